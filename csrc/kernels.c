@@ -1,0 +1,92 @@
+/* The kernels, compiled from one body for float and for double; kernels.h is what they offer.
+
+   Build with -ffp-contract=off: where a multiply and an add are fused the code says fma, and nowhere else.
+   With that, and without fast-math, every build gives the same bits: AVX-512, AVX2, NEON or plain C. */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "kernels.h"
+
+#ifdef __FAST_MATH__
+#error "the kernels promise exact bits: build them without -ffast-math"
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define LANES 16 /* every sum down a column runs in 16 partial sums, whatever the vector width */
+
+#define real float
+#define bits uint32_t
+#define REAL_BYTES 4
+#define FN(name) name##_f32
+#define SCALAR(name) name##f
+#define AVX512(name) _mm512_##name##_ps
+#define AVX512_COMPARE _mm512_cmp_ps_mask
+#define AVX512_MASK __mmask16
+#define AVX2(name) _mm256_##name##_ps
+#define NEON(name) name##_f32
+#define ALL_ON -1, -1, -1, -1, -1, -1, -1, -1
+#define MANTISSA_BITS 23
+#define MANTISSA_MASK 0x7fffffu
+#define EXPONENT_BIAS 127
+#define ROUNDER 0x1.8p23f
+#define ROUNDER_BITS 0x4b400000u
+#define ONE_BITS 0x3f800000u
+#define SQRT_HALF_BITS 0x3f3504f3u
+#define EXP_MIN -87.33654f /* log of the smallest normal number */
+#define LOG2_E 1.44269504f
+#define LN2_HIGH 0.69140625f
+#define LN2_LOW 1.7409305599e-3f
+#define EXP_COEFFICIENTS {0.5f, 0.16666577f, 0.041666555f, 8.363179e-3f, 1.3926184e-3f}
+#define LOG_COEFFICIENTS {0.66666685f, 0.39988747f, 0.29581486f}
+#include "kernels.inc"
+
+#define real double
+#define bits uint64_t
+#define REAL_BYTES 8
+#define FN(name) name##_f64
+#define SCALAR(name) name
+#define AVX512(name) _mm512_##name##_pd
+#define AVX512_COMPARE _mm512_cmp_pd_mask
+#define AVX512_MASK __mmask8
+#define AVX2(name) _mm256_##name##_pd
+#define NEON(name) name##_f64
+#define ALL_ON -1, -1, -1, -1
+#define MANTISSA_BITS 52
+#define MANTISSA_MASK 0xfffffffffffffull
+#define EXPONENT_BIAS 1023
+#define ROUNDER 0x1.8p52
+#define ROUNDER_BITS 0x4338000000000000ull
+#define ONE_BITS 0x3ff0000000000000ull
+#define SQRT_HALF_BITS 0x3fe6a09e667f3bcdull
+#define EXP_MIN -708.3964185322641
+#define LOG2_E 1.4426950408889634
+#define LN2_HIGH 0x1.62e42fefa3800p-1
+#define LN2_LOW 5.497923018708371e-14
+#define EXP_COEFFICIENTS {0.5000000000000001, 0.16666666666666669, 0.04166666666662413, 0.008333333333330062,  \
+        0.0013888888917213717, 0.00019841269863053618, 2.4801521295954376e-05, 2.7557268459997064e-06,           \
+        2.7620088445409746e-07, 2.510038549551032e-08}
+#define LOG_COEFFICIENTS {0.666666666666667, 0.39999999999898594, 0.2857142862638853, 0.22222211067419392,     \
+        0.18182894030543298, 0.15331558670323325, 0.14618462083796982}
+#include "kernels.inc"
+
+int best_isa(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw"))
+        return 2;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#elif defined(__aarch64__)
+    return 1;
+#else
+    return 0;
+#endif
+}
