@@ -90,3 +90,14 @@ int best_isa(void)
     return 0;
 #endif
 }
+
+const char *compiler(void)
+{
+#if defined(__clang__)
+    return "clang " __clang_version__;
+#elif defined(__GNUC__)
+    return "gcc " __VERSION__;
+#else
+    return "unknown";
+#endif
+}

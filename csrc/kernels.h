@@ -110,6 +110,8 @@ void adam_f64(double *param, double *m, double *v, const double *grad, double le
 
 /* The best instruction set of this machine: 2 AVX-512, 1 AVX2 with FMA or NEON, 0 none of them. */
 int best_isa(void);
+/* Name and version of the compiler these kernels were built with. */
+const char *compiler(void);
 
 /* A program: kernel calls whose arrays and sizes were written down once, run by one call.  `array` holds a call's
    pointers and `size` its sizes, in the order of the kernel's arguments; what differs from step to step (token,
