@@ -1,0 +1,61 @@
+"""Adam against the reference's formula."""
+
+import random
+
+import numpy as np
+import pytest
+import reference
+from microgpt.adam import Adam
+from microgpt.config import Config
+
+STEPS = 12
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 37])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_formula(dtype, size):
+    """Parameters and both moments follow the plain-Python formula, step after step, for any number of parameters."""
+    config = Config(num_steps=STEPS, learning_rate=0.3, beta1=0.8, beta2=0.95, eps=1e-3, dtype=dtype)
+    rng = random.Random(size)
+    flat = np.array([rng.gauss(0, 1) for _ in range(size)], dtype)
+    grad = np.zeros(size, dtype)
+    adam = Adam(flat, grad, config)
+    params, m, v = {"w": [flat.tolist()]}, {"w": [[0.0] * size]}, {"w": [[0.0] * size]}
+    for step in range(STEPS):
+        grad[:] = [rng.gauss(0, 10.0 ** rng.randint(-6, 2)) for _ in range(size)]
+        rate = 0.3 * (1 - step / STEPS)
+        reference.adam_step(params, m, v, {"w": [grad.tolist()]}, step, rate, 0.8, 0.95, 1e-3)
+        assert adam.learning_rate() == pytest.approx(rate, rel=1e-15)
+        adam.step()
+        # a step is at most about as long as the rate, and each rounds a few times
+        bound = 4 * (step + 1) * float(np.finfo(dtype).eps)
+        for found, expected in ((flat, params), (adam.m, m), (adam.v, v)):
+            expected = np.array(expected["w"][0])
+            np.testing.assert_allclose(found, expected, rtol=bound, atol=bound * np.abs(expected).max())
+
+
+def test_schedule():
+    """The learning rate falls linearly from its start, to reach 0 only after the last step."""
+    adam = Adam(np.zeros(1), np.zeros(1), Config(num_steps=4, learning_rate=0.5))
+    rates = []
+    for _ in range(4):
+        rates.append(adam.learning_rate())
+        adam.step()
+    assert rates == [0.5, 0.375, 0.25, 0.125]
+    assert adam.step_count == 4
+
+
+def test_no_gradient_no_step():
+    """Where every gradient so far was 0 a parameter keeps its bits, though the second moment is 0 as well."""
+    flat = np.array([1.0, -2.0, 0.0])
+    adam = Adam(flat, np.zeros(3), Config())
+    for _ in range(5):
+        adam.step()
+    assert flat.tolist() == [1.0, -2.0, 0.0]
+
+
+def test_first_step_is_the_rate():
+    """Bias correction makes the first step one learning rate long, against the gradient's sign, whatever its size."""
+    flat = np.zeros(4)
+    Adam(flat, np.array([1e-3, -1e-3, 5.0, -1e6]), Config(learning_rate=0.25)).step()
+    np.testing.assert_allclose(flat, [-0.25, 0.25, -0.25, 0.25], rtol=1e-4)
