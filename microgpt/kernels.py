@@ -1,17 +1,52 @@
-"""The C kernels as NumPy functions; the only importer of the compiled modules.
+"""The C kernels as NumPy functions, each forward pass beside its backward pass.
 
-Every instruction set has a module of its own, and all of them give the same bits.  MICROGPT_ISA forces one
-(scalar, avx2, avx512, or neon on Arm); unset, the best this machine can run is taken.
+    >>> import numpy as np
+    >>> from microgpt import kernels
+    >>> x = np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]])
+    >>> p = kernels.softmax_forward(x)                       # down each column
+    >>> p.round(4)
+    array([[0.3333, 0.09  ],
+           [0.3333, 0.2447],
+           [0.3333, 0.6652]])
+    >>> kernels.softmax_backward(np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]), p).round(4)
+    array([[ 0.2222, -0.0599],
+           [-0.1111, -0.1628],
+           [-0.1111,  0.2227]])
+
+A matrix is features x tokens, one column per token.  What holds for every function:
+
+- Inputs are float32 or float64, all of one dtype, in any layout.  Column-major ones (order F, and blocks of rows or
+  columns of such an array where the kernel takes a leading dimension: matmul, softmax, rmsnorm) are read where they
+  are; any other is copied first.  Whatever has __dlpack__ or __array__, such as a PyTorch tensor, is read in place too.
+- Results are new column-major arrays, or go into `out` and are returned as it: exactly the right dtype and shape,
+  column-major, aligned, writeable, and overlapping no input and no other output.
+- `accumulate=True` adds a gradient to what `out` holds; otherwise `out` is overwritten.
+- TypeError for a wrong type or dtype, ValueError for a wrong shape, layout, range or overlap, each naming the argument;
+  no byte of an output has then changed.  Every size is below 2**30.
+- NaN and infinity spread as arithmetic has it.  Same arguments, same bits, on any machine and in any number of threads:
+  the kernels run without the GIL, keep no state, and every instruction set gives the same bits.
+
+This is the only importer of the compiled modules, one for each instruction set.  MICROGPT_ISA forces one (scalar, avx2,
+avx512, or neon on Arm); unset, the best this machine can run is taken.
 """
 
+from __future__ import annotations
+
 import os
+import sys
 from importlib import import_module, util
+from types import SimpleNamespace
+from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
 
-from . import _kernels_scalar
+import numpy as np
 
 
-def _choose_isa():
-    best = _kernels_scalar.lib.best_isa()
+def _load(isa: str) -> Any:
+    return import_module(f"._kernels_{isa}", __package__)
+
+
+def _choose_isa() -> str:
+    best = _load("scalar").lib.best_isa()
     order = [("scalar", 0), ("neon", 1), ("avx2", 1), ("avx512", 2)]
     runnable = [isa for isa, level in order if level <= best and util.find_spec(f"{__package__}._kernels_{isa}")]
     forced = os.environ.get("MICROGPT_ISA", "")
@@ -23,5 +58,856 @@ def _choose_isa():
 
 
 ISA = _choose_isa()
-_module = import_module(f"._kernels_{ISA}", __package__)
+_module = _load(ISA)
 lib, ffi = _module.lib, _module.ffi
+
+Real = TypeVar("Real", np.float32, np.float64)
+Array = np.ndarray[Any, np.dtype[Real]]
+Integers = np.ndarray[Any, np.dtype[Any]]
+
+
+# ---- what C is given ----
+
+MAX_SIZE = 2**30 - 1  # of any one dimension, so that C's int sizes have room for their sums
+
+_ndarray = np.ndarray
+_F_CONTIGUOUS, _OWNDATA, _ALIGNED, _WRITEABLE = 0x2, 0x4, 0x100, 0x400  # NumPy's NPY_ARRAY_ constants, in flags.num
+_READABLE = _F_CONTIGUOUS | _ALIGNED
+_PLAIN = _F_CONTIGUOUS | _OWNDATA | _ALIGNED | _WRITEABLE
+
+
+def _pointers(c_type: str) -> Any:
+    """A table t for which t[id(a) >> 3] is the pointer to the data of the ndarray a.
+
+    An array's object holds it right behind the object header, as NumPy's ABI says.  Reading it there takes a tenth of
+    a microsecond; a.ctypes.data, the same number, takes one, which would be most of the cost of a small call."""
+    return ffi.cast(f"{c_type} **", object.__basicsize__)
+
+
+def _precision(suffix: str, c_type: str) -> SimpleNamespace:
+    """The kernels of one precision without their suffix, and `at`, its table of pointers."""
+    names = [name for name in dir(lib) if name.endswith(suffix)]
+    return SimpleNamespace(at=_pointers(c_type), **{name.removesuffix(suffix): getattr(lib, name) for name in names})
+
+
+_KERNELS = {np.dtype(np.float32): _precision("_f32", "float"), np.dtype(np.float64): _precision("_f64", "double")}
+_i32_at = _pointers("int32_t")
+_probe = np.zeros(1, np.int32)
+if (
+    sys.implementation.name != "cpython"
+    or ffi.sizeof("void *") != 8
+    or _i32_at[id(_probe) >> 3] != ffi.from_buffer("int32_t[]", _probe)
+):
+    raise ImportError("microgpt.kernels: expected 64-bit CPython, where id() is the address of an array's object")
+
+
+def _foreign(name: str, a: Any) -> Any:
+    """The ndarray over the memory of an object of another library."""
+    found = f"{name}: expected a numpy.ndarray (or an object with __dlpack__ or __array__), found {type(a).__name__}"
+    if isinstance(a, _ndarray) or not (hasattr(a, "__dlpack__") or hasattr(a, "__array__")):
+        raise TypeError(found)  # subclasses too: a masked array is more than its data
+    try:
+        view = np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asarray(a)
+    except Exception as error:  # whatever the other library raises
+        raise TypeError(f"{found}: {error}") from error
+    if type(view) is not _ndarray:
+        raise TypeError(found)
+    return view
+
+
+def _array(name: str, a: Any, dtype: Any = None, ndim: int = 2) -> Any:
+    """The input a as an ndarray over the same memory, its type, dtype and number of dimensions being right."""
+    if type(a) is not _ndarray:
+        a = _foreign(name, a)
+    if dtype is None:
+        if a.dtype not in _KERNELS:
+            raise TypeError(f"{name}: expected float32 or float64, found {a.dtype}")
+    elif a.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype} like the other arrays, found {a.dtype}")
+    if a.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimension{'s' * (ndim > 1)}, found shape {a.shape}")
+    if max(a.shape) > MAX_SIZE:
+        raise ValueError(f"{name}: expected sizes below 2**30, found shape {a.shape}")
+    return a
+
+
+def _matrices(names: str, *arrays: Any) -> Any:
+    """The input matrices as ndarrays over the same memory, all of one dtype."""
+    dtype = None
+    for a in arrays:
+        if type(a) is _ndarray and a.ndim == 2 and 0 < a.size <= MAX_SIZE:
+            if dtype is None and a.dtype in _KERNELS:
+                dtype = a.dtype
+            if dtype is a.dtype:
+                continue
+        break
+    else:
+        return arrays
+    checked: list[Any] = []
+    for name, a in zip(names.split(), arrays):
+        checked.append(_array(name, a, checked[0].dtype if checked else None))
+    return checked
+
+
+def _vector(name: str, a: Any, n: int, dtype: Any) -> Any:
+    """The input vector a of n elements."""
+    a = _array(name, a, dtype, ndim=1)
+    _shape(name, a, (n,))
+    return a
+
+
+def _elements(name: str, a: Any) -> int:
+    """How many elements a has, as C's int."""
+    if a.size > MAX_SIZE:
+        raise ValueError(f"{name}: expected fewer than 2**30 elements, found {a.size}")
+    return int(a.size)
+
+
+def _shape(name: str, a: Any, expected: Any) -> None:
+    if a.shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}, found {a.shape}")
+
+
+def _leading_dimension(a: Any) -> int | None:
+    """ld, if element (i, j) of the matrix a lies at j*ld + i, aligned."""
+    (m, _), (down, along), itemsize = a.shape, a.strides, a.itemsize
+    if a.flags.num & _READABLE == _READABLE:
+        return int(m)
+    if a.flags.aligned and (down == itemsize or m == 1) and m * itemsize <= along <= MAX_SIZE * itemsize:
+        return int(along // itemsize) if along % itemsize == 0 else None
+    return None
+
+
+def _columns(a: Any) -> tuple[Any, int]:
+    """The input matrix a, or a column-major copy, and its leading dimension."""
+    if a.flags.num & _READABLE == _READABLE:
+        return a, a.shape[0]
+    ld = _leading_dimension(a)
+    return (a, ld) if ld is not None else (np.array(a, order="F"), a.shape[0])
+
+
+def _packed(a: Any) -> Any:
+    """The input a, or a copy, without gaps between its columns."""
+    return a if a.flags.num & _READABLE == _READABLE else np.array(a, order="F")
+
+
+def _new(shape: tuple[int, ...], dtype: Any) -> Any:
+    try:
+        return np.empty(shape, dtype, "F")
+    except ValueError:
+        raise ValueError(f"out: expected a result that fits into an address space, found shape {shape}") from None
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    patience: Any = 10_000  # for strides that only a long search could tell apart
+    try:
+        return np.may_share_memory(a, b) and np.shares_memory(a, b, patience)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _output(name: str, out: Any, shape: tuple[int, ...], dtype: Any, *others: Any) -> tuple[Any, int]:
+    """The output as an ndarray over the same memory, all about it being right, or a new one; and its leading dimension."""
+    if out is None:
+        return _new(shape, dtype), shape[0]
+    if type(out) is _ndarray and out.dtype is dtype and out.shape == shape:
+        flags = out.flags.num
+        if flags & _PLAIN == _PLAIN:
+            for other in others:
+                if other is out or not other.flags.num & _OWNDATA:
+                    break
+            else:  # all own their memory, so it is not the same
+                return out, shape[0]
+    a = out if type(out) is _ndarray else _foreign(name, out)
+    if a.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype} like the inputs, found {a.dtype}")
+    _shape(name, a, shape)
+    if not a.flags.writeable:
+        raise ValueError(f"{name}: expected a writeable array, found a read-only one")
+    if not a.flags.aligned:
+        raise ValueError(f"{name}: expected an aligned array, found one that is not")
+    ld = _leading_dimension(a) if a.ndim == 2 else shape[0] if a.flags.f_contiguous else None
+    if ld is None:
+        raise ValueError(f"{name}: expected a column-major array, found strides {a.strides} for shape {shape}")
+    for other in others:
+        if _overlap(a, other):
+            raise ValueError(f"{name}: expected memory of its own, found an overlap with another argument")
+    return a, ld
+
+
+def _packed_output(name: str, out: Any, shape: tuple[int, ...], dtype: Any, *others: Any) -> Any:
+    """_output for kernels that take no leading dimension."""
+    a, _ = _output(name, out, shape, dtype, *others)
+    if not a.flags.f_contiguous:
+        raise ValueError(f"{name}: expected no gaps between columns, found strides {a.strides} for shape {shape}")
+    return a
+
+
+def _members(out: Any, n: int) -> tuple[Any, ...]:
+    """The n arrays of an `out` that holds several."""
+    if out is None:
+        return (None,) * n
+    if type(out) is not tuple or len(out) != n:
+        raise TypeError(f"out: expected a tuple of {n} arrays, found {type(out).__name__}")
+    for i, a in enumerate(out):
+        if a is None:
+            raise TypeError(f"out[{i}]: expected an array, found None")
+    return out
+
+
+def _start(accumulate: Any, out: Any, *gradients: Any) -> None:
+    """Zero the gradients unless they are given to be added to, which is what C does.  The last check, the first write."""
+    if type(accumulate) is not bool:
+        raise TypeError(f"accumulate: expected True or False, found {type(accumulate).__name__}")
+    if out is None or not accumulate:
+        for a in gradients:
+            a.fill(0)
+
+
+def _indices(name: str, a: Any, limit: int) -> Any:
+    """The integers a, each in range(limit), as int32.
+
+    Always a copy, so that nobody can change an index between this check and its use in C."""
+    if type(a) is not _ndarray:
+        a = _foreign(name, a)
+    if a.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, found {a.dtype}")
+    if a.ndim != 1 or a.size > MAX_SIZE:
+        raise ValueError(f"{name}: expected one dimension below 2**30, found shape {a.shape}")
+    a = np.array(a)
+    if a.size and not (0 <= a.min() and a.max() < limit):
+        wrong = a[(a < 0) | (a >= limit)][0]
+        raise ValueError(f"{name}: expected integers in range({limit}), found {wrong}")
+    return a.astype(np.int32)
+
+
+def _number(name: str, x: Any) -> float:
+    if not isinstance(x, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{name}: expected a number, found {type(x).__name__}")
+    if not 0 <= x <= 3e38:  # what float32 can hold
+        raise ValueError(f"{name}: expected a number from 0 to 3e38, found {x}")
+    return float(x)
+
+
+def _count(name: str, n: Any) -> int:
+    if not isinstance(n, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, found {type(n).__name__}")
+    if not 0 <= n <= MAX_SIZE:
+        raise ValueError(f"{name}: expected an integer from 0 to 2**30 - 1, found {n}")
+    return int(n)
+
+
+# ---- matmul ----
+
+
+def matmul_forward(w: Array[Real], x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
+    """y = w x.  w: (m, k), x: (k, n); y: (m, n).
+
+    Sums run over k in order, by fused multiply-adds, so |y - exact| <= k u |w| |x| elementwise, u being half of eps
+    (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.5).  No zero is skipped: 0 * inf is NaN.
+
+    >>> matmul_forward(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0], [10.0]]))
+    array([[21.],
+           [43.]])
+    """
+    # the common case first and in one place: for small matrices checking takes longer than multiplying
+    if (
+        type(w) is type(x) is type(out) is _ndarray
+        and w.dtype is x.dtype is out.dtype
+        and w.dtype in _KERNELS
+        and w.flags.num & x.flags.num & out.flags.num & _PLAIN == _PLAIN
+        and w is not out is not x
+        and w.ndim == x.ndim == 2
+    ):
+        m, k = w.shape
+        rows, n = x.shape
+        if rows == k and out.shape == (m, n) and m | k | n <= MAX_SIZE:
+            c = _KERNELS[w.dtype]
+            at = c.at
+            c.matmul_forward(at[id(out) >> 3], at[id(w) >> 3], at[id(x) >> 3], m, k, n, m, m, k)
+            return out
+    w, x = _matrices("w x", w, x)
+    (m, k), n = w.shape, x.shape[1]
+    _shape("x", x, (k, n))
+    y, ldy = _output("out", out, (m, n), w.dtype, w, x)
+    (w, ldw), (x, ldx) = _columns(w), _columns(x)
+    c = _KERNELS[w.dtype]
+    at = c.at
+    c.matmul_forward(at[id(y) >> 3], at[id(w) >> 3], at[id(x) >> 3], m, k, n, ldy, ldw, ldx)
+    return y if out is None else out
+
+
+@overload
+def matmul_backward(
+    dy: Array[Real], w: Array[Real], x: Array[Real], *, out: None = None, accumulate: bool = False
+) -> tuple[Array[Real], Array[Real]]: ...
+@overload
+def matmul_backward(
+    dy: Array[Real],
+    w: Array[Real],
+    x: Array[Real],
+    *,
+    out: tuple[Array[Real] | None, Array[Real] | None],
+    accumulate: bool = False,
+) -> tuple[Array[Real] | None, Array[Real] | None]: ...
+def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: bool = False) -> Any:
+    """dw = dy x^T, dx = w^T dy.  dy: (m, n), w: (m, k), x: (k, n); dw: (m, k), dx: (k, n).
+
+    out: (dw, dx); a gradient in whose place None stands is left out, and None is returned for it.
+    Sums run in order, over tokens for dw and over rows of w for dx (Giles, Collected Matrix Derivative Results for
+    Forward and Reverse Mode Algorithmic Differentiation, 2008, section 2.2).
+
+    >>> dw, dx = matmul_backward(np.array([[1.0]]), np.array([[2.0, 3.0]]), np.array([[5.0], [7.0]]))
+    >>> dw
+    array([[5., 7.]])
+    >>> dx
+    array([[2.],
+           [3.]])
+    """
+    dy, w, x = _matrices("dy w x", dy, w, x)
+    (m, k), n = w.shape, x.shape[1]
+    _shape("x", x, (k, n))
+    _shape("dy", dy, (m, n))
+    c = _KERNELS[w.dtype]
+    at = c.at
+    dw_at = dx_at = ffi.NULL
+    lddw = lddx = 0
+    results: list[Any] = []
+    first, second = out if type(out) is tuple and len(out) == 2 else _members(out, 2)
+    if out is None or first is not None:
+        dw, lddw = _output("out[0]", first, (m, k), w.dtype, dy, w, x)
+        dw_at = at[id(dw) >> 3]
+        results.append(dw)
+    if out is None or second is not None:
+        dx, lddx = _output("out[1]", second, (k, n), w.dtype, dy, w, x, *results)
+        dx_at = at[id(dx) >> 3]
+        results.append(dx)
+    _start(accumulate, out, *results)
+    (dy, lddy), (w, ldw), (x, ldx) = _columns(dy), _columns(w), _columns(x)
+    c.matmul_backward(
+        dw_at, dx_at, at[id(dy) >> 3], at[id(w) >> 3], at[id(x) >> 3], m, k, n, lddw, lddx, lddy, ldw, ldx
+    )
+    return tuple(results) if out is None else out
+
+
+# ---- softmax ----
+
+
+def softmax_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
+    """p[:, j] = exp(x[:, j]) / sum(exp(x[:, j])).  x: (m, n); p: (m, n).
+
+    The largest element of a column is subtracted first, so nothing overflows.  A column with a NaN or a +inf, or all
+    of -inf, has no such quotient and becomes NaN; a -inf beside finite numbers gets 0, and so does what would be
+    subnormal (Bridle, Probabilistic Interpretation of Feedforward Classification Network Outputs, 1990).
+
+    >>> softmax_forward(np.array([[0.0], [-np.inf], [0.0]]))
+    array([[0.5],
+           [0. ],
+           [0.5]])
+    """
+    (x,) = _matrices("x", x)
+    m, n = x.shape
+    p, ldp = _output("out", out, (m, n), x.dtype, x)
+    x, ldx = _columns(x)
+    c = _KERNELS[x.dtype]
+    c.softmax_forward(c.at[id(p) >> 3], c.at[id(x) >> 3], m, n, ldp, ldx)
+    return p if out is None else out
+
+
+def softmax_backward(
+    dp: Array[Real], p: Array[Real], *, out: Array[Real] | None = None, accumulate: bool = False
+) -> Array[Real]:
+    """dx[:, j] = p (dp - sum(dp p)), all of column j.  dp: (m, n), p: (m, n), softmax_forward's result; dx: (m, n).
+
+    The formula is dp_i/dx_j = p_i ((i = j) - p_j), summed over i (Bridle 1990).
+
+    >>> softmax_backward(np.array([[1.0], [0.0]]), np.array([[0.5], [0.5]]))
+    array([[ 0.25],
+           [-0.25]])
+    """
+    dp, p = _matrices("dp p", dp, p)
+    m, n = p.shape
+    _shape("dp", dp, (m, n))
+    dx, lddx = _output("out", out, (m, n), p.dtype, dp, p)
+    _start(accumulate, out, dx)
+    (dp, lddp), (p, ldp) = _columns(dp), _columns(p)
+    c = _KERNELS[p.dtype]
+    at = c.at
+    c.softmax_backward(at[id(dx) >> 3], at[id(dp) >> 3], at[id(p) >> 3], m, n, lddx, lddp, ldp)
+    return dx if out is None else out
+
+
+# ---- rmsnorm ----
+
+
+def rmsnorm_forward(
+    x: Array[Real], eps: float = 1e-5, *, out: tuple[Array[Real], Array[Real]] | None = None
+) -> tuple[Array[Real], Array[Real]]:
+    """y[:, j] = x[:, j] rstd[j], rstd[j] = 1 / sqrt(mean(x[:, j]**2) + eps).  x: (m, n); y: (m, n), rstd: (n,).
+
+    Zhang & Sennrich, Root Mean Square Layer Normalization, 2019, without their gain.  out: (y, rstd).
+
+    >>> y, rstd = rmsnorm_forward(np.array([[3.0], [4.0]]), eps=0.0)
+    >>> (y / [[3.0], [4.0]] == rstd).all(), 1 / rstd**2
+    (np.True_, array([12.5]))
+    """
+    (x,) = _matrices("x", x)
+    eps = _number("eps", eps)
+    m, n = x.shape
+    y, rstd = _members(out, 2)
+    y, ldy = _output("out[0]", y, (m, n), x.dtype, x)
+    rstd, _ = _output("out[1]", rstd, (n,), x.dtype, x, y)
+    x, ldx = _columns(x)
+    c = _KERNELS[x.dtype]
+    at = c.at
+    c.rmsnorm_forward(at[id(y) >> 3], at[id(rstd) >> 3], at[id(x) >> 3], eps, m, n, ldy, ldx)
+    return (y, rstd) if out is None else out
+
+
+def rmsnorm_backward(
+    dy: Array[Real],
+    y: Array[Real],
+    rstd: Array[Real],
+    *,
+    out: Array[Real] | None = None,
+    accumulate: bool = False,
+) -> Array[Real]:
+    """dx[:, j] = rstd[j] (dy - y mean(dy y)), all of column j.  dy: (m, n); y: (m, n), rstd: (n,), the results of
+    rmsnorm_forward; dx: (m, n).
+
+    From d rstd / dx = -rstd**2 y / m (Zhang & Sennrich 2019, section 4).
+
+    >>> rmsnorm_backward(np.array([[1.0], [0.0]]), np.array([[1.0], [1.0]]), np.array([2.0]))
+    array([[ 1.],
+           [-1.]])
+    """
+    dy, y = _matrices("dy y", dy, y)
+    m, n = y.shape
+    _shape("dy", dy, (m, n))
+    rstd = _vector("rstd", rstd, n, y.dtype)
+    dx, lddx = _output("out", out, (m, n), y.dtype, dy, y, rstd)
+    _start(accumulate, out, dx)
+    (dy, lddy), (y, ldy), rstd = _columns(dy), _columns(y), _packed(rstd)
+    c = _KERNELS[y.dtype]
+    at = c.at
+    c.rmsnorm_backward(at[id(dx) >> 3], at[id(dy) >> 3], at[id(y) >> 3], at[id(rstd) >> 3], m, n, lddx, lddy, ldy)
+    return dx if out is None else out
+
+
+# ---- elementwise ----
+
+
+def relu_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
+    """y = max(0, x), a NaN staying one.  x: (m, n); y: (m, n).  At most 2**30 - 1 elements.
+
+    Nair & Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, 2010.
+
+    >>> relu_forward(np.array([[-1.0, 2.0]]))
+    array([[0., 2.]])
+    """
+    (x,) = _matrices("x", x)
+    size = _elements("x", x)
+    y = _packed_output("out", out, x.shape, x.dtype, x)
+    x = _packed(x)
+    c = _KERNELS[x.dtype]
+    c.relu_forward(c.at[id(y) >> 3], c.at[id(x) >> 3], size)
+    return y if out is None else out
+
+
+def relu_backward(
+    dy: Array[Real], y: Array[Real], *, out: Array[Real] | None = None, accumulate: bool = False
+) -> Array[Real]:
+    """dx = dy where y > 0, and 0 elsewhere.  dy: (m, n), y: (m, n), relu_forward's result (or its x); dx: (m, n).
+
+    >>> relu_backward(np.array([[5.0, 5.0]]), np.array([[0.0, 2.0]]))
+    array([[0., 5.]])
+    """
+    dy, y = _matrices("dy y", dy, y)
+    _shape("dy", dy, y.shape)
+    size = _elements("y", y)
+    dx = _packed_output("out", out, y.shape, y.dtype, dy, y)
+    _start(accumulate, out, dx)
+    dy, y = _packed(dy), _packed(y)
+    c = _KERNELS[y.dtype]
+    at = c.at
+    c.relu_backward(at[id(dx) >> 3], at[id(dy) >> 3], at[id(y) >> 3], size)
+    return dx if out is None else out
+
+
+def add_forward(a: Array[Real], b: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
+    """y = a + b, the residual connection.  a, b: (m, n); y: (m, n).  At most 2**30 - 1 elements.
+
+    He, Zhang, Ren & Sun, Deep Residual Learning for Image Recognition, 2015.
+
+    >>> add_forward(np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]]))
+    array([[11., 22.]])
+    """
+    a, b = _matrices("a b", a, b)
+    _shape("b", b, a.shape)
+    size = _elements("a", a)
+    y = _packed_output("out", out, a.shape, a.dtype, a, b)
+    a, b = _packed(a), _packed(b)
+    c = _KERNELS[a.dtype]
+    at = c.at
+    c.add_forward(at[id(y) >> 3], at[id(a) >> 3], at[id(b) >> 3], size)
+    return y if out is None else out
+
+
+def add_backward(
+    dy: Array[Real], *, out: tuple[Array[Real], Array[Real]] | None = None, accumulate: bool = False
+) -> tuple[Array[Real], Array[Real]]:
+    """da = dy, db = dy.  dy: (m, n); da, db: (m, n).  out: (da, db).
+
+    >>> add_backward(np.array([[3.0]]))
+    (array([[3.]]), array([[3.]]))
+    """
+    (dy,) = _matrices("dy", dy)
+    size = _elements("dy", dy)
+    da, db = _members(out, 2)
+    da = _packed_output("out[0]", da, dy.shape, dy.dtype, dy)
+    db = _packed_output("out[1]", db, dy.shape, dy.dtype, dy, da)
+    _start(accumulate, out, da, db)
+    dy = _packed(dy)
+    c = _KERNELS[dy.dtype]
+    at = c.at
+    c.add_backward(at[id(da) >> 3], at[id(db) >> 3], at[id(dy) >> 3], size)
+    return (da, db) if out is None else out
+
+
+# ---- embedding ----
+
+
+def embedding_forward(
+    wte: Array[Real], wpe: Array[Real], tokens: Integers, positions: Integers, *, out: Array[Real] | None = None
+) -> Array[Real]:
+    """x[:, t] = wte[:, tokens[t]] + wpe[:, positions[t]].
+
+    wte: (n_embd, vocab_size), wpe: (n_embd, block_size), tokens and positions: (n_tokens,) of any integer dtype;
+    x: (n_embd, n_tokens).  Token and learned position embedding as in Radford et al., Improving Language Understanding
+    by Generative Pre-Training, 2018.  tokens and positions are always copied.
+
+    >>> embedding_forward(np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]]), np.array([1, 1]), np.array([0, 1]))
+    array([[12., 22.]])
+    """
+    wte, wpe = _matrices("wte wpe", wte, wpe)
+    n_embd, vocab_size = wte.shape
+    block_size = wpe.shape[1]
+    _shape("wpe", wpe, (n_embd, block_size))
+    tokens = _indices("tokens", tokens, vocab_size)
+    positions = _indices("positions", positions, block_size)
+    _shape("positions", positions, tokens.shape)
+    x = _packed_output("out", out, (n_embd, len(tokens)), wte.dtype, wte, wpe)
+    wte, wpe = _packed(wte), _packed(wpe)
+    c = _KERNELS[wte.dtype]
+    at = c.at
+    c.embedding_forward(
+        at[id(x) >> 3],
+        at[id(wte) >> 3],
+        at[id(wpe) >> 3],
+        _i32_at[id(tokens) >> 3],
+        _i32_at[id(positions) >> 3],
+        n_embd,
+        len(tokens),
+    )
+    return x if out is None else out
+
+
+def embedding_backward(
+    dx: Array[Real],
+    tokens: Integers,
+    positions: Integers,
+    *,
+    vocab_size: SupportsIndex,
+    block_size: SupportsIndex,
+    out: tuple[Array[Real], Array[Real]] | None = None,
+    accumulate: bool = False,
+) -> tuple[Array[Real], Array[Real]]:
+    """dwte[:, tokens[t]] += dx[:, t], dwpe[:, positions[t]] += dx[:, t], for t in order; both start from 0.
+
+    dx: (n_embd, n_tokens), tokens and positions: (n_tokens,); dwte: (n_embd, vocab_size), dwpe: (n_embd, block_size).
+    out: (dwte, dwpe).
+
+    >>> embedding_backward(np.array([[3.0, 4.0]]), np.array([1, 1]), np.array([0, 1]), vocab_size=2, block_size=2)
+    (array([[0., 7.]]), array([[3., 4.]]))
+    """
+    (dx,) = _matrices("dx", dx)
+    n_embd, n_tokens = dx.shape
+    n_vocab, n_block = _count("vocab_size", vocab_size), _count("block_size", block_size)
+    tokens = _indices("tokens", tokens, n_vocab)
+    positions = _indices("positions", positions, n_block)
+    _shape("tokens", tokens, (n_tokens,))
+    _shape("positions", positions, (n_tokens,))
+    dwte, dwpe = _members(out, 2)
+    dwte = _packed_output("out[0]", dwte, (n_embd, n_vocab), dx.dtype, dx)
+    dwpe = _packed_output("out[1]", dwpe, (n_embd, n_block), dx.dtype, dx, dwte)
+    _start(accumulate, out, dwte, dwpe)
+    dx = _packed(dx)
+    c = _KERNELS[dx.dtype]
+    at = c.at
+    c.embedding_backward(
+        at[id(dwte) >> 3],
+        at[id(dwpe) >> 3],
+        at[id(dx) >> 3],
+        _i32_at[id(tokens) >> 3],
+        _i32_at[id(positions) >> 3],
+        n_embd,
+        n_tokens,
+    )
+    return (dwte, dwpe) if out is None else out
+
+
+# ---- attention ----
+
+
+class AttentionCache(NamedTuple):
+    """What attention_forward leaves for attention_backward and attention_weights."""
+
+    probs: Any  # (n_tokens, n_head * block_size), block_size being the longest document's length
+    qkv: Any  # (n_tokens, 3 * n_embd): q, k and v transposed
+    offsets: Any  # (number of documents + 1,)
+    n_head: int
+
+
+def _documents(offsets: Any, n_tokens: int) -> tuple[Any, Any, int]:
+    """A copy of the offsets, the place of every token in its document, and the longest document's length."""
+    offsets = _indices("offsets", offsets, n_tokens + 1)
+    if offsets.size == 0 or offsets[0] != 0 or offsets[-1] != n_tokens or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError(f"offsets: expected 0, then no smaller one, and last {n_tokens}, found {offsets}")
+    lengths = offsets[1:] - offsets[:-1]
+    positions = np.arange(n_tokens, dtype=np.int32) - np.repeat(offsets[:-1], lengths)
+    return offsets, positions, int(lengths.max(initial=0))
+
+
+def _heads(n_head: Any, n_embd: int) -> int:
+    n_head = _count("n_head", n_head)
+    if n_head == 0 or n_embd % n_head:
+        raise ValueError(f"n_head: expected a divisor of n_embd, which is {n_embd}, found {n_head}")
+    return int(n_head)
+
+
+def attention_forward(
+    q: Array[Real],
+    k: Array[Real],
+    v: Array[Real],
+    offsets: Integers,
+    n_head: SupportsIndex,
+    *,
+    out: Array[Real] | None = None,
+) -> tuple[Array[Real], AttentionCache]:
+    """Causal multi-head attention within each document: out and a cache for the backward pass.
+
+    q, k, v: (n_embd, n_tokens), the documents' columns side by side; out: the same.  offsets says where each document
+    begins, and last where all end: document i is the columns offsets[i] up to offsets[i + 1].  Head h has the n_embd /
+    n_head rows from h * n_embd / n_head on.  With s over the tokens of t's document up to t itself:
+
+        weights[h, t, s] = softmax over s of (q_h[:, t] . k_h[:, s]) / sqrt(n_embd / n_head)
+        out_h[:, t]      = sum over s of weights[h, t, s] v_h[:, s]
+
+    Vaswani et al., Attention Is All You Need, 2017, section 3.2.  The cache takes n_tokens * (n_head * longest document
+    + 3 * n_embd) numbers.
+
+    >>> x = np.array([[1.0, 2.0, 4.0]])
+    >>> out, cache = attention_forward(0 * x, x, x, offsets=np.array([0, 2, 3]), n_head=1)
+    >>> out
+    array([[1. , 1.5, 4. ]])
+    >>> attention_weights(cache, document=0)
+    array([[[1. , 0. ],
+            [0.5, 0.5]]])
+    """
+    q, k, v = _matrices("q k v", q, k, v)
+    n_embd, n_tokens = q.shape
+    _shape("k", k, q.shape)
+    _shape("v", v, q.shape)
+    heads = _heads(n_head, n_embd)
+    offsets, positions, block_size = _documents(offsets, n_tokens)
+    result = _packed_output("out", out, q.shape, q.dtype, q, k, v)
+    q, k, v = _packed(q), _packed(k), _packed(v)
+    dtype = q.dtype
+    probs = np.zeros((n_tokens, heads * block_size), dtype, "F")
+    qkv = np.empty((n_tokens, 3 * n_embd), dtype, "F")
+    work = np.empty((n_tokens, n_embd), dtype, "F")
+    c = _KERNELS[dtype]
+    at = c.at
+    c.attention_forward(
+        at[id(result) >> 3],
+        at[id(probs) >> 3],
+        at[id(qkv) >> 3],
+        at[id(work) >> 3],
+        at[id(q) >> 3],
+        at[id(k) >> 3],
+        at[id(v) >> 3],
+        _i32_at[id(positions) >> 3],
+        n_embd,
+        heads,
+        block_size,
+        n_tokens,
+    )
+    return (result if out is None else out), AttentionCache(probs, qkv, offsets, heads)
+
+
+def attention_backward(
+    dout: Array[Real],
+    cache: AttentionCache,
+    *,
+    out: tuple[Array[Real], Array[Real], Array[Real]] | None = None,
+    accumulate: bool = False,
+) -> tuple[Array[Real], Array[Real], Array[Real]]:
+    """dq, dk, dv.  dout: (n_embd, n_tokens), cache: attention_forward's; dq, dk, dv: (n_embd, n_tokens).
+
+    out: (dq, dk, dv).  The gradients of the two formulas of attention_forward, with softmax_backward's between.
+
+    >>> x = np.array([[1.0, 2.0, 4.0]])
+    >>> out, cache = attention_forward(0 * x, x, x, offsets=np.array([0, 2, 3]), n_head=1)
+    >>> attention_backward(np.ones((1, 3)), cache)
+    (array([[0.  , 0.25, 0.  ]]), array([[0., 0., 0.]]), array([[1.5, 0.5, 1. ]]))
+    """
+    probs, qkv, _, heads, positions, block_size = _cached(cache)
+    (dout,) = _matrices("dout", dout)
+    n_tokens, n_embd = len(qkv), qkv.shape[1] // 3
+    if dout.dtype != qkv.dtype:
+        raise TypeError(f"dout: expected {qkv.dtype} like the cache, found {dout.dtype}")
+    _shape("dout", dout, (n_embd, n_tokens))
+    dq, dk, dv = _members(out, 3)
+    dq = _packed_output("out[0]", dq, dout.shape, dout.dtype, dout, probs, qkv)
+    dk = _packed_output("out[1]", dk, dout.shape, dout.dtype, dout, probs, qkv, dq)
+    dv = _packed_output("out[2]", dv, dout.shape, dout.dtype, dout, probs, qkv, dq, dk)
+    work = _new((n_tokens, 4 * n_embd + block_size), dout.dtype)
+    _start(accumulate, out, dq, dk, dv)
+    dout, probs, qkv = _packed(dout), _packed(probs), _packed(qkv)
+    c = _KERNELS[dout.dtype]
+    at = c.at
+    c.attention_backward(
+        at[id(dq) >> 3],
+        at[id(dk) >> 3],
+        at[id(dv) >> 3],
+        at[id(work) >> 3],
+        at[id(dout) >> 3],
+        at[id(probs) >> 3],
+        at[id(qkv) >> 3],
+        _i32_at[id(positions) >> 3],
+        n_embd,
+        heads,
+        block_size,
+        n_tokens,
+    )
+    return (dq, dk, dv) if out is None else out
+
+
+def _cached(cache: Any) -> tuple[Any, Any, Any, int, Any, int]:
+    """A cache's fields, positions and block_size; all checked, for anyone can make or change a cache."""
+    if type(cache) is not AttentionCache:
+        raise TypeError(f"cache: expected attention_forward's, found {type(cache).__name__}")
+    qkv, probs = _matrices("cache.qkv cache.probs", cache.qkv, cache.probs)
+    n_tokens, n_columns = qkv.shape
+    if n_columns % 3:
+        raise ValueError(f"cache.qkv: expected three equal parts, found shape {qkv.shape}")
+    offsets, positions, block_size = _documents(cache.offsets, n_tokens)
+    n_head = _heads(cache.n_head, n_columns // 3)
+    _shape("cache.probs", probs, (n_tokens, n_head * block_size))
+    return probs, qkv, offsets, n_head, positions, block_size
+
+
+def attention_weights(cache: AttentionCache, document: SupportsIndex) -> Any:
+    """weights[h, t, s], how much token t of one document took from token s, in head h: a new (n_head, n, n) array.
+
+    Zero above the diagonal, and every row sums to 1."""
+    probs, _, offsets, n_head, _, block_size = _cached(cache)
+    i = _count("document", document)
+    if i >= len(offsets) - 1:
+        raise ValueError(f"document: expected one in range({len(offsets) - 1}), found {i}")
+    n = int(offsets[i + 1] - offsets[i])
+    t, s = np.tril_indices(n)
+    weights = np.zeros((n_head, n, n), probs.dtype)
+    for h in range(n_head):
+        weights[h, t, s] = probs[offsets[i] + t, h * block_size + t - s]  # C keeps them by t and t - s
+    return weights
+
+
+# ---- cross-entropy ----
+
+
+def cross_entropy_forward(
+    logits: Array[Real],
+    targets: Integers,
+    weights: Array[Real] | None = None,
+    *,
+    out: tuple[Array[Real], Array[Real]] | None = None,
+) -> tuple[float, Array[Real], Array[Real]]:
+    """loss = sum over j of weights[j] losses[j], losses[j] = -log probs[targets[j], j], probs = softmax(logits).
+
+    logits: (m, n), targets: (n,) of any integer dtype in range(m), weights: (n,), or None for the mean, each 1 / n;
+    losses: (n,), probs: (m, n).  out: (losses, probs).  Without columns the loss is 0.  The log is taken of the sum of
+    exponentials, not of the quotient, so a loss stays finite and exact where its probability is 0 in this precision;
+    where softmax gives NaN, so does the loss, and a target with a logit of -inf gives inf.  (Bishop, Pattern
+    Recognition and Machine Learning, 2006, section 4.3.4.)
+
+    >>> loss, losses, probs = cross_entropy_forward(np.zeros((4, 2)), np.array([0, 3]))
+    >>> loss == np.log(4), probs[0, 0]
+    (np.True_, np.float64(0.25))
+    """
+    (logits,) = _matrices("logits", logits)
+    m, n = logits.shape
+    dtype = logits.dtype
+    targets = _indices("targets", targets, m)
+    _shape("targets", targets, (n,))
+    weights = _weights(weights, n, dtype)
+    losses_out, probs_out = _members(out, 2)
+    losses, _ = _output("out[0]", losses_out, (n,), dtype, logits, weights)
+    probs = _packed_output("out[1]", probs_out, (m, n), dtype, logits, weights, losses)
+    logits, weights = _packed(logits), _packed(weights)
+    loss = np.empty(1, dtype)
+    c = _KERNELS[dtype]
+    at = c.at
+    c.cross_entropy_forward(
+        at[id(loss) >> 3],
+        at[id(losses) >> 3],
+        at[id(probs) >> 3],
+        at[id(logits) >> 3],
+        _i32_at[id(targets) >> 3],
+        at[id(weights) >> 3],
+        m,
+        n,
+    )
+    if out is not None:
+        losses, probs = out
+    return float(loss[0]), losses, probs
+
+
+def cross_entropy_backward(
+    probs: Array[Real],
+    targets: Integers,
+    weights: Array[Real] | None = None,
+    *,
+    out: Array[Real] | None = None,
+    accumulate: bool = False,
+) -> Array[Real]:
+    """dlogits[:, j] = weights[j] (probs[:, j] - onehot(targets[j])), the gradient of loss.
+
+    probs: (m, n), cross_entropy_forward's; targets, weights: (n,), as given there; dlogits: (m, n).  (Bishop 2006,
+    section 4.3.4.)
+
+    >>> cross_entropy_backward(np.full((2, 2), 0.5), np.array([0, 1]))
+    array([[-0.25,  0.25],
+           [ 0.25, -0.25]])
+    """
+    (probs,) = _matrices("probs", probs)
+    m, n = probs.shape
+    dtype = probs.dtype
+    targets = _indices("targets", targets, m)
+    _shape("targets", targets, (n,))
+    weights = _weights(weights, n, dtype)
+    dlogits = _packed_output("out", out, (m, n), dtype, probs, weights)
+    _start(accumulate, out, dlogits)
+    probs, weights = _packed(probs), _packed(weights)
+    c = _KERNELS[dtype]
+    at = c.at
+    c.cross_entropy_backward(
+        at[id(dlogits) >> 3], at[id(probs) >> 3], _i32_at[id(targets) >> 3], at[id(weights) >> 3], m, n
+    )
+    return dlogits if out is None else out
+
+
+def _weights(weights: Any, n: int, dtype: Any) -> Any:
+    if weights is None:
+        return np.full(n, 1 / max(n, 1), dtype)
+    return _vector("weights", weights, n, dtype)
