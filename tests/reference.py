@@ -139,10 +139,9 @@ def embedding(wte, wpe, tokens, positions):
 
 def attention(q, k, v, n_head):
     """The columns of one document; each looks at itself and at those before it."""
-    head_dim = len(q[0]) // n_head
     out = []
     for t in range(len(q)):
-        column = []
+        head_dim, column = len(q[t]) // n_head, []
         for h in range(n_head):
             head = slice(h * head_dim, (h + 1) * head_dim)
             weights = softmax([dot(q[t][head], k[s][head]) * head_dim**-0.5 for s in range(t + 1)])
