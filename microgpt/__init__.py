@@ -1,3 +1,29 @@
-"""microgpt: Karpathy's microgpt as explicit matrix code, with the kernels in C and the graph in Python."""
+"""microgpt: Karpathy's microgpt as explicit matrix code, with the kernels in C and the graph in Python.
+
+    train(...)    train a model                load(path)    load one
+    Model         sample, score, evaluate      kernels       the C kernels as NumPy functions
+
+The errors that these raise are ConfigError, DataError, CheckpointError and NotFiniteError.
+"""
+
+from importlib import import_module
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "train": "api",
+    "load": "api",
+    "Model": "api",
+    "ConfigError": "config",
+    "DataError": "data",
+    "CheckpointError": "checkpoint",
+    "NotFiniteError": "train",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name):
+    """Import what is used only when it is used: the command line needs little of it."""
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,9 +18,10 @@ class Adam:
         self._arrays = flat, self.m, self.v, grad
         self._pointers = [ffi.cast(kind, array.ctypes.data) for array in self._arrays]
 
-    def learning_rate(self):
-        """The rate of the next step."""
-        return self.config.learning_rate * (1 - self.step_count / self.config.num_steps)
+    def learning_rate(self, step_count=None):
+        """The rate of the step after so many, or of the next one."""
+        done = self.step_count if step_count is None else step_count
+        return self.config.learning_rate * (1 - done / self.config.num_steps)
 
     def step(self):
         """Update the parameters from the gradients; returns the learning rate used."""

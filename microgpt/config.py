@@ -1,7 +1,7 @@
 """The settings of a run: names, defaults, ranges and help in one table, from which the command line is made."""
 
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 
 class ConfigError(ValueError):
@@ -33,21 +33,41 @@ class Range:
         return f"{low} and {high}"
 
 
-def setting(default, help, range=None, choices=None):
-    return field(default=default, metadata={"help": help, "range": range, "choices": choices})
+def setting(default, help, range=None, choices=None, free=False):
+    return field(default=default, metadata={"help": help, "range": range, "choices": choices, "free": free})
 
 
 BILLION = 10**9
+STEPS = Range(1, BILLION)
+FROM_0 = Range(0, BILLION)
 FRACTION = Range(0, 1, high_open=True)
+TEMPERATURE_HELP = "how freely to sample; 0 always takes the likeliest"
+
+
+class Settings:
+    """What every table of settings does: each value is checked, and whole numbers stand for the numbers they are."""
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            check(f.name, value, f.type, f.metadata["range"], f.metadata["choices"])
+            if f.type is float and type(value) is int:
+                object.__setattr__(self, f.name, float(value))  # frozen
+
+    def as_dict(self):
+        return asdict(self)
 
 
 @dataclass(frozen=True)
-class Config:
-    """A run's settings; the defaults are microgpt.py's.  Raises ConfigError when one is out of range."""
+class Config(Settings):
+    """A run's settings; the defaults are microgpt.py's.  Raises ConfigError when one is out of range.
 
-    input: str = setting("input.txt", "text file, one document a line")
+    The settings marked `free` may change when a run is resumed: they do not touch what it computes.
+    """
+
+    input: str = setting("input.txt", "text file, one document a line", free=True)
     seed: int = setting(42, "seed of the shuffle, the initial weights and the samples", Range(0, 2**63 - 1))
-    num_steps: int = setting(1000, "training steps", Range(1, BILLION))
+    num_steps: int = setting(1000, "training steps", Range(1, BILLION), free=True)
     batch_size: int = setting(1, "documents a step", Range(1, 10**6))
     n_layer: int = setting(1, "layers", Range(1, 1000))
     n_embd: int = setting(16, "width of the residual stream", Range(1, 2**16))
@@ -59,25 +79,58 @@ class Config:
     eps: float = setting(1e-8, "Adam's guard against division by 0", Range(0, 1, True))
     init_std: float = setting(0.08, "standard deviation of the initial weights", Range(0, 1000, True))
     dtype: str = setting("float64", "precision: float64 reproduces the reference", choices=("float64", "float32"))
-    log_every: int = setting(100, "print the loss every so many steps", Range(1, BILLION))
-    num_samples: int = setting(20, "documents to invent after training", Range(0, BILLION))
-    temperature: float = setting(0.5, "how freely to sample; 0 always takes the likeliest", Range(0, 1000))
+    val_fraction: float = setting(0.0, "part of the documents, the last after the shuffle, to hold out", FRACTION)
+    eval_every: int = setting(100, "measure the loss of the held-out part every so many steps", STEPS, free=True)
+    patience: int = setting(0, "stop after so many measurements without a new best; 0 never does", FROM_0, free=True)
+    checkpoint_every: int = setting(0, "save the run every so many steps; 0 is once a minute", FROM_0, free=True)
+    log_every: int = setting(100, "print the loss every so many steps", STEPS, free=True)
+    sample_every: int = setting(0, "print a few samples every so many steps; 0 never does", FROM_0, free=True)
+    num_samples: int = setting(20, "documents to invent after training", FROM_0, free=True)
+    temperature: float = setting(0.5, TEMPERATURE_HELP, Range(0, 1000), free=True)
 
     def __post_init__(self):
-        for f in fields(self):
-            check(f.name, getattr(self, f.name), f.type, f.metadata["range"], f.metadata["choices"])
+        super().__post_init__()
+        if not self.input:
+            raise ConfigError("--input: expected a file, found ''")
         if self.n_embd % self.n_head:
             raise ConfigError(f"--n-head: expected a divisor of --n-embd {self.n_embd}, found {self.n_head}")
+        if self.patience and not self.val_fraction:
+            raise ConfigError(f"--patience: expected 0 without --val-fraction, found {self.patience}")
 
-    def as_dict(self):
-        return asdict(self)
+
+@dataclass(frozen=True)
+class Sampling(Settings):
+    """How to draw samples from a trained model."""
+
+    num_samples: int = setting(20, "documents to invent", FROM_0)
+    temperature: float = setting(0.5, TEMPERATURE_HELP, Range(0, 1000))
+    top_k: int = setting(0, "draw from the K likeliest characters only; 0 is all of them", FROM_0)
+    top_p: float = setting(1.0, "draw from the likeliest characters that make up this probability", Range(0, 1, True))
+    prompt: str = setting("", "what every sample begins with")
+    seed: int = setting(42, "seed of the draws; sample i does not depend on how many there are", Range(0, 2**63 - 1))
+
+
+def resumed(saved, given):
+    """The Config of a run that goes on with some settings changed; ConfigError for what would make it another run."""
+    for f in fields(Config):
+        if f.name in given and not f.metadata["free"] and given[f.name] != getattr(saved, f.name):
+            raise ConfigError(
+                f"{flag(f.name)}: expected {getattr(saved, f.name)!r}, with which the run to resume began, "
+                f"found {given[f.name]!r}"
+            )
+    if given.get("num_steps", saved.num_steps) < saved.num_steps:
+        raise ConfigError(
+            f"--num-steps: expected at least {saved.num_steps}, the run's own, found {given['num_steps']}"
+        )
+    return replace(saved, **given)
+
+
+# ---- checking ----
 
 
 def check(name, value, kind, range=None, choices=None):
     """Raise ConfigError unless value is a `kind` within its range or choices."""
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
+    if type(value) is not kind and not (kind is float and type(value) is int):
         raise ConfigError(f"{flag(name)}: expected {KIND[kind]}, found {value!r}")
     if range is not None and value not in range:
         raise ConfigError(f"{flag(name)}: expected {KIND[kind]} {range}, found {value!r}")
@@ -97,3 +150,61 @@ def parse(name, text, kind, range=None, choices=None):
     value = kind(text)
     check(name, value, kind, range, choices)
     return value
+
+
+def parsed(settings, texts):
+    """{name: value} of the texts that are not None, by the fields of a Settings class."""
+    return {
+        f.name: parse(f.name, texts[f.name], f.type, f.metadata["range"], f.metadata["choices"])
+        for f in fields(settings)
+        if texts.get(f.name) is not None
+    }
+
+
+# ---- files ----
+
+
+def read_toml(path):
+    """{name: value} of a file of settings, `num-steps = 1000` and so on.  Raises ConfigError."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--config: expected a TOML file of settings, found {path!r}: {reason}") from None
+    known = {flag(f.name)[2:]: f for f in fields(Config)}
+    values = {}
+    for key, value in table.items():
+        f = known.get(key.replace("_", "-"))
+        if f is None:
+            raise ConfigError(f"--config: {path}: expected the name of a setting, found {key!r}{suggestion(key, known)}")
+        if f.name in values:
+            raise ConfigError(f"--config: {path}: expected {key!r} once, found it in two spellings")
+        try:
+            check(f.name, value, f.type, f.metadata["range"], f.metadata["choices"])
+        except ConfigError as error:
+            raise ConfigError(f"--config: {path}: {error}") from None
+        values[f.name] = value
+    return values
+
+
+def suggestion(word, words):
+    """'; did you mean ...?' when one of the words is near."""
+    import difflib
+
+    near = difflib.get_close_matches(word.replace("_", "-"), words, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def to_toml(config):
+    """The text of a file that --config reads back as the same Config."""
+    import json
+
+    lines = []
+    for name, value in config.as_dict().items():
+        # a JSON string is a TOML string but for DEL, which TOML wants escaped
+        text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if type(value) is str else repr(value)
+        lines.append(f"{flag(name)[2:]} = {text}\n")
+    return "".join(lines)

@@ -9,7 +9,7 @@ MAX_TOKENS = 2**31 - 1  # columns are counted in int32
 
 
 class DataError(ValueError):
-    """The input file cannot be trained on; the message names it."""
+    """A file cannot be used, such as an input that cannot be trained on; the message names it."""
 
 
 def read_documents(path):
@@ -56,7 +56,7 @@ class Dataset:
         # one separator before, between and after the documents: the BOS of one is the end of the one before
         text = "\n".join(["", *documents, ""])
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        ids = np.zeros(codes.max() + 1, np.int32)
+        ids = np.zeros(max(codes.max(), ord(vocab[-1])) + 1, np.int32)
         ids[[ord(char) for char in vocab]] = np.arange(len(vocab))
         ids[ord("\n")] = len(vocab)
         bos = np.flatnonzero(codes == ord("\n")).astype(np.int32)

@@ -47,3 +47,8 @@ class Parameters:
                 self.views[name][:] = draws.reshape(rows, columns, order="F")
             else:
                 self.views[name][:] = draws.reshape(rows, columns)
+
+    def copy_from(self, arrays):
+        """Fill with the arrays of the same names."""
+        for name, view in self.views.items():
+            view[:] = arrays[name]

@@ -1,77 +1,83 @@
-"""What a run tells while it goes on: step lines on stdout, a progress bar on a terminal, metrics in a file."""
+"""What a run tells while it goes on: step lines on stdout, a progress bar on a terminal."""
 
-import os
 import sys
 import time
 
-from .config import ConfigError
 
-
-def printable(text, stream):
-    """The text as it is, or with control characters escaped where a terminal would obey them."""
-    if not stream.isatty():
-        return text
+def escaped(text):
+    """The text with line ends and control characters, which a terminal would obey, as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable(text):
+    """The text for stdout: as it is, or escaped where that is a terminal."""
+    return escaped(text) if sys.stdout.isatty() else text
+
+
 def notice(message):
-    print(f"microgpt: {printable(message, sys.stderr)}", file=sys.stderr)
+    """One line on stderr."""
+    print(f"microgpt: {escaped(str(message))}", file=sys.stderr)
 
 
-def open_metrics(path, config):
-    """The metrics file, opened for writing; ConfigError when it cannot be, or when it is the input itself."""
-    try:
-        if os.path.exists(path) and os.path.samefile(path, config.input):
-            raise ConfigError(f"--metrics: expected a file other than --input, found {path!r}")
-        return open(path, "w", encoding="utf-8", buffering=1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(f"--metrics: expected a file that can be written, found {path!r}: {reason}") from None
+def reason(error):
+    """Why the system refused something, in its words."""
+    return getattr(error, "strerror", None) or error
 
 
 class Reporter:
-    """Told of every step, it prints the ones that are due."""
+    """Told of all steps, it prints the lines that are due, and moves the bar."""
 
-    def __init__(self, config, metrics=None):
+    def __init__(self, config, first_step=0):
         self.config = config
-        self.metrics = metrics
-        self.bar = progress_bar(config)
+        self.bar = progress_bar(config, first_step)
         self.lines = self.bar is None or not sys.stdout.isatty()
         self.smoothed = None
-        self._shown, self._next = 0, 0.0
+        self._shown, self._next = first_step, 0.0
 
-    def step(self, step, loss, rate):
-        """`step` counts from 1."""
-        config = self.config
-        if self.metrics is not None:
-            self.metrics.write(f'{{"step": {step}, "loss": {loss!r}, "lr": {rate!r}}}\n')
+    def steps(self, first, losses):
+        """The losses of the steps from `first` on, of which only the last can be due for a line."""
+        config, step, loss = self.config, first + len(losses) - 1, losses[-1]
         if self.lines and (step % config.log_every == 0 or step == 1 or step == config.num_steps):
-            print(f"step {step:4d} / {config.num_steps:4d} | loss {loss:.4f}", flush=True)
+            print(f"{self._place(step)} | loss {loss:.4f}", flush=True)
         if self.bar is not None:
-            self.smoothed = loss if self.smoothed is None else 0.99 * self.smoothed + 0.01 * loss
+            for loss in losses:
+                self.smoothed = loss if self.smoothed is None else 0.99 * self.smoothed + 0.01 * loss
             now = time.monotonic()
             if now >= self._next or step == config.num_steps:
                 self._next = now + 0.1
-                rate = self.bar.format_dict["rate"] or 0.0
+                docs = (self.bar.format_dict["rate"] or 0.0) * config.batch_size
                 self.bar.set_postfix_str(
-                    f"loss {loss:.4f}, smoothed {self.smoothed:.4f}, {rate * config.batch_size:.0f} docs/s", refresh=False
+                    f"loss {loss:.4f}, smoothed {self.smoothed:.4f}, {docs:.0f} docs/s", refresh=False
                 )
                 self.bar.update(step - self._shown)
                 self._shown = step
+
+    def held_out(self, step, loss):
+        self._print(f"{self._place(step)} | held-out loss {loss:.4f}")
+
+    def samples(self, step, texts):
+        self._print(f"{self._place(step)} | samples {', '.join(printable(text) for text in texts)}")
+
+    def _place(self, step):
+        return f"step {step:4d} / {self.config.num_steps:4d}"
+
+    def _print(self, line):
+        if self.bar is not None:
+            self.bar.clear()
+        print(line, flush=True)
 
     def close(self):
         if self.bar is not None:
             self.bar.close()
 
 
-def progress_bar(config):
+def progress_bar(config, first_step):
     """A tqdm bar when stderr is a terminal and tqdm is installed, else None."""
     if not sys.stderr.isatty():
         return None
     try:
         from tqdm import tqdm
     except ImportError:
+        notice("no progress bar: it needs tqdm (pip install 'matrixmicrogpt[progress]')")
         return None
-    return tqdm(total=config.num_steps, unit="step", file=sys.stderr, dynamic_ncols=True)
+    return tqdm(initial=first_step, total=config.num_steps, unit="step", file=sys.stderr, dynamic_ncols=True)

@@ -1,9 +1,24 @@
 """Sampling: one token after another, from BOS until BOS comes again or the context is full."""
 
+import random
+from typing import NamedTuple
+
 import numpy as np
 
 from . import kernels, model
 from .program import Program
+
+COLUMNS = 512  # documents drawn side by side, when that many fit into CACHE numbers
+CACHE = 2**21
+
+
+class SamplingError(ArithmeticError):
+    """The model's numbers are so large that they say nothing about what comes next."""
+
+
+class Sample(NamedTuple):
+    text: str
+    probs: list  # of each character, given those before; and of the end, if the document has one
 
 
 class Sampler:
@@ -13,21 +28,37 @@ class Sampler:
         self.config = config
         self.vocab = vocab
         self.bos = len(vocab)
+        self.columns = columns
         k = Program(config.dtype, columns)
         self._logits = model.forward(k, params, config, k.attention_cached)
+        self._caches = [
+            k.values[f"layer{layer}.attn.{name}"].reshape(-1, order="F")
+            for layer in range(config.n_layer)
+            for name in ("keys", "values")
+        ]
         self._token, self._position = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
         self._run = k.compile(self._token, self._position)
 
     def logits(self, tokens, position):
         """vocab_size x len(tokens): what follows these tokens, all of them at this position.
 
-        The earlier positions must have been run before, with the same number of columns.
+        The earlier positions must have been run before, with the same columns.  Raises SamplingError.
         """
         n = len(tokens)
         self._token[:n] = tokens
         self._position[:n] = position
         self._run(0, n)
-        return self._logits[:, :n]
+        logits = self._logits.reshape(-1, order="F")[: len(self._logits) * n].reshape(-1, n, order="F")
+        if not np.isfinite(logits).all():
+            raise SamplingError("expected finite logits, found others: the model's weights are too large")
+        return logits
+
+    def keep(self, columns, n, n_positions):
+        """Go on with these of the n columns only."""
+        rows = n_positions * self.config.n_embd  # the cache is columns x n_embd for each position
+        for cache in self._caches:
+            kept = np.take(cache[: rows * n].reshape(rows, n), columns, axis=1)
+            cache[: kept.size] = kept.reshape(-1)
 
     def sample(self, rng, temperature):
         """One new document, drawn with a random.Random as the reference draws."""
@@ -40,10 +71,110 @@ class Sampler:
             text.append(self.vocab[token])
         return "".join(text)
 
+    def samples(self, sampling, probs=False):
+        """Yield lists of Samples (their probs None unless asked for), as a Sampling wants them.
+
+        Sample i draws its characters with the numbers i * block_size and on of one random.Random(seed), so it is the
+        same however many are drawn side by side.
+        """
+        rng = random.Random(sampling.seed)
+        ids = {char: i for i, char in enumerate(self.vocab)}
+        prompt = [ids[char] for char in sampling.prompt]
+        block_size = self.config.block_size
+        for first in range(0, sampling.num_samples, self.columns):
+            n = min(self.columns, sampling.num_samples - first)
+            uniforms = uniform(rng, n * block_size).reshape(n, block_size)
+            yield self._side_by_side(uniforms.T, prompt, sampling, probs)
+
+    def _side_by_side(self, uniforms, prompt, sampling, want_probs):
+        block_size, n = uniforms.shape
+        ids = np.full((n, block_size), self.bos)  # what each document says
+        ids[:, : len(prompt)] = prompt
+        lengths = np.full(n, block_size)
+        probs = np.ones((n, block_size)) if want_probs else None
+        alive = np.arange(n)  # the document that each column is
+        tokens = np.full(n, self.bos)
+        for position in range(block_size):
+            logits = self.logits(tokens, position)
+            if position < len(prompt):
+                tokens = ids[alive, position]
+            else:
+                tokens = choose(logits, uniforms[position, alive], sampling)
+                ids[alive, position] = tokens
+            if want_probs:
+                probs[alive, position] = kernels.softmax_forward(logits)[tokens, np.arange(len(tokens))]
+            going = np.flatnonzero(tokens != self.bos)
+            if len(going) < len(tokens):
+                lengths[alive[tokens == self.bos]] = position
+                if len(going) == 0:
+                    break
+                self.keep(going, len(tokens), position + 1)
+                alive, tokens = alive[going], tokens[going]
+        return self._texts(ids, lengths.tolist(), probs)
+
+    def _texts(self, ids, lengths, probs):
+        codes = np.array([*map(ord, self.vocab), 0], "<u4")
+        text, block_size = codes[ids].tobytes().decode("utf-32-le"), ids.shape[1]
+        texts = [text[i : i + length] for i, length in zip(range(0, len(text), block_size), lengths)]
+        if probs is None:
+            return [Sample(text, None) for text in texts]
+        return [Sample(text, row[: len(text) + 1].tolist()) for text, row in zip(texts, probs)]
+
+
+def columns_for(config, num_samples):
+    """How many documents to draw side by side."""
+    return max(1, min(num_samples, COLUMNS, CACHE // (2 * config.n_layer * config.n_embd * config.block_size)))
+
+
+# ---- drawing one token ----
+
 
 def draw(rng, logits, temperature):
     """A token id drawn from softmax(logits / temperature) of a vocab_size x 1 array; at temperature 0 the likeliest."""
     if temperature == 0:
         return int(logits.argmax())
-    probs = kernels.softmax_forward(logits / temperature)
+    probs = tempered(logits, temperature)
     return rng.choices(range(len(probs)), weights=probs[:, 0].tolist())[0]
+
+
+def tempered(logits, temperature):
+    """softmax(logits / temperature), where a temperature too low for the precision is as good as 0."""
+    with np.errstate(all="ignore"):
+        scaled = logits / temperature
+    probs = kernels.softmax_forward(scaled)
+    overflown = np.isnan(probs).any(axis=0)
+    if overflown.any():
+        probs[:, overflown] = np.arange(len(logits))[:, None] == logits.argmax(axis=0)[overflown]
+    return probs
+
+
+def choose(logits, uniforms, sampling):
+    """A token id for each column of logits: where a uniform number falls among the cumulated probabilities."""
+    if sampling.temperature == 0:
+        return logits.argmax(axis=0)
+    # one row per token, so that the sums run down them, in order, for all columns at once
+    probs = np.ascontiguousarray(tempered(logits, sampling.temperature), np.float64)
+    if 0 < sampling.top_k < len(probs) or sampling.top_p < 1:
+        probs = np.where(likeliest(probs, sampling.top_k or len(probs), sampling.top_p), probs, 0)
+    cumulated = np.cumsum(probs, axis=0)
+    point = np.minimum(uniforms * cumulated[-1], np.nextafter(cumulated[-1], 0))  # rounding must not reach the end
+    return np.count_nonzero(cumulated <= point, axis=0)
+
+
+def likeliest(probs, top_k, top_p):
+    """Where the top_k likeliest of each column are, and the likeliest that make up top_p; of equals the first."""
+    order = np.argsort(-probs, axis=0, kind="stable")
+    ranked = np.take_along_axis(probs, order, axis=0)
+    before = np.cumsum(ranked, axis=0) - ranked
+    kept = (np.arange(len(probs))[:, None] < top_k) & (before < top_p)
+    kept[0] = True
+    mask = np.empty_like(kept)
+    np.put_along_axis(mask, order, kept, axis=0)
+    return mask
+
+
+def uniform(rng, n):
+    """What n calls of rng.random() would return, in one call: each is 53 bits of two 32-bit words."""
+    words = np.frombuffer(rng.getrandbits(64 * n).to_bytes(8 * n, "little"), "<u4").reshape(n, 2)
+    high, low = words[:, 0] >> np.uint32(5), words[:, 1] >> np.uint32(6)
+    return (high * 2.0**26 + low) / 2.0**53

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+from functools import cached_property
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from .program import Program
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss became infinite or NaN; `step` (from 1) says when."""
+    """The loss, or what Adam made of it, became infinite or NaN; `step` (from 1) says when."""
 
-    def __init__(self, step, loss):
-        super().__init__(f"step {step}: expected a finite loss, found {loss}; a smaller --learning-rate may help")
+    def __init__(self, step, found, expected="a finite loss"):
+        super().__init__(f"step {step}: expected {expected}, found {found}; a smaller --learning-rate may help")
         self.step = step
 
 
@@ -26,24 +27,36 @@ class Trainer:
     """Everything that a run holds: data, parameters, gradients, Adam and the program of one step.
 
     Drawn from one generator in the reference's order: the shuffle, then the weights; sampling may go on from `rng`.
+    With a checkpoint it is where the run was then; the shuffle is done again, and the documents must be the same.
     Raises DataError for a file that cannot be trained on, ConfigError for a model that does not fit into memory.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, checkpoint=None):
         self.config = config
         self.rng = random.Random(config.seed)
         self.documents, self.had_bom = data.read_documents(config.input)
         self.vocab = data.vocabulary(self.documents)
         self.rng.shuffle(self.documents)
+        if checkpoint is not None and self.data_sha256 != checkpoint.data_sha256:
+            raise data.DataError(
+                f"{config.input}: expected the documents with which the run began (SHA-256 {checkpoint.data_sha256}), "
+                f"found others ({self.data_sha256}); --input says where they are now"
+            )
+        self.n_held_out = n_held_out(len(self.documents), config.val_fraction)
+        n_train = len(self.documents) - self.n_held_out
         self.dataset = data.Dataset(
-            self.documents, self.vocab, config.block_size, config.batch_size, config.dtype
+            self.documents[:n_train], self.vocab, config.block_size, config.batch_size, config.dtype
         )
         self._check_memory()
         vocab_size = len(self.vocab) + 1  # the characters and BOS
         self.params = Parameters(config, vocab_size)
-        self.params.draw(self.rng, config.init_std)
         self.grads = Parameters(config, vocab_size)
         self.adam = Adam(self.params.flat, self.grads.flat, config)
+        self.best_val_loss, self.n_worse = None, 0
+        if checkpoint is None:
+            self.params.draw(self.rng, config.init_std)
+        else:
+            self._restore(checkpoint)
 
         self.program = k = Program(config.dtype, self.dataset.max_columns)
         model.loss(k, model.forward(k, self.params, config, k.attention_forward))
@@ -53,6 +66,7 @@ class Trainer:
         self._run = k.compile(d.token, d.position, d.target, d.weight)
         self._loss = ffi.cast("float *" if config.dtype == "float32" else "double *", k.values["loss"].ctypes.data)
         self.n_columns = 0  # of the last step
+        self._evaluator = None
 
     @property
     def step_count(self):
@@ -67,6 +81,70 @@ class Trainer:
             raise NotFiniteError(self.adam.step_count + 1, loss)
         self.adam.step()
         return loss
+
+    def steps(self, until, losses, stop):
+        """Steps to step `until`, each loss appended to `losses`, or as far as `stop` stays empty."""
+        step, append, adam = self.step, losses.append, self.adam
+        while adam.step_count < until and not stop:
+            append(step())
+
+    def evaluate(self):
+        """The loss of the held-out documents, which early stopping counts."""
+        if self._evaluator is None:
+            from .evaluate import Evaluator
+
+            held_out = self.documents[len(self.documents) - self.n_held_out :]
+            self._evaluator = Evaluator(self.config, self.params, self.vocab, held_out)
+        loss = self._evaluator.loss()
+        if not math.isfinite(loss):
+            raise NotFiniteError(self.step_count, loss)
+        better = self.best_val_loss is None or loss < self.best_val_loss
+        self.best_val_loss, self.n_worse = (loss, 0) if better else (self.best_val_loss, self.n_worse + 1)
+        return loss
+
+    @property
+    def done(self):
+        """True after the last step, or when early stopping has lost patience."""
+        c = self.config
+        return self.step_count >= c.num_steps or c.patience > 0 and self.n_worse >= c.patience
+
+    @cached_property
+    def data_sha256(self):
+        """Of the shuffled documents, so that another shuffle would be noticed too."""
+        from hashlib import sha256
+
+        return sha256("\n".join(self.documents).encode()).hexdigest()
+
+    def checkpoint(self):
+        """The run as it is now, in arrays that the next step will change."""
+        from .checkpoint import Checkpoint
+
+        adam = self.adam
+        for name, array in (("weights", self.params.flat), ("m", adam.m), ("v", adam.v)):
+            if not np.isfinite(array).all():
+                raise NotFiniteError(self.step_count, f"others in {name}", "finite numbers")
+        return Checkpoint(
+            config=self.config,
+            vocab=self.vocab,
+            data_sha256=self.data_sha256,
+            step=adam.step_count,
+            beta1_t=adam.beta1_t,
+            beta2_t=adam.beta2_t,
+            best_val_loss=self.best_val_loss,
+            n_worse=self.n_worse,
+            rng_state=self.rng.getstate(),
+            params=self.params.views,
+            m=adam.m,
+            v=adam.v,
+        )
+
+    def _restore(self, checkpoint):
+        self.params.copy_from(checkpoint.params)
+        self.rng.setstate(checkpoint.rng_state)
+        self.best_val_loss, self.n_worse = checkpoint.best_val_loss, checkpoint.n_worse
+        adam = self.adam
+        adam.m[:], adam.v[:] = checkpoint.m, checkpoint.v
+        adam.step_count, adam.beta1_t, adam.beta2_t = checkpoint.step, checkpoint.beta1_t, checkpoint.beta2_t
 
     def value(self, name):
         """An intermediate of the last step as a view: rows x columns, one column per token (see model.py for names)."""
@@ -97,6 +175,18 @@ class Trainer:
                 f"--n-embd {c.n_embd}, --n-layer {c.n_layer}, --batch-size {c.batch_size}: expected a model that fits "
                 f"{available / 1e9:.1f} GB of memory, found one of {n_params} parameters that needs {needed / 1e9:.1f} GB"
             )
+
+
+def n_held_out(n_documents, fraction):
+    """How many of the documents to hold out; ConfigError when that leaves none to train on."""
+    if fraction == 0:
+        return 0
+    n = max(1, int(n_documents * fraction))
+    if n >= n_documents:
+        raise ConfigError(
+            f"--val-fraction: expected to hold out less than all of the documents, found {n} of {n_documents}"
+        )
+    return n
 
 
 def unroll_lags(probs):

@@ -1,0 +1,130 @@
+"""microgpt from Python: train a model or load one, then sample from it, score texts, and measure it.
+
+    >>> import microgpt
+    >>> model = microgpt.train(input="input.txt", num_steps=1000, out="runs/first")     # doctest: +SKIP
+    >>> model = microgpt.load("runs/first")                                             # doctest: +SKIP
+    >>> model.sample(3, temperature=0.7, prompt="ka")                                   # doctest: +SKIP
+    >>> model.score("kamon").loss                                                       # doctest: +SKIP
+"""
+
+from contextlib import ExitStack, closing, contextmanager
+from typing import NamedTuple
+
+from . import data, loop
+from .config import Config, ConfigError, Sampling, resumed
+from .evaluate import Evaluator, bits_per_character, mean_loss
+from .metrics import Metrics
+from .params import Parameters
+from .sample import Sampler, columns_for
+from .train import Trainer
+
+
+def train(out=None, resume=None, metrics=None, **settings):
+    """Train a model; returns it.
+
+    `settings` are those of the command line (num_steps=2000, n_embd=32, ...).  With `out`, a directory, the run can be
+    resumed with `resume`; `metrics` is a file for each step's loss.  Raises ConfigError, DataError, CheckpointError,
+    NotFiniteError or OSError.
+    """
+    with training(settings, out, resume, metrics) as (trainer, run, metrics):
+        loop.train(trainer, run, metrics)
+    return Model(trainer.config, trainer.params, trainer.vocab)
+
+
+@contextmanager
+def training(settings, out=None, resume=None, metrics=None):
+    """(trainer, run, metrics), ready for loop.train(); the latter two are None unless asked for."""
+    if out is not None and resume is not None:
+        raise ConfigError(f"--out: expected none with --resume, which says where the run is, found {out!r}")
+    with ExitStack() as stack:
+        run = saved = None
+        if resume is not None:
+            from .run import Run
+
+            run, saved = Run.resume(resume)
+            stack.callback(run.close)
+            settings = resumed(saved.config, settings).as_dict()
+        trainer = Trainer(Config(**settings), saved)
+        if out is not None:
+            from .run import Run
+
+            run = Run.create(out)
+            stack.callback(run.close)
+        if metrics is not None:
+            metrics = stack.enter_context(closing(Metrics.beside(metrics, trainer.config.input, out or resume)))
+        if run is not None:
+            run.start(trainer)
+        yield trainer, run, metrics
+
+
+def load(path):
+    """The Model of a run's directory or a checkpoint file.  Raises CheckpointError."""
+    from . import run
+
+    saved = run.load(path)
+    params = Parameters(saved.config, len(saved.vocab) + 1)
+    params.copy_from(saved.params)
+    return Model(saved.config, params, saved.vocab)
+
+
+class Score(NamedTuple):
+    text: str
+    loss: float  # the mean of losses
+    losses: list  # -log probability of each character, and of the end, where the context has room for it
+
+
+class Evaluation(NamedTuple):
+    n_documents: int
+    loss: float  # the mean over the documents of their mean losses
+    bits_per_character: float
+
+
+class Model:
+    """A trained model: `config`, `vocab` (characters by id) and `params` (arrays by name)."""
+
+    def __init__(self, config, params, vocab):
+        self.config, self.params, self.vocab = config, params, vocab
+
+    def sample(self, num_samples=20, temperature=0.5, top_k=0, top_p=1.0, prompt="", seed=42, probs=False):
+        """A list of invented texts; with probs=True of (text, probabilities of its characters and end)."""
+        sampling = Sampling(num_samples, temperature, top_k, top_p, prompt, seed)
+        samples = [sample for batch in self.batches(sampling, probs) for sample in batch]
+        return samples if probs else [sample.text for sample in samples]
+
+    def batches(self, sampling, probs=False):
+        """The same as lists of (text, probs) of which each was drawn at once.  Raises ConfigError for the prompt."""
+        self._check_text("--prompt", sampling.prompt, self.config.block_size - 1)
+        sampler = Sampler(self.config, self.params, self.vocab, columns_for(self.config, sampling.num_samples))
+        return sampler.samples(sampling, probs)
+
+    def score(self, text):
+        """The Score of a text.  Raises ConfigError for unknown characters, or more than the context holds."""
+        self._check_text("TEXT", text, self.config.block_size)
+        losses = Evaluator(self.config, self.params, self.vocab, [text]).losses()
+        return Score(text, mean_loss(losses, [0, len(losses)]), losses.tolist())
+
+    def evaluate(self, documents):
+        """The Evaluation of a list of texts, of which only the beginnings count when they are longer than the context."""
+        known = set(self.vocab)
+        for document in documents:
+            if not known.issuperset(document):
+                raise data.DataError(unknown(document, known, self.vocab))
+        evaluator = Evaluator(self.config, self.params, self.vocab, documents)
+        losses = evaluator.losses()
+        return Evaluation(len(documents), mean_loss(losses, evaluator.dataset.offsets), bits_per_character(losses))
+
+    def _check_text(self, name, text, most):
+        if type(text) is not str:
+            raise ConfigError(f"{name}: expected text, found {text!r}")
+        known = set(self.vocab)
+        if not known.issuperset(text):
+            raise ConfigError(f"{name}: {unknown(text, known, self.vocab)}")
+        if len(text) > most:
+            raise ConfigError(f"{name}: expected at most {most} characters (--block-size), found {len(text)}")
+
+
+def unknown(text, known, vocab):
+    """What to say of the first character that is not known."""
+    i = next(i for i, char in enumerate(text) if char not in known)
+    shown = "".join(vocab) if len(vocab) <= 100 else "".join(vocab[:100]) + "..."
+    return f"expected characters of the vocabulary {shown!r}, found {text[i]!r} at position {i + 1} of {text!r:.100}"

@@ -1,0 +1,95 @@
+"""The training loop: steps, and between them what is due: lines, evaluation, samples, metrics and checkpoints."""
+
+import time
+
+from .config import Sampling
+from .report import notice
+from .sample import Sampler
+from .train import NotFiniteError
+
+CHUNK_SECONDS = 0.05  # how long to run steps and do nothing else
+SAVE_SECONDS = 60  # how often to save a run that has no --checkpoint-every
+N_SAMPLES = 3  # to show while training
+
+
+def train(trainer, run=None, metrics=None, reporter=None, stop=()):
+    """Train until the last step, until early stopping, or until `stop`, any sequence, is no longer empty.
+
+    Whichever it is, the run, if there is one, is saved then, and OSError raised when it cannot be.  When it cannot be
+    saved before, or the metrics not be written, there is a notice, and training goes on.
+    """
+    try:
+        run_steps(trainer, run, metrics, reporter, stop)
+    except OSError:  # nobody reads stdout any longer, or its disk is full; the steps so far are whole
+        if run is not None:
+            run.save(trainer)
+        raise
+    if run is not None:
+        run.save(trainer)
+
+
+def run_steps(trainer, run, metrics, reporter, stop):
+    config = trainer.config
+    chunk, saved = 1, time.monotonic()
+    while not trainer.done and not stop:
+        first, started, losses = trainer.step_count + 1, time.monotonic(), []
+        try:
+            trainer.steps(min(first - 1 + chunk, next_event(config, first)), losses, stop)
+        except NotFiniteError:
+            write_metrics(run, metrics, trainer, first, losses)
+            raise
+        if not losses:
+            return
+        step = trainer.step_count
+        due = lambda every: every and step % every == 0
+        val_loss = None
+        if trainer.n_held_out and (due(config.eval_every) or step == config.num_steps):
+            val_loss = trainer.evaluate()
+        write_metrics(run, metrics, trainer, first, losses, val_loss)
+        if reporter is not None:
+            reporter.steps(first, losses)
+            if val_loss is not None:
+                reporter.held_out(step, val_loss)
+            if due(config.sample_every):
+                reporter.samples(step, a_few_samples(trainer))
+        now = time.monotonic()
+        chunk = chunk * 2 if now - started < CHUNK_SECONDS else max(1, chunk // 2)
+        if run is not None and (due(config.checkpoint_every) or not config.checkpoint_every and now > saved + SAVE_SECONDS):
+            saved = now
+            try:
+                run.save(trainer)
+            except OSError as error:
+                notice(f"{error}; training goes on")
+
+
+def a_few_samples(trainer):
+    """Drawn with a generator of their own: looking does not change the run."""
+    config = trainer.config
+    sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed)
+    sampler = Sampler(config, trainer.params, trainer.vocab, N_SAMPLES)
+    return [sample.text for batch in sampler.samples(sampling) for sample in batch]
+
+
+def next_event(config, step):
+    """The first step from `step` on after which something may be due."""
+    every = [config.log_every, config.eval_every, config.checkpoint_every, config.sample_every]
+    return min(config.num_steps, *(step + -step % n for n in every if n))
+
+
+def write_metrics(run, metrics, trainer, first, losses, val_loss=None):
+    if not losses or run is None and metrics is None:
+        return
+    rates = [trainer.adam.learning_rate(step) for step in range(first - 1, first - 1 + len(losses))]
+    if metrics is not None:
+        metrics.add(first, losses, rates, val_loss)
+        metrics.flush()
+    if run is not None:
+        run.metrics.add(first, losses, rates, val_loss)
+        try:
+            run.metrics.flush()
+        except OSError as error:
+            if not run.metrics_failed:
+                notice(f"{error}; training goes on")
+            run.metrics_failed = True
+        else:
+            run.metrics_failed = False

@@ -1,0 +1,75 @@
+"""Loss curves of runs, drawn with matplotlib, which is an extra: pip install 'matrixmicrogpt[plot]'."""
+
+import json
+import os
+
+from .data import DataError
+from .run import METRICS
+
+SMOOTHING = 0.98
+
+
+class PlotError(DataError):
+    """There is nothing to draw, or nothing to draw it with."""
+
+
+def read_metrics(path):
+    """{"step": [...], "loss": [...]} of a metrics file, or of the one in a run's directory; and of val_loss."""
+    if os.path.isdir(path):
+        path = os.path.join(path, METRICS)
+    series = {"train": ([], []), "held-out": ([], [])}
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, text in enumerate(file, 1):
+                line = json.loads(text)
+                for name, key in (("train", "loss"), ("held-out", "val_loss")):
+                    if key in line:
+                        series[name][0].append(int(line["step"]))
+                        series[name][1].append(float(line[key]))
+    except OSError as error:
+        raise PlotError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise PlotError(f"{path}: expected a step's JSON in line {number}, found something else: {error}") from None
+    if not series["train"][0]:
+        raise PlotError(f"{path}: expected at least one step, found none")
+    return series
+
+
+def smooth(values):
+    """Each value drawn towards those before it, as the bar does."""
+    smoothed, mean = [], values[0]
+    for value in values:
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
+        smoothed.append(mean)
+    return smoothed
+
+
+def plot(paths, output):
+    """Draw the runs' losses against the step into a file, a PNG or SVG (or what else matplotlib knows) by its name."""
+    runs = [(path, read_metrics(path)) for path in paths]
+    try:
+        import matplotlib
+    except ImportError:
+        raise PlotError("plot needs matplotlib: pip install 'matrixmicrogpt[plot]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for path, series in runs:
+        steps, losses = series["train"]
+        label = os.path.basename(os.path.normpath(path))
+        line = axes.plot(steps, smooth(losses), label=label)[0]
+        axes.plot(steps, losses, color=line.get_color(), alpha=0.2, linewidth=0.5)
+        if series["held-out"][0]:
+            axes.plot(*series["held-out"], color=line.get_color(), linestyle="--", marker=".", label=f"{label}, held out")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.legend()
+    try:
+        # without the date, so that equal runs give equal files
+        figure.savefig(output, metadata={"Date": None} if output.endswith((".svg", ".pdf")) else None)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PlotError(f"--output: expected a picture file that can be written, found {output!r}: {reason}") from None
+    finally:
+        pyplot.close(figure)
