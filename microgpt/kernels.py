@@ -668,20 +668,20 @@ class AttentionCache(NamedTuple):
     n_head: int
 
 
-def _documents(offsets: Any, n_tokens: int) -> tuple[Any, Any, int]:
+def _documents(name: str, offsets: Any, n_tokens: int) -> tuple[Any, Any, int]:
     """A copy of the offsets, the place of every token in its document, and the longest document's length."""
-    offsets = _indices("offsets", offsets, n_tokens + 1)
+    offsets = _indices(name, offsets, n_tokens + 1)
     if offsets.size == 0 or offsets[0] != 0 or offsets[-1] != n_tokens or (offsets[1:] < offsets[:-1]).any():
-        raise ValueError(f"offsets: expected 0, then no smaller one, and last {n_tokens}, found {offsets}")
+        raise ValueError(f"{name}: expected 0, then no smaller one, and last {n_tokens}, found {offsets}")
     lengths = offsets[1:] - offsets[:-1]
     positions = np.arange(n_tokens, dtype=np.int32) - np.repeat(offsets[:-1], lengths)
     return offsets, positions, int(lengths.max(initial=0))
 
 
-def _heads(n_head: Any, n_embd: int) -> int:
-    n_head = _count("n_head", n_head)
+def _heads(name: str, n_head: Any, n_embd: int) -> int:
+    n_head = _count(name, n_head)
     if n_head == 0 or n_embd % n_head:
-        raise ValueError(f"n_head: expected a divisor of n_embd, which is {n_embd}, found {n_head}")
+        raise ValueError(f"{name}: expected a divisor of n_embd, which is {n_embd}, found {n_head}")
     return int(n_head)
 
 
@@ -718,8 +718,8 @@ def attention_forward(
     n_embd, n_tokens = q.shape
     _shape("k", k, q.shape)
     _shape("v", v, q.shape)
-    heads = _heads(n_head, n_embd)
-    offsets, positions, block_size = _documents(offsets, n_tokens)
+    heads = _heads("n_head", n_head, n_embd)
+    offsets, positions, block_size = _documents("offsets", offsets, n_tokens)
     result = _packed_output("out", out, q.shape, q.dtype, q, k, v)
     q, k, v = _packed(q), _packed(k), _packed(v)
     dtype = q.dtype
@@ -801,8 +801,8 @@ def _cached(cache: Any) -> tuple[Any, Any, Any, int, Any, int]:
     n_tokens, n_columns = qkv.shape
     if n_columns % 3:
         raise ValueError(f"cache.qkv: expected three equal parts, found shape {qkv.shape}")
-    offsets, positions, block_size = _documents(cache.offsets, n_tokens)
-    n_head = _heads(cache.n_head, n_columns // 3)
+    offsets, positions, block_size = _documents("cache.offsets", cache.offsets, n_tokens)
+    n_head = _heads("cache.n_head", cache.n_head, n_columns // 3)
     _shape("cache.probs", probs, (n_tokens, n_head * block_size))
     return probs, qkv, offsets, n_head, positions, block_size
 
