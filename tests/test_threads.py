@@ -1,0 +1,69 @@
+"""The kernels run side by side: without the GIL, and with the bytes that one thread gives."""
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from kernel_cases import NAMES, arguments, call, outs, same_bits
+
+from microgpt import kernels
+
+THREADS, CALLS = 8, 50
+
+
+@pytest.fixture
+def eager_switching():
+    """Make Python change threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_bytes_from_eight_threads(name, dtype, eager_switching):
+    """Eight threads calling a kernel on shared inputs, each with outputs of its own, get the serial bytes."""
+    case = arguments(kernels, name, dtype, 33, 24)
+    expected = call(kernels, name, case)
+    start = threading.Barrier(THREADS)
+
+    def work(_):
+        out = outs(kernels, name, case)
+        start.wait()
+        return all(same_bits(call(kernels, name, case, out=out), expected) for _ in range(CALLS))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert all(pool.map(work, range(THREADS)))
+
+
+def test_the_gil_is_released():
+    """While one thread is inside a kernel, another goes on: it never waits for as long as the call takes."""
+    w = np.ones((1500, 1500), order="F")
+    kernels.matmul_forward(w[:, :9], w[:9])  # load the code
+    took = []
+
+    def long_call():
+        begin = time.perf_counter()
+        kernels.matmul_forward(w, w)
+        took.append(time.perf_counter() - begin)
+
+    thread = threading.Thread(target=long_call)
+    thread.start()
+    longest, last = 0.0, time.perf_counter()
+    while thread.is_alive():
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    thread.join()
+    assert longest < took[0] / 2
+
+
+def test_one_output_in_many_threads(eager_switching):
+    """Threads that write the same output may leave any numbers in it, but do no harm."""
+    case = arguments(kernels, "matmul_backward", np.float64, 33, 24)
+    out = outs(kernels, "matmul_backward", case)
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda _: kernels.matmul_backward(**case, out=out), range(200)))
+    assert same_bits(call(kernels, "matmul_backward", case, out=out), call(kernels, "matmul_backward", case))
