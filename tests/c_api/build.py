@@ -1,0 +1,39 @@
+"""A cffi project of its own that uses microgpt's C kernels: python build.py, in a directory to build in.
+
+The kernels' sources come with the package.  They are compiled here, with flags of this project's choice, and need only
+-ffp-contract=off to give the bits that microgpt gives.
+"""
+
+import os
+
+from cffi import FFI
+
+import microgpt
+
+include = microgpt.get_include()
+
+ffi = FFI()
+ffi.cdef("void layer(double *p, double *y, double *work, const double *x, const double *w, int n_embd, int n_tokens);")
+ffi.set_source(
+    "_layer",
+    """
+    #include <stdint.h>
+    #include "kernels.h"
+
+    /* y = rmsnorm(x), p = softmax(w y); work: (n_embd + 1) x n_tokens */
+    static void layer(double *p, double *y, double *work, const double *x, const double *w, int n_embd, int n_tokens)
+    {
+        double *rstd = work, *logits = work + n_tokens;
+        rmsnorm_forward_f64(y, rstd, x, 1e-5, n_embd, n_tokens, n_embd, n_embd);
+        matmul_forward_f64(logits, w, y, n_embd, n_embd, n_tokens, n_embd, n_embd, n_embd);
+        softmax_forward_f64(p, logits, n_embd, n_tokens, n_embd, n_embd);
+    }
+    """,
+    sources=[os.path.join(include, "kernels.c")],
+    include_dirs=[include],
+    extra_compile_args=["-std=c11", "-O1", "-ffp-contract=off"],
+    libraries=["m"],
+)
+
+if __name__ == "__main__":
+    ffi.compile()
