@@ -20,7 +20,6 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-#define LANES 16 /* every sum down a column runs in 16 partial sums, whatever the vector width */
 
 #define real float
 #define bits uint32_t
@@ -40,6 +39,8 @@
 #define ROUNDER_BITS 0x4b400000u
 #define ONE_BITS 0x3f800000u
 #define SQRT_HALF_BITS 0x3f3504f3u
+#define RSQRT_BITS 0x5f375a86u
+#define RSQRT_STEPS 1
 #define EXP_MIN -87.33654f /* log of the smallest normal number */
 #define LOG2_E 1.44269504f
 #define LN2_HIGH 0.69140625f
@@ -66,6 +67,8 @@
 #define ROUNDER_BITS 0x4338000000000000ull
 #define ONE_BITS 0x3ff0000000000000ull
 #define SQRT_HALF_BITS 0x3fe6a09e667f3bcdull
+#define RSQRT_BITS 0x5fe6eb50c7b537a9ull
+#define RSQRT_STEPS 2
 #define EXP_MIN -708.3964185322641
 #define LOG2_E 1.4426950408889634
 #define LN2_HIGH 0x1.62e42fefa3800p-1

@@ -10,6 +10,10 @@
    The bits of a result do not depend on the instruction set.  A column of a forward result depends on that column
    alone, unless the comment says otherwise. */
 
+/* Every sum down a column runs in so many partial sums, whatever the width of a vector; and where tokens run down the
+   columns (see attention) their number is rounded up to a multiple of it. */
+enum { LANES = 16 };
+
 /* y = w x.  w: m x k, x: k x n, y: m x n.  Sums run over k in order, by fused multiply-adds. */
 void matmul_forward_f32(float *y, const float *w, const float *x, int m, int k, int n, int ldy, int ldw, int ldx);
 void matmul_forward_f64(double *y, const double *w, const double *x, int m, int k, int n, int ldy, int ldw, int ldx);
@@ -51,14 +55,15 @@ void embedding_backward_f64(double *dwte, double *dwpe, const double *dx, const 
    beginning and then 1, 2, ... below block_size.  Token t looks back lag = 0 .. position[t] tokens:
      probs[t, h block_size + lag] = softmax over lag of (q_h[:, t] . k_h[:, t - lag]) / sqrt(n_embd / n_head)
      out_h[:, t] = sum over lag of probs[t, h block_size + lag] v_h[:, t - lag]
-   probs: n_tokens x n_head block_size; a lag that no token near by reaches is not written.
-   qkv: n_tokens x 3 n_embd, for the backward pass: q, k and v transposed.  work: n_tokens x n_embd of scratch. */
+   In probs, qkv and work tokens run down the columns, and with P for n_tokens rounded up to a multiple of LANES:
+   probs: P x n_head block_size; a lag that no token near by reaches is not written.
+   qkv: P x 3 n_embd, for the backward pass: q, k and v transposed.  work: P x n_embd of scratch. */
 void attention_forward_f32(float *out, float *probs, float *qkv, float *work, const float *q, const float *k,
                            const float *v, const int32_t *position, int n_embd, int n_head, int block_size, int n_tokens);
 void attention_forward_f64(double *out, double *probs, double *qkv, double *work, const double *q, const double *k,
                            const double *v, const int32_t *position, int n_embd, int n_head, int block_size,
                            int n_tokens);
-/* dq, dk, dv += the gradients.  work: n_tokens x (4 n_embd + block_size) of scratch. */
+/* dq, dk, dv += the gradients.  work: P x (4 n_embd + block_size) of scratch. */
 void attention_backward_f32(float *dq, float *dk, float *dv, float *work, const float *dout, const float *probs,
                             const float *qkv, const int32_t *position, int n_embd, int n_head, int block_size,
                             int n_tokens);
@@ -66,8 +71,8 @@ void attention_backward_f64(double *dq, double *dk, double *dv, double *work, co
                             const double *qkv, const int32_t *position, int n_embd, int n_head, int block_size,
                             int n_tokens);
 /* One more token for each of n_tokens documents of equal length: the same numbers as attention_forward, from a cache.
-   position[t] is the same for all t.  keys, values: n_tokens x n_embd for each position; this one's are written, the
-   earlier ones read.  work: n_tokens x 2 n_embd of scratch. */
+   position[t] is the same for all t.  keys, values: P x n_embd for each position; this one's are written, the earlier
+   ones read.  work: P x 2 n_embd of scratch. */
 void attention_cached_f32(float *out, float *probs, float *keys, float *values, float *work, const float *q,
                           const float *k, const float *v, const int32_t *position, int n_embd, int n_head,
                           int block_size, int n_tokens);

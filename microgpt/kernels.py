@@ -60,6 +60,7 @@ def _choose_isa() -> str:
 ISA = _choose_isa()
 _module = _load(ISA)
 lib, ffi = _module.lib, _module.ffi
+LANES: int = lib.LANES
 
 Real = TypeVar("Real", np.float32, np.float64)
 Array = np.ndarray[Any, np.dtype[Real]]
@@ -662,10 +663,17 @@ def embedding_backward(
 class AttentionCache(NamedTuple):
     """What attention_forward leaves for attention_backward and attention_weights."""
 
-    probs: Any  # (n_tokens, n_head * block_size), block_size being the longest document's length
-    qkv: Any  # (n_tokens, 3 * n_embd): q, k and v transposed
+    # tokens run down the columns, their number P rounded up to a multiple of lib.LANES
+    probs: Any  # (P, n_head * block_size)
+    qkv: Any  # (P, 3 * n_embd): q, k and v transposed
     offsets: Any  # (number of documents + 1,)
     n_head: int
+    block_size: int  # the longest document's length, or more
+
+
+def padded(n_tokens: int) -> int:
+    """The rows of an array down whose columns n_tokens tokens run."""
+    return -(-n_tokens // LANES) * LANES
 
 
 def _documents(name: str, offsets: Any, n_tokens: int) -> tuple[Any, Any, int]:
@@ -723,9 +731,10 @@ def attention_forward(
     result = _packed_output("out", out, q.shape, q.dtype, q, k, v)
     q, k, v = _packed(q), _packed(k), _packed(v)
     dtype = q.dtype
-    probs = np.zeros((n_tokens, heads * block_size), dtype, "F")
-    qkv = np.empty((n_tokens, 3 * n_embd), dtype, "F")
-    work = np.empty((n_tokens, n_embd), dtype, "F")
+    rows = padded(n_tokens)
+    probs = np.zeros((rows, heads * block_size), dtype, "F")
+    qkv = np.zeros((rows, 3 * n_embd), dtype, "F")
+    work = np.empty((rows, n_embd), dtype, "F")
     c = _KERNELS[dtype]
     at = c.at
     c.attention_forward(
@@ -742,7 +751,7 @@ def attention_forward(
         block_size,
         n_tokens,
     )
-    return (result if out is None else out), AttentionCache(probs, qkv, offsets, heads)
+    return (result if out is None else out), AttentionCache(probs, qkv, offsets, heads, block_size)
 
 
 def attention_backward(
@@ -763,7 +772,7 @@ def attention_backward(
     """
     probs, qkv, _, heads, positions, block_size = _cached(cache)
     (dout,) = _matrices("dout", dout)
-    n_tokens, n_embd = len(qkv), qkv.shape[1] // 3
+    n_tokens, n_embd = len(positions), qkv.shape[1] // 3
     if dout.dtype != qkv.dtype:
         raise TypeError(f"dout: expected {qkv.dtype} like the cache, found {dout.dtype}")
     _shape("dout", dout, (n_embd, n_tokens))
@@ -771,7 +780,7 @@ def attention_backward(
     dq = _packed_output("out[0]", dq, dout.shape, dout.dtype, dout, probs, qkv)
     dk = _packed_output("out[1]", dk, dout.shape, dout.dtype, dout, probs, qkv, dq)
     dv = _packed_output("out[2]", dv, dout.shape, dout.dtype, dout, probs, qkv, dq, dk)
-    work = _new((n_tokens, 4 * n_embd + block_size), dout.dtype)
+    work = _new((len(qkv), 4 * n_embd + block_size), dout.dtype)
     _start(accumulate, out, dq, dk, dv)
     dout, probs, qkv = _packed(dout), _packed(probs), _packed(qkv)
     c = _KERNELS[dout.dtype]
@@ -798,12 +807,19 @@ def _cached(cache: Any) -> tuple[Any, Any, Any, int, Any, int]:
     if type(cache) is not AttentionCache:
         raise TypeError(f"cache: expected attention_forward's, found {type(cache).__name__}")
     qkv, probs = _matrices("cache.qkv cache.probs", cache.qkv, cache.probs)
-    n_tokens, n_columns = qkv.shape
+    rows, n_columns = qkv.shape
     if n_columns % 3:
         raise ValueError(f"cache.qkv: expected three equal parts, found shape {qkv.shape}")
-    offsets, positions, block_size = _documents("cache.offsets", cache.offsets, n_tokens)
+    offsets = _indices("cache.offsets", cache.offsets, rows + 1)
+    n_tokens = int(offsets[-1]) if offsets.size else 0
+    offsets, positions, longest = _documents("cache.offsets", offsets, n_tokens)
+    if rows != padded(n_tokens):
+        raise ValueError(f"cache.qkv: expected {padded(n_tokens)} rows for {n_tokens} tokens, found {rows}")
     n_head = _heads("cache.n_head", cache.n_head, n_columns // 3)
-    _shape("cache.probs", probs, (n_tokens, n_head * block_size))
+    block_size = _count("cache.block_size", cache.block_size)
+    if block_size < longest:
+        raise ValueError(f"cache.block_size: expected at least {longest}, the longest document, found {block_size}")
+    _shape("cache.probs", probs, (rows, n_head * block_size))
     return probs, qkv, offsets, n_head, positions, block_size
 
 

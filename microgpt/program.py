@@ -7,18 +7,17 @@ columns uses the first n_tokens.
 
 import numpy as np
 
-from .kernels import ffi, lib
+from .kernels import ffi, lib, padded
 from .params import aligned
 
 
 class Program:
     def __init__(self, dtype, max_tokens):
         self.dtype = np.dtype(dtype)
-        self.max_tokens = max_tokens
+        self.max_tokens = padded(max_tokens)  # the kernels count on it where tokens run down the columns
         self.values = {}  # every named array, for whoever wants to look
         self._calls = []
         self._keep = []
-        self._run = lib.run_f32 if self.dtype == np.float32 else lib.run_f64
 
     # ---- arrays ----
 
@@ -121,17 +120,22 @@ class Program:
     def compile(self, token, position, target=None, weight=None):
         """A function run(start, n_tokens) that runs the calls on those columns of the given int32 and weight arrays.
 
-        The arrays of a batch are read when it runs, so they may be rewritten between runs.
+        The arrays are read when it runs, so they may be rewritten between runs.
         """
-        pointer = lambda kind, array: ffi.NULL if array is None else ffi.cast(kind, array.ctypes.data)
+
+        def pointer(kind, array):
+            return ffi.NULL if array is None else ffi.cast(kind, array.ctypes.data)
+
         batch = ffi.new("struct batch *")
         batch.token, batch.position = pointer("int32_t *", token), pointer("int32_t *", position)
         batch.target, batch.weight = pointer("int32_t *", target), pointer("void *", weight)
-        calls, n_calls, run = ffi.new("struct call[]", self._calls), len(self._calls), self._run
+        calls, n_calls = ffi.new("struct call[]", self._calls), len(self._calls)
+        run_kernels = lib.run_f32 if self.dtype == np.float32 else lib.run_f64
 
-        def run_columns(start, n_tokens):
-            run(calls, n_calls, batch, start, n_tokens)
+        def run(start, n_tokens):
+            run_kernels(calls, n_calls, batch, start, n_tokens)
 
         # C holds bare pointers: the memory must live as long as the function
-        run_columns.keep = [*self._keep, token, position, target, weight]
-        return run_columns
+        run.keep = [*self._keep, token, position, target, weight]
+        self.run_kernels, self.calls, self.batch = run_kernels, calls, batch
+        return run

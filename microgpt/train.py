@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from . import data, model
+from . import data, kernels, model
 from .adam import Adam
 from .config import ConfigError
 from .kernels import ffi
@@ -154,10 +154,14 @@ class Trainer:
 
     def attention(self, layer):
         """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""
-        c, n = self.config, self.n_columns
-        probs = self.value(f"layer{layer}.attn.probs").reshape(-1, order="F").reshape(c.n_head, c.block_size, n)
-        starts = (self._positions() == 0).nonzero()[0].tolist() + [n]
-        return [unroll_lags(probs[:, :, i:j]) for i, j in zip(starts, starts[1:])]
+        values, rows, name = self.program.values, kernels.padded(self.n_columns), f"layer{layer}.attn"
+        probs, qkv = (
+            array.reshape(-1, order="F")[: rows * len(array)].reshape(rows, -1, order="F")
+            for array in (values[name + ".probs"], values[name + ".qkv"])
+        )
+        offsets = np.append(np.flatnonzero(self._positions() == 0), self.n_columns)
+        cache = kernels.AttentionCache(probs, qkv, offsets, self.config.n_head, self.config.block_size)
+        return [kernels.attention_weights(cache, i) for i in range(len(offsets) - 1)]
 
     def _positions(self):
         start, n = self.dataset.batch(self.adam.step_count - 1)
@@ -187,12 +191,3 @@ def n_held_out(n_documents, fraction):
             f"--val-fraction: expected to hold out less than all of the documents, found {n} of {n_documents}"
         )
     return n
-
-
-def unroll_lags(probs):
-    """n_head x lags x n weights by lag  ->  n_head x n x n, row t what token t gives to token s <= t."""
-    n_head, _, n = probs.shape
-    t, s = np.tril_indices(n)
-    weights = np.zeros((n_head, n, n), probs.dtype)
-    weights[:, t, s] = probs[:, t - s, t]
-    return weights

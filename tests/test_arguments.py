@@ -130,7 +130,7 @@ def refuse(name, case, out=None, error=(TypeError, ValueError), argument=None, *
     message = str(caught.value)
     assert type(caught.value) in (TypeError, ValueError)
     assert re.match(r"[a-z_.]+(\[\d\])?: expected .+, found .+", message, re.DOTALL), message
-    known = {*getattr(kernels, name).__annotations__, "cache.qkv", "cache.probs", "cache.offsets", "cache.n_head"}
+    known = {*getattr(kernels, name).__annotations__, "cache.qkv", "cache.probs", "cache.offsets", "cache.n_head", "cache.block_size"}
     assert message.split(":")[0].split("[")[0] in known
     if argument:
         assert message.startswith(argument), message
@@ -457,7 +457,17 @@ def test_forged_cache(field, kind):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"n_head": 4}, {"n_head": 1}, {"n_head": None}, {"offsets": None}, {"offsets": np.arange(5)}]
+    "changes",
+    [
+        {"n_head": 4},
+        {"n_head": 1},
+        {"n_head": None},
+        {"offsets": None},
+        {"offsets": np.arange(5)},
+        {"block_size": 1},
+        {"block_size": 100},
+        {"block_size": None},
+    ],
 )
 def test_forged_cache_scalars(changes):
     """A cache with another number of heads, or other documents, does not fit its own arrays."""

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from conftest import KERNELS
 
+from microgpt.kernels import padded
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
 
 PAGE = mmap.PAGESIZE

@@ -1,0 +1,55 @@
+"""Where the microseconds of a step go: every kernel call of the recorded program timed by itself.
+
+    python benchmarks/profile_step.py [--batch-size 16 --n-embd 64 --dtype float32 ...]
+
+Each call is repeated in place on one batch of the data (the least of many timings), so the caches are warm and the
+sum is a lower bound of the step.  Flags are those of `microgpt train`.
+"""
+
+import sys
+import time
+from collections import defaultdict
+
+from microgpt.config import Config
+from microgpt.kernels import ISA, ffi, lib
+from microgpt.train import Trainer
+
+
+def least(function, repeats=20, inner=20):
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(inner):
+            function()
+        best = min(best, (time.perf_counter() - start) / inner)
+    return best * 1e6
+
+
+def main():
+    config = Config(**{k[2:].replace("-","_"): eval(v) if v[0].isdigit() else v for k,v in zip(sys.argv[1::2],sys.argv[2::2])})
+    trainer = Trainer(config)
+    for _ in range(100):
+        trainer.step()
+    program, (start, n) = trainer.program, trainer.dataset.batch(100)
+    run, batch, calls = program.run_kernels, program.batch, program.calls
+    names = {getattr(lib, name): name.lower() for name in dir(lib) if name.isupper()}
+    empty = least(lambda: run(calls, 0, batch, start, n))
+    spent, count = defaultdict(float), defaultdict(int)
+    for i in range(len(calls)):
+        name = names[calls[i].kernel]
+        if name.startswith("matmul"):
+            name += f" {calls[i].size[0]} x {calls[i].size[1]}"
+        one = calls + i
+        spent[name] += least(lambda: run(one, 1, batch, start, n)) - empty
+        count[name] += 1
+    adam = least(trainer.adam.step)
+    whole = least(lambda: run(calls, len(calls), batch, start, n)) + adam
+    spent["adam (with its call)"], count["adam (with its call)"] = adam, 1
+    print(f"{config.dtype}, batch {config.batch_size}, n_embd {config.n_embd}, {n} columns, {ISA}")
+    for name, us in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"{us:9.2f} us {100 * us / whole:5.1f} %  {count[name]:3d} x {name}")
+    print(f"{sum(spent.values()):9.2f} us           sum\n{whole:9.2f} us           program and Adam together")
+
+
+if __name__ == "__main__":
+    main()
