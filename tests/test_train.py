@@ -8,7 +8,7 @@ import pytest
 from helpers import INPUT, golden, train
 from microgpt.config import Config, ConfigError
 from microgpt.data import DataError
-from microgpt.sample import Sampler
+from microgpt.sample import Sampler, SamplingError
 from microgpt.train import NotFiniteError, Trainer
 
 
@@ -129,6 +129,17 @@ def test_loss_not_finite(tmp_path, dtype, bad):
         trainer.step()
     assert raised.value.step == 3
     assert trainer.params.flat.tobytes() == before
+
+
+def test_sampling_not_finite(tmp_path):
+    """Where the logits are not finite nothing is drawn, at no temperature: the sampler raises."""
+    trainer = train(tmp_path, ["ab"])
+    sampler = Sampler(trainer.config, trainer.params, trainer.vocab)
+    for bad in (np.nan, np.inf):
+        trainer.params["lm_head"][:] = bad
+        for temperature in (0, 1.0):
+            with pytest.raises(SamplingError, match="finite"):
+                sampler.sample(trainer.rng, temperature)
 
 
 def test_errors_of_a_trainer(tmp_path):
