@@ -463,7 +463,7 @@ def test_forged_cache(field, kind):
         {"n_head": 1},
         {"n_head": None},
         {"offsets": None},
-        {"offsets": np.arange(5)},
+        {"offsets": np.arange(N + 2)},
         {"block_size": 1},
         {"block_size": 100},
         {"block_size": None},
