@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import reference
+
 from microgpt.adam import Adam
 from microgpt.config import Config
 

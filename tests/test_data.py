@@ -97,7 +97,7 @@ def test_long_documents_are_cut_to_the_block(write, block_size):
 
 
 def test_arrays(write):
-    """The data set is flat int32 arrays and weights in the run's precision, with an offset per document and one more."""
+    """The data set is flat int32 arrays, weights in the run's precision, and an offset per document and one more."""
     dataset = load(write(FILES["plain"]), block_size=6, batch_size=2, dtype="float32").dataset
     assert dataset.offsets == [0, 5, 11, 15, 20]  # emma, olivia (cut), ava, and emma again to fill a batch
     assert dataset.max_columns == 11

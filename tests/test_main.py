@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import INPUT, ROOT, golden, microgpt
+
 from microgpt.__main__ import main
 
 # These settings blow up within a few steps.
@@ -206,7 +207,8 @@ def test_no_escapes_in_pipes(folder):
 WHOLE = ["seed", "num-steps", "batch-size", "n-layer", "n-embd", "n-head", "block-size", "log-every", "num-samples"]
 REAL = ["learning-rate", "beta1", "beta2", "eps", "init-std", "temperature"]
 ZERO_IS_BAD = {*WHOLE, "learning-rate", "eps", "init-std"} - {"seed", "num-samples"}
-BAD = ["nan", "inf", "-inf", "-1", "1e400", str(2**63), str(10**20), "1_000", "١٢", "", "ten", "0x10", " 1", "9" * 5000]
+BAD = ["nan", "inf", "-inf", "-1", "1e400", str(2**63), str(10**20), "9" * 5000]
+BAD += ["1_000", "١٢", "", "ten", "0x10", " 1"]
 BAD_NUMBERS = [(flag, text) for flag in WHOLE + REAL for text in BAD + ["0"] * (flag in ZERO_IS_BAD)]
 BAD_NUMBERS += [(flag, "1.5") for flag in WHOLE] + [("beta1", "1"), ("beta2", "1.0"), ("learning-rate", "1e-400")]
 
@@ -349,12 +351,11 @@ def test_signals(folder, number, code):
     """Interrupted or terminated, a run ends with the signal's exit code and without a traceback."""
     command = [sys.executable, "-m", "microgpt", "train", "--log-every", "1", "--num-steps", "1000000000"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with open("out", "w+b") as out:
-        with subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.PIPE) as process:
-            while b"step" not in (folder / "out").read_bytes():
-                assert process.poll() is None
-            process.send_signal(number)
-            error = process.stderr.read()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while b"step" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        _, error = process.communicate()
     assert process.returncode == code
     assert b"Traceback" not in error and error.count(b"\n") <= 1
 

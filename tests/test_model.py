@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 from helpers import encoded, train
+
 from microgpt.sample import Sampler
 
 # n_layer, n_embd, n_head, block_size, distinct characters, documents in the batch

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import INPUT, golden, train
+
 from microgpt.config import Config, ConfigError
 from microgpt.data import DataError
 from microgpt.sample import Sampler, SamplingError
