@@ -156,7 +156,7 @@ def load(path):
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, ArithmeticError, MemoryError, RecursionError, zipfile.error, struct.error) as error:
+    except (ValueError, ArithmeticError, MemoryError, RuntimeError, zipfile.error, struct.error) as error:
         raise CheckpointError(f"{path}: expected a checkpoint, found a damaged file: {error}") from None
 
 

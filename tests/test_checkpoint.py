@@ -1,0 +1,124 @@
+"""Checkpoint files: what is saved comes back, for this program and for numpy.load."""
+
+import io
+import json
+import sys
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+from microgpt import checkpoint
+from microgpt.checkpoint import CheckpointError
+from runs import everything, tiny_trainer
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("settings", [{}, {"n_layer": 2}, {"n_embd": 1, "n_head": 1}, {"block_size": 1}], ids=str)
+def test_round_trip(tmp_path, dtype, settings):
+    """A loaded checkpoint holds every value of the saved one, to the last bit."""
+    saved = tiny_trainer(tmp_path, 5, dtype=dtype, **settings).checkpoint()
+    checkpoint.write(str(tmp_path / "c"), saved.to_bytes())
+    loaded = checkpoint.load(str(tmp_path / "c"))
+    assert everything(loaded) == everything(saved)
+    assert bytes(loaded.to_bytes()) == (tmp_path / "c").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["a,b[c{d\"e\\f", "zoë 🙂\u2028\x0b", "\x00\x7f"], ids=["JSON", "Unicode", "control"])
+def test_odd_characters(tmp_path, text):
+    """Vocabularies of any characters, and paths of any bytes, come back."""
+    path = tmp_path / "in\udcff,[\"\n.txt"
+    path.write_text(text, encoding="utf-8")
+    from microgpt.config import Config
+    from microgpt.train import Trainer
+
+    saved = Trainer(Config(input=str(path), n_embd=4)).checkpoint()
+    (tmp_path / "c").write_bytes(saved.to_bytes())
+    assert everything(checkpoint.load(str(tmp_path / "c"))) == everything(saved)
+
+
+def test_numpy_reads_it(tmp_path):
+    """numpy.load without pickle finds the named matrices, column-major, Adam's moments and a JSON text."""
+    trainer = tiny_trainer(tmp_path, 3)
+    with np.load(io.BytesIO(trainer.checkpoint().to_bytes()), allow_pickle=False) as file:
+        assert file.files == ["run", *trainer.params.views, "m", "v"]
+        for name, view in trainer.params.views.items():
+            assert file[name].flags.f_contiguous
+            np.testing.assert_array_equal(file[name], view)
+        np.testing.assert_array_equal(file["m"], trainer.adam.m)
+        run = json.loads(file["run"].tobytes())
+    assert run["step"] == 3 and run["config"]["n_embd"] == 4 and run["vocab"] == "".join(trainer.vocab)
+
+
+def test_no_time_of_day(tmp_path):
+    """Equal runs give equal bytes: every member has the same date, and none is compressed."""
+    first, second = (bytes(tiny_trainer(tmp_path, 4).checkpoint().to_bytes()) for _ in range(2))
+    assert first == second
+    for info in zipfile.ZipFile(io.BytesIO(first)).infolist():
+        assert info.date_time == (1980, 1, 1, 0, 0, 0) and info.compress_type == zipfile.ZIP_STORED
+
+
+def test_loading_runs_nothing_and_opens_nothing_else(tmp_path):
+    """Loading imports, compiles and executes nothing, and opens the file alone."""
+    path = str(tmp_path / "c")
+    checkpoint.write(path, tiny_trainer(tmp_path, 1).checkpoint().to_bytes())
+    checkpoint.load(path)  # whatever is imported once
+    seen, me = [], threading.get_ident()
+
+    def audit(event, arguments):
+        if watching and threading.get_ident() == me:
+            seen.append((event, arguments[0] if arguments else None))
+
+    watching = True
+    sys.addaudithook(audit)
+    try:
+        checkpoint.load(path)
+    finally:
+        watching = False
+    assert {event for event, _ in seen} <= {"open", "os.open"} and ("open", path) in seen
+    assert {found for event, found in seen if event == "open"} == {path}
+
+
+def test_a_write_replaces_and_keeps(tmp_path):
+    """A write leaves the new content, the old one under its second name, and no temporary file."""
+    path, previous = tmp_path / "c", tmp_path / "p"
+    for content in b"one", b"two", b"three":
+        checkpoint.write(str(path), content, str(previous))
+    assert (path.read_bytes(), previous.read_bytes()) == (b"three", b"two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "p"]
+
+
+def test_a_stale_temporary_file_is_replaced(tmp_path):
+    """What an earlier crash left, even a link to another file, is removed and not written through."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / ".c.tmp").symlink_to(victim)
+    checkpoint.write(str(tmp_path / "c"), b"new")
+    assert (victim.read_bytes(), (tmp_path / "c").read_bytes()) == (b"mine", b"new")
+
+
+def test_a_write_that_lies_is_noticed(tmp_path, monkeypatch):
+    """When the disk claims to have written what it did not, the old file stays."""
+    path = tmp_path / "c"
+    checkpoint.write(str(path), b"old")
+    monkeypatch.setattr(checkpoint.os, "write", lambda fd, data: len(data))
+    with pytest.raises(OSError, match="read back"):
+        checkpoint.write(str(path), b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_not_finite_is_not_saved(tmp_path):
+    """Weights that are no longer numbers are an error and not a checkpoint that nobody can load."""
+    from microgpt import NotFiniteError
+
+    trainer = tiny_trainer(tmp_path)
+    trainer.params["wte"][0, 0] = np.nan
+    with pytest.raises(NotFiniteError):
+        trainer.checkpoint()
+
+
+def test_a_vocabulary_too_large_to_load_is_not_saved(tmp_path, monkeypatch):
+    """What would not be loaded is not saved."""
+    monkeypatch.setattr(checkpoint, "MAX_JSON", 1000)
+    with pytest.raises(CheckpointError, match="at most 1000 bytes"):
+        tiny_trainer(tmp_path).checkpoint().to_bytes()

@@ -1,0 +1,530 @@
+"""Hostile checkpoints: whatever a file holds, it loads to exactly the saved values or is refused as CheckpointError."""
+
+import io
+import json
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from microgpt import checkpoint
+from microgpt.checkpoint import CheckpointError
+from runs import everything, often, tiny_trainer
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    return tiny_trainer(tmp_path_factory.mktemp("run"), 4, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def good(trainer):
+    """The bytes of a fine checkpoint."""
+    return bytes(trainer.checkpoint().to_bytes())
+
+
+@pytest.fixture(scope="module")
+def values(good, tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "c"
+    path.write_bytes(good)
+    return everything(checkpoint.load(str(path)))
+
+
+def parts(good):
+    """(JSON, arrays) of a checkpoint."""
+    with np.load(io.BytesIO(good)) as file:
+        arrays = {name: file[name] for name in file.files}
+    return json.loads(arrays.pop("run").tobytes()), arrays
+
+
+def pack(text, arrays):
+    file = io.BytesIO()
+    np.savez(file, run=np.frombuffer(text, np.uint8), **arrays)
+    return file.getvalue()
+
+
+def sealed(run, arrays):
+    """A checkpoint whose hash is right, so that only what it says can be wrong."""
+    run = run | {"sha256": checkpoint.digest(run, map(np.asfortranarray, arrays.values()))}
+    return pack(checkpoint.encode(run), arrays)
+
+
+# ---- by hand: each makes bytes from those of a fine checkpoint ----
+
+
+def with_run(**changes):
+    """The JSON with some values changed, and sealed again; None deletes a key."""
+
+    def change(good):
+        run, arrays = parts(good)
+        for key, value in changes.items():
+            run.pop(key) if value is DELETE else run.__setitem__(key, value)
+        return sealed(run, arrays)
+
+    return change
+
+
+def with_config(**changes):
+    def change(good):
+        run, arrays = parts(good)
+        for key, value in changes.items():
+            run["config"].pop(key) if value is DELETE else run["config"].__setitem__(key, value)
+        return sealed(run, arrays)
+
+    return change
+
+
+def with_text(change):
+    """The JSON text changed, with the old hash in it."""
+
+    def changed(good):
+        run, arrays = parts(good)
+        return pack(change(checkpoint.encode(run)), arrays)
+
+    return changed
+
+
+def with_arrays(change):
+    def changed(good):
+        run, arrays = parts(good)
+        arrays = change(arrays)
+        return sealed(run, arrays)
+
+    return changed
+
+
+def put(name, index, value):
+    def change(arrays):
+        arrays[name] = arrays[name].copy("F")
+        arrays[name].reshape(-1, order="F")[index] = value
+        return arrays
+
+    return with_arrays(change)
+
+
+def shaped(name, change):
+    return with_arrays(lambda arrays: arrays | {name: change(arrays[name])})
+
+
+def rng_state(**changes):
+    def change(good):
+        run, arrays = parts(good)
+        state = run["rng_state"]
+        for key, value in changes.items():
+            place, index = {"version": (state, 0), "gauss": (state, 2)}.get(key) or (state[1], int(key[4:] or -1))
+            place[index] = value
+        return sealed(run, arrays)
+
+    return change
+
+
+def rewritten(change):
+    """The same members in an archive written in another way."""
+
+    def changed(good):
+        file = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(file, "w") as new:
+            change(old, new)
+        return file.getvalue()
+
+    return changed
+
+
+def copy(old, new, **options):
+    for info in old.infolist():
+        new.writestr(zipfile.ZipInfo(info.filename), old.read(info), **options)
+
+
+def patched(find, replacement, last=False):
+    def change(good):
+        at = good.rfind(find) if last else good.find(find)
+        assert at >= 0
+        return good[:at] + replacement + good[at + len(replacement) :]
+
+    return change
+
+
+def duplicated(old, new):
+    copy(old, new)
+    new.writestr(zipfile.ZipInfo("run.npy"), old.read("run.npy"))
+
+
+def commented(old, new):
+    copy(old, new)
+    new.comment = b"hello"
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/never",)
+
+
+def pickled(good):
+    run, arrays = parts(good)
+    file = io.BytesIO()
+    np.savez(file, run=np.frombuffer(checkpoint.encode(run), np.uint8), **(arrays | {"wte": np.array([Evil()], object)}))
+    return file.getvalue()
+
+
+def bomb(good):
+    """A JSON text of 20 MB that takes 20 kB as it is stored."""
+    run, arrays = parts(good)
+    file = io.BytesIO()
+    np.savez_compressed(file, run=np.full(20_000_000, ord(" "), np.uint8), **arrays)
+    return file.getvalue()
+
+
+def huge_header(good):
+    """An array header that claims 2^40 numbers."""
+    header = np.lib.format.header_data_from_array_1_0(np.zeros(1))
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, header | {"shape": (2**40,)})
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("run.npy", file.getvalue())
+    return out.getvalue()
+
+
+DELETE = object()
+KINDS = {
+    # the container
+    "empty": lambda good: b"",
+    "one byte": lambda good: good[:1],
+    "half a zip header": lambda good: good[:20],
+    "one zip header": lambda good: good[:30],
+    "no directory": lambda good: good[: good.find(b"PK\1\2")],
+    "half a directory": lambda good: good[: good.find(b"PK\1\2") + 100],
+    "all but the last byte": lambda good: good[:-1],
+    "one byte more": lambda good: good + b"\0",
+    "a megabyte more": lambda good: good + bytes(2**20),
+    "one byte before": lambda good: b"\0" + good,
+    "zeros": lambda good: bytes(len(good)),
+    "zeros at the end": lambda good: good[:-500] + bytes(500),
+    "zeros inside": lambda good: good[:9000] + bytes(512) + good[9512:],
+    "twice": lambda good: good + good,
+    "text": lambda good: b"emma\nolivia\n" * 1000,
+    "pickle": lambda good: pickle.dumps(parts(good)),
+    "bare npy": lambda good: good[good.find(b"\x93NUMPY") :],
+    "other zip": rewritten(lambda old, new: new.writestr("readme.txt", "hello")),
+    "empty zip": rewritten(lambda old, new: None),
+    "compressed": rewritten(lambda old, new: copy(old, new, compress_type=zipfile.ZIP_DEFLATED)),
+    "bomb": bomb,
+    "huge header": huge_header,
+    "other zip headers": rewritten(copy),
+    "member twice": rewritten(duplicated),
+    "comment": rewritten(commented),
+    "encrypted": patched(b"PK\1\2", b"PK\1\2\x14\3\x14\0\1"),
+    "other name in the directory": patched(b"wte.npy", b"wtf.npy", last=True),
+    "other name in the header": patched(b"wte.npy", b"wtf.npy"),
+    "members in another order": with_arrays(lambda arrays: dict(reversed(arrays.items()))),
+    "member too many": with_arrays(lambda arrays: arrays | {"more": np.zeros(3, np.float32)}),
+    "member missing": with_arrays(lambda arrays: {name: a for name, a in arrays.items() if name != "lm_head"}),
+    "no m": with_arrays(lambda arrays: {name: a for name, a in arrays.items() if name != "m"}),
+    "no run": lambda good: good[good.find(b"PK\3\4", 4) :],
+    "object array": pickled,
+    # the arrays
+    "row-major": shaped("wte", np.ascontiguousarray),
+    "transposed": shaped("wte", lambda a: np.asfortranarray(a.T)),
+    "flat": shaped("wte", lambda a: a.ravel()),
+    "too short": shaped("v", lambda a: a[:-1]),
+    "too long": shaped("v", lambda a: np.append(a, a[:1])),
+    "no numbers": shaped("m", lambda a: a[:0]),
+    "float64": shaped("wte", lambda a: a.astype(np.float64)),
+    "big-endian": shaped("wte", lambda a: a.astype(">f4")),
+    "int32": shaped("wte", lambda a: a.view(np.int32)),
+    "structured": shaped("m", lambda a: a.view([("x", np.float32)])),
+    "bytes": shaped("m", lambda a: a.view("S4")),
+    "NaN weight": put("wte", 5, np.nan),
+    "infinite weight": put("lm_head", 0, np.inf),
+    "NaN in m": put("m", 0, np.nan),
+    "infinite v": put("v", 0, np.inf),
+    "negative v": put("v", -1, -1e-30),
+    "another weight, old hash": lambda good: good[:-2500] + bytes([good[-2500] ^ 1]) + good[-2499:],
+    # the JSON
+    "no JSON": with_text(lambda text: b"hello"),
+    "half JSON": with_text(lambda text: text[:-1]),
+    "JSON list": with_text(lambda text: b"[1, 2]"),
+    "JSON number": with_text(lambda text: b"1"),
+    "JSON null": with_text(lambda text: b"null"),
+    "space": with_text(lambda text: text + b" "),
+    "BOM": with_text(lambda text: b"\xef\xbb\xbf" + text),
+    "UTF-16": with_text(lambda text: text.decode().encode("utf-16")),
+    "not UTF-8": with_text(lambda text: text.replace(b"names", b"nam\xffs")),
+    "key twice": with_text(lambda text: text[:-1] + b', "step": 4}'),
+    "NaN": with_text(lambda text: text.replace(b'"beta1_t": ', b'"beta1_t": NaN, "x": ')),
+    "1e999": with_text(lambda text: text.replace(b'"step": 4', b'"step": 1e999')),
+    "5,000 digits": with_text(lambda text: text.replace(b'"step": 4', b'"step": ' + b"4" * 5000)),
+    "400 digits": with_text(lambda text: text.replace(b'"learning_rate": 0.01', b'"learning_rate": 1' + b"0" * 400)),
+    "deep": with_text(lambda text: b"[" * 100_000),
+    "wide": with_text(lambda text: b"[" + b"[],[]," * 100_000),
+    "long": with_text(lambda text: b" " * 2**21),
+    "escaped": with_text(lambda text: text.replace(b'"vocab": "a', b'"vocab": "\\u0061')),
+    "other version": with_run(format=2),
+    "no version": with_run(format=DELETE),
+    "version as text": with_run(format="1"),
+    "key missing": with_run(n_worse=DELETE),
+    "key unknown": with_run(more=1),
+    "config missing": with_run(config=DELETE),
+    "config a list": with_run(config=[1]),
+    "setting missing": with_config(n_embd=DELETE),
+    "setting unknown": with_config(more=1),
+    "setting as text": with_config(n_embd="4"),
+    "setting as bool": with_config(n_layer=True),
+    "setting as real": with_config(n_embd=4.0),
+    "setting null": with_config(seed=None),
+    "no heads": with_config(n_head=0),
+    "heads that do not divide": with_config(n_head=3),
+    "block of 0": with_config(block_size=0),
+    "negative width": with_config(n_embd=-4),
+    "width 2^31": with_config(n_embd=2**31, n_head=1),
+    "width 2^62": with_config(n_embd=2**62, n_head=1),
+    "large width": with_config(n_embd=2**16),
+    "another width": with_config(n_embd=8),
+    "another block": with_config(block_size=5),
+    "one more layer": with_config(n_layer=2),
+    "1,000 layers": with_config(n_layer=1000),
+    "other precision": with_config(dtype="float64"),
+    "no precision": with_config(dtype="float16"),
+    "no input": with_config(input=""),
+    "empty vocabulary": with_run(vocab=""),
+    "vocabulary with a character twice": with_run(vocab="abcdefgg"),
+    "vocabulary not sorted": with_run(vocab="bacdefgh"),
+    "vocabulary too short": with_run(vocab="abcdefg"),
+    "vocabulary with a line end": with_run(vocab="\nabcdefg"),
+    "vocabulary with half a character": with_run(vocab="abcdefg\ud800"),
+    "vocabulary a list": with_run(vocab=list("abcdefgh")),
+    "negative step": with_run(step=-1),
+    "step past the end": with_run(step=9),
+    "step as real": with_run(step=4.0),
+    "step as bool": with_run(step=True),
+    "beta above 1": with_run(beta1_t=1.5),
+    "beta as text": with_run(beta2_t="0"),
+    "best loss negative": with_run(best_val_loss=-1.0),
+    "best loss as text": with_run(best_val_loss="1"),
+    "more worse than steps": with_run(n_worse=5),
+    "hash of the data too short": with_run(data_sha256="ab"),
+    "hash of the data a number": with_run(data_sha256=1),
+    "generator of another kind": rng_state(version=2),
+    "generator null": with_run(rng_state=None),
+    "generator too short": with_run(rng_state=[3, [1] * 624, None]),
+    "generator's word too large": rng_state(word0=2**32),
+    "generator's word negative": rng_state(word5=-1),
+    "generator's word real": rng_state(word5=1.0),
+    "generator's word a list": rng_state(word5=[]),
+    "generator's index": rng_state(word=625),
+    "generator's index negative": rng_state(word=-1),
+    "generator's gauss": rng_state(gauss=1e300),
+    "generator's gauss as text": rng_state(gauss="0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_by_hand(good, tmp_path, kind):
+    """Each of these is refused, in one line that names the file."""
+    bad = kind(good)
+    assert bad != good
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(bad)
+    with pytest.raises(CheckpointError) as refused:
+        checkpoint.load(str(path))
+    assert str(path) in str(refused.value) and len(str(refused.value)) < 1000
+
+
+def test_the_seal_itself(good, tmp_path, values):
+    """Without a change the helpers above make a fine checkpoint: what they refuse is refused for the change."""
+    run, arrays = parts(good)
+    (tmp_path / "c").write_bytes(sealed(run, arrays))
+    assert everything(checkpoint.load(str(tmp_path / "c"))) == values
+
+
+NO_FILES = {
+    "missing": lambda path: None,
+    "directory": lambda path: path.mkdir(),
+    "FIFO": lambda path: os.mkfifo(path),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "link to itself": lambda path: path.symlink_to(path),
+    "link to nothing": lambda path: path.symlink_to(path.with_name("nothing")),
+    "10 GB of nothing": lambda path: os.truncate(os.open(path, os.O_RDWR | os.O_CREAT), 10 * 10**9),
+}
+
+
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES.keys())
+def test_not_a_file(tmp_path, make):
+    """What is no file of a checkpoint's size is refused at once, without waiting for it or reading it."""
+    make(tmp_path / "c")
+    with pytest.raises(CheckpointError):
+        checkpoint.load(str(tmp_path / "c"))
+
+
+def test_a_good_head_and_10_gigabytes(good, tmp_path):
+    """A file is as large as its settings demand, or is refused before it is read."""
+    path = tmp_path / "c"
+    path.write_bytes(good)
+    os.truncate(path, 10 * 10**9)
+    with pytest.raises(CheckpointError, match="10000000000 bytes"):
+        checkpoint.load(str(path))
+
+
+def test_a_path_with_a_nul():
+    """Not even the path can raise anything else."""
+    with pytest.raises(CheckpointError):
+        checkpoint.load("a\0b")
+
+
+def test_a_file_that_changes_while_it_is_read(good, tmp_path, monkeypatch):
+    """A file that shrinks or changes between the look at its head and the rest is refused."""
+    path = tmp_path / "c"
+    for change in good[:-100], good[:100] + b"x" + good[101:]:
+        path.write_bytes(good)
+        original = checkpoint.parse_run
+        monkeypatch.setattr(checkpoint, "parse_run", lambda run: (path.write_bytes(change), original(run))[1])
+        with pytest.raises(CheckpointError):
+            checkpoint.load(str(path))
+        monkeypatch.undo()
+
+
+# ---- by chance ----
+
+
+def mutate(rng, good):
+    """One of eight kinds of damage."""
+    data = bytearray(good)
+    at, size = rng.randrange(len(data)), rng.randint(1, 64)
+    kind = rng.randrange(8)
+    if kind == 0:
+        data[at] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        data = data[:at]
+    elif kind == 2:
+        data += rng.randbytes(size)
+    elif kind == 3:
+        data[at : at + size] = bytes(len(data[at : at + size]))
+    elif kind == 4:
+        del data[at : at + size]
+    elif kind == 5:
+        data[at:at] = rng.randbytes(size)
+    elif kind == 6:
+        other = rng.randrange(len(data))
+        data[at : at + size], data[other : other + size] = data[other : other + size], data[at : at + size]
+    else:
+        data[at : at + size] = rng.randbytes(len(data[at : at + size]))
+    return bytes(data)
+
+
+def check(path, data, values):
+    """True when it is accepted, and then with the right values."""
+    path.write_bytes(data)
+    try:
+        found = checkpoint.load(str(path))
+    except CheckpointError:
+        return False
+    assert everything(found) == values
+    return True
+
+
+def test_every_length(good, values, tmp_path):
+    """No beginning of a checkpoint is accepted."""
+    path = tmp_path / "c"
+    path.write_bytes(good)
+    for size in range(len(good) - 1, -1, -often(7, 1)):
+        os.truncate(path, size)
+        with pytest.raises(CheckpointError):
+            checkpoint.load(str(path))
+
+
+def test_mutations(good, values, tmp_path):
+    """Damaged anywhere, in any of eight ways, it gives the right values or is refused."""
+    rng = random.Random(5)
+    n = often(30_000, 200_000)
+    accepted = sum(check(tmp_path / "c", mutate(rng, good), values) for _ in range(n))
+    assert accepted < n / 20  # bytes that say nothing, such as dates
+
+
+def test_every_bit_outside_of_the_arrays(good, values, tmp_path):
+    """So it is for each bit of the zip and array headers and of the settings."""
+    run_end = good.find(b"PK\3\4", 4)
+    places = [i for i in range(len(good)) if good[i : i + 2] == b"PK"]
+    near = sorted({i for p in places for i in range(p, min(p + 190, len(good)))} | set(range(0, run_end, often(40, 3))))
+    for i in near:
+        for bit in range(8) if often(0, 1) else [i % 8]:
+            data = bytearray(good)
+            data[i] ^= 1 << bit
+            check(tmp_path / "c", bytes(data), values)
+
+
+def test_sealed_mutations(good, tmp_path):
+    """With the hash made right again the values may be others, but it is still those or CheckpointError."""
+    rng = random.Random(6)
+    run, arrays = parts(good)
+    odd = [None, True, -1, 0, 1, 0.5, 2**31, 2**63, 1e300, "", "a", [], {}, [[]], "\ud800", -0.0]
+    for _ in range(often(1500, 10_000)):
+        changed = json.loads(json.dumps(run))
+        place = rng.choice([changed, changed["config"], changed["config"]])
+        key = rng.choice(list(place))
+        if rng.random() < 0.1:
+            del place[key]
+        else:
+            place[key] = rng.choice(odd)
+        some = dict(arrays)
+        name = rng.choice(list(some))
+        some[name] = some[name].copy("F")
+        some[name].reshape(-1, order="F").view(np.uint8)[rng.randrange(some[name].nbytes)] = rng.randrange(256)
+        (tmp_path / "c").write_bytes(sealed(changed, some))
+        try:
+            found = checkpoint.load(str(tmp_path / "c"))
+        except CheckpointError:
+            continue
+        assert {name: a.tobytes() for name, a in found.params.items()} == {
+            name: some[name].tobytes() for name in found.params
+        }
+
+
+# ---- memory ----
+
+MEMORY = """
+import resource, sys
+from microgpt import checkpoint, run
+import microgpt
+microgpt.load(sys.argv[1])  # whatever is imported once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    found = microgpt.load(sys.argv[2])
+    print("loaded", end=" ")
+except microgpt.CheckpointError:
+    print("refused", end=" ")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def memory_of_loading(small, path):
+    command = [sys.executable, "-c", MEMORY, str(small), str(path)]
+    outcome, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return outcome, int(grown)
+
+
+@pytest.mark.parametrize("what", ["fine", "bomb", "deep", "wide", "long text", "many members", "10 GB"])
+def test_memory(tmp_path, good, what):
+    """Loading takes at most twice the file's size and 16 MB, whether it is accepted or refused."""
+    small, path = tmp_path / "small", tmp_path / "c"
+    small.write_bytes(good)
+    if what == "fine":
+        path.write_bytes(tiny_trainer(tmp_path, 1, n_embd=512, n_head=8).checkpoint().to_bytes())
+    elif what == "long text":
+        path.write_bytes(with_config(input="x" * 1_000_000 + "🙂")(good))
+    elif what == "many members":
+        arrays_end, directory = good.find(b"PK\1\2"), (b"PK\1\2" + bytes(42)) * 20_000
+        end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 20_000, 20_000, len(directory), arrays_end, 0)
+        path.write_bytes(good[:arrays_end] + directory + end)
+    elif what == "10 GB":
+        path.write_bytes(good)
+        os.truncate(path, 10 * 10**9)
+    else:
+        path.write_bytes(KINDS[what](good))
+    outcome, grown = memory_of_loading(small, path)
+    assert outcome == ("loaded" if what in ("fine", "long text") else "refused")
+    assert grown <= 2 * min(path.stat().st_size, 10**9) + 16 * 2**20
