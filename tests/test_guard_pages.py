@@ -87,6 +87,7 @@ def calls(width):
             sizes = [n_embd, n_head, block, n]
             arrays = [size, rows * n_head * block, cache, cache, 2 * rows * n_embd, size, size, size, position]
             yield "attention_cached", arrays, sizes
+    yield "attention_cached", [0] * 8 + [np.zeros(0, np.int32)], [m, 1, 1, 0]
     yield "adam", [m] * 4, [0.01, 0.9, 0.99, 1e-8, 0.1, 0.01, m]
 
 

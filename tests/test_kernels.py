@@ -95,6 +95,23 @@ def test_matmul_at_every_size(isa, dtype):
     assert same_bits(big, before)
 
 
+@pytest.mark.parametrize("isa", KERNELS)
+def test_matmul_beyond_one_block(isa, dtype):
+    """Sums longer than a block of the product, for every height and width of a tile, forward and transposed: exact to
+    k eps |a| |b|, and the same bits by either way."""
+    kernels = KERNELS[isa]
+    rng = np.random.default_rng(0)
+    k = 129
+    w, x = (np.asfortranarray(rng.standard_normal((k, n)).astype(dtype)) for n in (130, 13))
+    expected, scale = w.astype(np.longdouble).T @ x, abs(w.astype(np.longdouble)).T @ abs(x)
+    for m in (1, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 130):
+        for n in range(1, 14):
+            dx = kernels.matmul_backward(x[:, :n], w[:, :m], np.zeros((m, n), dtype))[1]
+            y = kernels.matmul_forward(w[:, :m].T, x[:, :n])
+            assert_close(y, expected[:m, :n], k, scale[:m, :n])
+            assert same_bits([y], [dx])
+
+
 def test_matmul_backward_leaves_out_what_is_not_asked_for(kernels, dtype):
     """With None in its place a gradient is not computed, and the other one has the same bits."""
     case = arguments(kernels, "matmul_backward", dtype, 9, 5)
