@@ -7,12 +7,14 @@ All modules come from the same sources and give the same bits; microgpt/kernels.
 import copy
 import os
 import platform
+import shutil
 from pathlib import Path
 
 from cffi import FFI
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
-HEADER = Path(__file__).resolve().parent / "csrc" / "kernels.h"
+CSRC = Path(__file__).resolve().parent / "csrc"
 
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
@@ -25,8 +27,8 @@ FLAGS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(
 
 def make_ffibuilder(name):
     ffibuilder = FFI()
-    ffibuilder.cdef(HEADER.read_text())
-    ffibuilder.set_source(name, '#include <stdint.h>\n#include "kernels.h"')
+    ffibuilder.cdef((CSRC / "kernels.h").read_text())
+    ffibuilder.set_source(name, '#include <stddef.h>\n#include <stdint.h>\n#include "kernels.h"')
     return ffibuilder
 
 
@@ -56,3 +58,12 @@ class BuildExt(build_ext):
         extension.sources.append(str(wrapper))
         super().build_extension(extension)
         self.build_temp = build_temp
+
+
+class BuildPy(build_py):
+    """Put the C sources into the installed package too, for those who compile them (see microgpt.get_include)."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(CSRC, Path(self.build_lib) / "microgpt" / "csrc", dirs_exist_ok=True)

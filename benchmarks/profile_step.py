@@ -26,7 +26,7 @@ def least(function, repeats=20, inner=20):
 
 
 def main():
-    config = Config(**{k[2:].replace("-","_"): eval(v) if v[0].isdigit() else v for k,v in zip(sys.argv[1::2],sys.argv[2::2])})
+    config = Config(**{k[2:].replace("-","_"): eval(v) if v.replace(".","").isdigit() else v for k,v in zip(sys.argv[1::2],sys.argv[2::2])})
     trainer = Trainer(config)
     for _ in range(100):
         trainer.step()

@@ -1,6 +1,6 @@
 /* The kernels of microgpt: every forward pass with its backward pass, for float (_f32) and double (_f64).
 
-   This file is C's header and, word for word, cffi's cdef; include <stdint.h> before it.
+   This file is C's header and, word for word, cffi's cdef; include <stddef.h> and <stdint.h> before it.
 
    Matrices are column-major: element (i, j) of an m x n matrix with leading dimension ld >= m is at [j*ld + i]; where no
    ld is given, ld = m.  An activation is features x tokens, one column per token.  Arguments: outputs, inputs, sizes.
@@ -81,18 +81,18 @@ void attention_cached_f64(double *out, double *probs, double *keys, double *valu
                           int block_size, int n_tokens);
 
 /* y = max(0, x), n elements. */
-void relu_forward_f32(float *y, const float *x, int n);
-void relu_forward_f64(double *y, const double *x, int n);
+void relu_forward_f32(float *y, const float *x, size_t n);
+void relu_forward_f64(double *y, const double *x, size_t n);
 /* dx += dy where y > 0. */
-void relu_backward_f32(float *dx, const float *dy, const float *y, int n);
-void relu_backward_f64(double *dx, const double *dy, const double *y, int n);
+void relu_backward_f32(float *dx, const float *dy, const float *y, size_t n);
+void relu_backward_f64(double *dx, const double *dy, const double *y, size_t n);
 
 /* y = a + b, n elements. */
-void add_forward_f32(float *y, const float *a, const float *b, int n);
-void add_forward_f64(double *y, const double *a, const double *b, int n);
+void add_forward_f32(float *y, const float *a, const float *b, size_t n);
+void add_forward_f64(double *y, const double *a, const double *b, size_t n);
 /* da += dy, db += dy. */
-void add_backward_f32(float *da, float *db, const float *dy, int n);
-void add_backward_f64(double *da, double *db, const double *dy, int n);
+void add_backward_f32(float *da, float *db, const float *dy, size_t n);
+void add_backward_f64(double *da, double *db, const double *dy, size_t n);
 
 /* probs = softmax(logits) down each column, losses[j] = -log probs[target[j], j], loss[0] = sum over j of
    weight[j] losses[j].  logits, probs: m x n; the others n.  loss depends on all columns. */
@@ -109,9 +109,9 @@ void cross_entropy_backward_f64(double *dlogits, const double *probs, const int3
 /* One step of Adam on n parameters: m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2,
    param -= learning_rate (m / m_correction) / (sqrt(v / v_correction) + eps), x_correction being 1 - beta^t at step t. */
 void adam_f32(float *param, float *m, float *v, const float *grad, double learning_rate, double beta1, double beta2,
-              double eps, double m_correction, double v_correction, int n);
+              double eps, double m_correction, double v_correction, size_t n);
 void adam_f64(double *param, double *m, double *v, const double *grad, double learning_rate, double beta1, double beta2,
-              double eps, double m_correction, double v_correction, int n);
+              double eps, double m_correction, double v_correction, size_t n);
 
 /* The best instruction set of this machine: 2 AVX-512, 1 AVX2 with FMA or NEON, 0 none of them. */
 int best_isa(void);

@@ -2,11 +2,13 @@
 
     train(...)    train a model                load(path)    load one
     Model         sample, score, evaluate      kernels       the C kernels as NumPy functions
+    get_include() the directory of the C sources, for those who compile them
 
 The errors that these raise are ConfigError, DataError, CheckpointError and NotFiniteError.
 """
 
 from importlib import import_module
+from pathlib import Path
 
 __version__ = "0.1.0"
 
@@ -19,7 +21,17 @@ _HOME = {
     "CheckpointError": "checkpoint",
     "NotFiniteError": "train",
 }
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", "get_include", *_HOME]
+
+
+def get_include():
+    """The directory of kernels.h and kernels.c: another C or cffi project includes the one and compiles the other.
+
+    With any flags, but for -ffp-contract=off, which the same bits need, and without -ffast-math.
+    """
+    here = Path(__file__).parent
+    installed = here / "csrc"
+    return str(installed if installed.is_dir() else here.parent / "csrc")
 
 
 def __getattr__(name):

@@ -26,7 +26,10 @@ class Program:
         if name not in self.values:
             flat = aligned(rows * self.max_tokens, self.dtype)
             self.values[name] = flat.reshape(rows, self.max_tokens, order="F")
-        return self.values[name]
+        array = self.values[name]
+        if len(array) != rows:
+            raise ValueError(f"{name}: expected {len(array)} rows, as before, found {rows}")
+        return array
 
     def zeros(self, name, rows):
         """The same, set to zero at this place of every run."""
@@ -64,7 +67,7 @@ class Program:
 
     def attention_cached(self, name, q, k, v, n_head, block_size):
         n_embd = len(q)
-        out, probs = self.array(name, n_embd), self.array("probs", n_head * block_size)
+        out, probs = self.array(name, n_embd), self.array(name + ".probs", n_head * block_size)
         keys, values = self.array(name + ".keys", n_embd * block_size), self.array(name + ".values", n_embd * block_size)
         work = self.array("work", 2 * n_embd)
         self._record(lib.ATTENTION_CACHED, [out, probs, keys, values, work, q, k, v], [n_embd, n_head, block_size])
