@@ -1,0 +1,263 @@
+"""Resuming: a run that was stopped, killed and resumed ends exactly as one that was not."""
+
+import itertools
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT, microgpt
+from microgpt import run
+from microgpt.checkpoint import CheckpointError
+from runs import SLOW, often, write_names
+
+SMALL = ["--n-embd", 8, "--n-head", 2, "--block-size", 8]
+FILES = [run.CHECKPOINT, run.METRICS, run.CONFIG]
+
+
+def samples(stdout):
+    return stdout[stdout.index("--- inference") :]
+
+
+def content(directory):
+    return {name: (directory / name).read_bytes() for name in FILES}
+
+
+def train(*arguments, cwd):
+    process = microgpt("train", *arguments, cwd=cwd)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A directory with a file of names; runs are made in it."""
+    write_names(tmp_path / "names.txt", 200)
+    return tmp_path
+
+
+# ---- killed ----
+
+
+def start(*arguments, cwd):
+    command = [sys.executable, "-m", "microgpt", "train", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
+
+
+def killed_and_resumed(flags, n_kills, cwd, rng):
+    """Train in cwd/killed with n_kills SIGKILLs at random moments; how many came before the end."""
+    kills = 0
+    while True:
+        begun = (cwd / "killed" / run.CHECKPOINT).exists()
+        process = start(*(["--resume", "killed"] if begun else ["--out", "killed", *flags]), cwd=cwd)
+        if kills < n_kills:
+            if rng.random() < 0.8:  # as training begins, and a little later; else anywhere, even before
+                process.stdout.readline()
+                time.sleep(rng.uniform(0, often(0.06, 0.02)))
+            else:
+                time.sleep(rng.uniform(0, 0.4))
+            process.kill()
+        _, stderr = process.communicate()
+        if process.returncode == 0:
+            return kills
+        assert process.returncode == -9 and stderr.count("Traceback") == 0, stderr
+        kills += 1
+
+
+VARIANTS = list(itertools.product(["float64", "float32"], [1, 16], [0, 0.1]))
+
+
+@pytest.mark.parametrize("dtype, batch_size, val_fraction", VARIANTS if SLOW else [VARIANTS[0], VARIANTS[-1]])
+def test_killed_at_random_moments(folder, dtype, batch_size, val_fraction):
+    """1,000 steps killed again and again give the same checkpoint, metrics and samples as 1,000 steps straight."""
+    flags = ["--input", "names.txt", "--dtype", dtype, "--batch-size", batch_size, "--val-fraction", val_fraction]
+    flags += ["--checkpoint-every", often(2, 1), "--eval-every", 50]
+    straight = train("--out", "straight", *flags, cwd=folder)
+    n_kills = often(20, 200)
+    assert killed_and_resumed(flags, n_kills, folder, random.Random(batch_size)) == n_kills
+    assert content(folder / "killed") == content(folder / "straight")
+    assert samples(train("--resume", "killed", cwd=folder).stdout) == samples(straight.stdout)
+
+
+# ---- what resuming means ----
+
+
+@pytest.mark.parametrize("extra", [[], ["--val-fraction", 0.2, "--eval-every", 7]], ids=["plain", "held out"])
+def test_stopped_once(folder, extra):
+    """A run resumed from a checkpoint in its middle ends with the same bytes, whatever the metrics already held."""
+    flags = ["--input", "names.txt", "--num-steps", 40, "--checkpoint-every", 20, *SMALL, *extra]
+    straight = train("--out", "straight", *flags, cwd=folder)
+    train("--out", "again", *flags, cwd=folder)
+    os.replace(folder / "again" / run.PREVIOUS, folder / "again" / run.CHECKPOINT)  # as if killed after step 20
+    resumed = train("--resume", "again", cwd=folder)
+    assert "goes on after step 20 of 40" in resumed.stderr
+    assert content(folder / "again") == content(folder / "straight")
+    assert samples(resumed.stdout) == samples(straight.stdout)
+
+
+def test_a_finished_run(folder):
+    """Resuming a finished run changes nothing and draws the same samples."""
+    first = train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
+    before = content(folder / "run")
+    again = train("--resume", "run", cwd=folder)
+    assert content(folder / "run") == before and samples(again.stdout) == samples(first.stdout)
+
+
+def test_more_steps(folder):
+    """With a larger --num-steps the learning rate is the longer run's from there on, and that is said."""
+    train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
+    longer = train("--resume", "run", "--num-steps", 20, cwd=folder)
+    assert "the learning rate is that of the longer run" in longer.stderr
+    rates = [json.loads(line)["lr"] for line in (folder / "run" / run.METRICS).read_text().splitlines()]
+    assert rates == [0.01 * (1 - s / 10) for s in range(10)] + [0.01 * (1 - s / 20) for s in range(10, 20)]
+    assert run.load(str(folder / "run")).config.num_steps == 20
+    assert "num-steps = 20\n" in (folder / "run" / run.CONFIG).read_text()
+
+
+CHANGES = {"seed": 1, "batch-size": 2, "n-layer": 2, "n-embd": 16, "n-head": 1, "block-size": 9, "learning-rate": 0.1,
+           "beta1": 0.5, "beta2": 0.5, "eps": 0.1, "init-std": 0.1, "dtype": "float32", "val-fraction": 0.5,
+           "num-steps": 9}  # fmt: skip
+
+
+def test_what_would_be_another_run(folder):
+    """A setting that would change what the run computes is refused, by its name, and nothing changes."""
+    train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
+    before = content(folder / "run")
+    for name, value in CHANGES.items():
+        refused = microgpt("train", "--resume", "run", f"--{name}", value, cwd=folder)
+        assert refused.returncode == 2 and f"--{name}: expected" in refused.stderr
+        assert refused.stdout == "" and refused.stderr.count("\n") == 1
+    assert content(folder / "run") == before
+    train("--resume", "run", "--seed", 42, *SMALL, cwd=folder)  # the same values are no change
+
+
+def test_settings_that_may_change(folder):
+    """Settings that do not touch what is computed may change: the checkpoint differs in nothing else."""
+    flags = ["--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL]
+    train(*flags, cwd=folder)
+    changed = train("--resume", "run", "--log-every", 3, "--num-samples", 2, "--sample-every", 4, cwd=folder)
+    assert changed.stdout.count("sample ") == 2
+    config = run.load(str(folder / "run")).config
+    assert config.num_samples == 20  # nothing was trained, so nothing was saved
+    train("--resume", "run", "--log-every", 3, "--num-steps", 11, cwd=folder)
+    assert run.load(str(folder / "run")).config.log_every == 3
+
+
+def test_other_documents(folder):
+    """Resuming needs the same documents, wherever they are now; others are refused with exit code 1."""
+    train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
+    os.rename(folder / "names.txt", folder / "moved.txt")
+    missing = microgpt("train", "--resume", "run", cwd=folder)
+    assert missing.returncode == 1 and "names.txt" in missing.stderr
+    train("--resume", "run", "--input", "moved.txt", cwd=folder)
+    with open(folder / "moved.txt", "a") as file:
+        file.write("\nzoe")
+    other = microgpt("train", "--resume", "run", "--input", "moved.txt", cwd=folder)
+    assert other.returncode == 1 and "moved.txt" in other.stderr and other.stderr.count("\n") == 1
+
+
+def test_one_run_in_a_directory(folder):
+    """A directory that holds a run, or a part of one, takes no other; one with other files does."""
+    (folder / "run").mkdir()
+    (folder / "run" / "notes.txt").write_text("mine")
+    flags = ["--out", "run", "--input", "names.txt", "--num-steps", 3, *SMALL]
+    train(*flags, cwd=folder)
+    before = content(folder / "run")
+    refused = microgpt("train", *flags, cwd=folder)
+    assert refused.returncode == 2 and "--out" in refused.stderr and "--resume run" in refused.stderr
+    assert content(folder / "run") == before
+
+
+@pytest.mark.parametrize("arguments, code", [(["--resume", "nothing"], 1), (["--resume", "."], 1),
+                                             (["--resume", "names.txt"], 1),
+                                             (["--resume", "x", "--out", "y"], 2)])  # fmt: skip
+def test_nothing_to_resume(folder, arguments, code):
+    """Where there is no run to resume that is said in one line, and nothing is written."""
+    before = sorted(os.listdir(folder))
+    refused = microgpt("train", *arguments, cwd=folder)
+    assert refused.returncode == code and refused.stderr.count("\n") == 1 and refused.stdout == ""
+    assert sorted(os.listdir(folder)) == before
+
+
+def test_one_writer(folder):
+    """While one process trains in a directory another is refused, and may as soon as the first has gone."""
+    first = start("--out", "run", "--input", "names.txt", "--num-steps", 10**9, *SMALL, cwd=folder)
+    first.stdout.readline()
+    second = microgpt("train", "--resume", "run", cwd=folder)
+    assert second.returncode == 1 and "another process" in second.stderr and second.stderr.count("\n") == 1
+    first.kill()
+    first.communicate()
+    assert run.Run.resume(str(folder / "run"))[1].step >= 0
+
+
+def test_metrics_beyond_the_checkpoint(folder):
+    """Metrics of steps that the checkpoint does not have are cut off, and half a line with them."""
+    from microgpt.metrics import Metrics
+
+    path = folder / "m"
+    lines = [f'{{"step": {i}, "loss": 2.0, "lr": 0.1}}\n' for i in range(1, 8)]
+    path.write_text("".join(lines) + '{"step": 8, "lo')
+    Metrics(str(path), keep_steps=5).close()
+    assert path.read_text() == "".join(lines[:5])
+    Metrics(str(path), keep_steps=9).close()
+    assert path.read_text() == "".join(lines[:5])
+    Metrics(str(path)).close()
+    assert path.read_text() == ""
+
+
+def test_early_stopping(folder):
+    """--patience ends training once the held-out loss has not improved so often, saved; resuming it changes nothing."""
+    flags = ["--out", "run", "--input", "names.txt", "--val-fraction", 0.3, "--eval-every", 5, "--patience", 2]
+    stopped = train(*flags, "--num-steps", 2000, "--learning-rate", 0.5, "--checkpoint-every", 7, *SMALL, cwd=folder)
+    assert "stopped early" in stopped.stderr
+    lines = [json.loads(line) for line in (folder / "run" / run.METRICS).read_text().splitlines()]
+    losses = [line["val_loss"] for line in lines if "val_loss" in line]
+    assert len(lines) == 5 * len(losses) < 2000
+    best = losses.index(min(losses))
+    assert best == len(losses) - 3
+    before = content(folder / "run")
+    again = train("--resume", "run", cwd=folder)
+    assert content(folder / "run") == before and samples(again.stdout) == samples(stopped.stdout)
+
+
+def test_a_kill_before_the_first_checkpoint(folder):
+    """What a run leaves that was killed before its first checkpoint does not stand in the way of the next."""
+    (folder / "run").mkdir()
+    (folder / "run" / ".checkpoint.npz.tmp").write_bytes(b"half")
+    train("--out", "run", "--input", "names.txt", "--num-steps", 3, *SMALL, cwd=folder)
+    assert sorted(os.listdir(folder / "run")) == sorted([*FILES, run.PREVIOUS])
+
+
+def test_held_out_loss(folder):
+    """The held-out loss is that of the last documents after the shuffle, is logged, and does not depend on the rest."""
+    process = train("--out", "run", "--input", "names.txt", "--val-fraction", 0.25, "--num-steps", 30, "--eval-every",
+                    10, *SMALL, cwd=folder)  # fmt: skip
+    found = re.findall(r"step +(\d+) / +30 \| held-out loss (\d\.\d{4})\n", process.stdout)
+    assert [int(step) for step, _ in found] == [10, 20, 30]
+    import microgpt as package
+
+    documents = [line.strip() for line in (folder / "names.txt").read_text().splitlines()]
+    random.Random(42).shuffle(documents)
+    result = package.load(str(folder / "run")).evaluate(documents[150:])
+    assert f"{result.loss:.4f}" == found[-1][1]
+    last = json.loads((folder / "run" / run.METRICS).read_text().splitlines()[-1])
+    assert last["val_loss"] == result.loss
+
+
+def test_nothing_left_to_train_on(folder):
+    """Holding out all documents is refused."""
+    (folder / "one.txt").write_text("anna")
+    refused = microgpt("train", "--input", "one.txt", "--val-fraction", 0.5, cwd=folder)
+    assert refused.returncode == 2 and "--val-fraction" in refused.stderr
+
+
+def test_a_directory_is_no_checkpoint(folder):
+    """An empty directory has no run to load."""
+    with pytest.raises(CheckpointError):
+        run.load(str(folder))

@@ -1,0 +1,122 @@
+"""Signals: a run that is asked to stop finishes its step, saves itself, and says so with its exit code."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT
+from microgpt import checkpoint, run
+from microgpt.config import Config
+from microgpt.train import Trainer
+from runs import everything, often, write_names
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+SETTINGS = {"num_steps": 10**6, "n_embd": 32, "n_layer": 2, "batch_size": 16}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_names(tmp_path / "names.txt", 200)
+    return tmp_path
+
+
+def start(folder, *arguments, **options):
+    """A process that trains, once it does."""
+    command = [sys.executable, "-m", "microgpt", "train", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=folder, env=environment, text=True, **streams, **options)
+    while (line := process.stdout.readline()) and not line.startswith("num params"):
+        pass
+    return process
+
+
+def out(**settings):
+    flags = [text for name, value in settings.items() for text in ("--" + name.replace("_", "-"), value)]
+    return ["--out", "run", "--input", "names.txt", *flags]
+
+
+def stop(process, *numbers):
+    """Send the signals; the exit code and how long it took to end."""
+    begun = time.monotonic()
+    for number in numbers:
+        process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert "Traceback" not in error and error.count("\n") <= 2, error
+    return process.returncode, time.monotonic() - begun
+
+
+@pytest.mark.parametrize("every", [0, 1], ids=["in training", "in saving"])
+@pytest.mark.parametrize("number, code", CODES.items(), ids=[number.name for number in CODES])
+def test_at_random_moments(folder, number, code, every):
+    """Stopped by a signal at any moment, and resumed, again and again, the run is where it would be anyway."""
+    settings = SETTINGS | {"checkpoint_every": every}
+    rng, slowest = random.Random(number), 0
+    for i in range(often(3, 100 if every == 0 else 25)):
+        process = start(folder, *(["--resume", "run"] if i else out(**settings)))
+        time.sleep(rng.uniform(0, 0.03))
+        found, seconds = stop(process, number)
+        assert found == code
+        slowest = max(slowest, seconds)
+    assert slowest < 1.1
+    saved = run.load(str(folder / "run"))
+    os.chdir(folder)
+    trainer = Trainer(Config(input="names.txt", **settings))
+    trainer.steps(saved.step, [], ())
+    assert saved.step > 0
+    assert everything(trainer.checkpoint()) == everything(saved)
+    assert bytes(trainer.checkpoint().to_bytes()) == (folder / "run" / run.CHECKPOINT).read_bytes()
+    assert len((folder / "run" / run.METRICS).read_text().splitlines()) == saved.step
+
+
+@pytest.mark.parametrize("every", [0, 1], ids=["in training", "in saving"])
+def test_twice(folder, every):
+    """A second SIGINT ends at once, and a checkpoint is safe."""
+    for i in range(often(3, 20)):
+        process = start(folder, *(["--resume", "run"] if i else out(**SETTINGS, checkpoint_every=every)))
+        time.sleep(0.02)
+        code, seconds = stop(process, signal.SIGINT, signal.SIGINT)
+        assert code == 130 and seconds < 1.1
+        checkpoint.load(str(folder / "run" / run.CHECKPOINT))
+
+
+def test_without_a_directory(folder):
+    """A run that is not saved anywhere ends by signals with the same codes."""
+    for number, code in CODES.items():
+        process = start(folder, "--input", "names.txt", "--num-steps", 10**9)
+        assert stop(process, number)[0] == code
+
+
+def test_ignored_signals(folder):
+    """A signal that whoever started the run wants ignored (nohup) stays ignored."""
+    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process = start(folder, "--input", "names.txt", "--num-steps", 10**9, preexec_fn=ignore)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert process.poll() is None
+    assert stop(process, signal.SIGTERM)[0] == 143
+
+
+def test_paused(folder):
+    """SIGSTOP and SIGCONT change nothing."""
+    process = start(folder, *out(num_steps=20_000, n_embd=8, n_head=2, num_samples=0))
+    for _ in range(3):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.02)
+        process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and run.load(str(folder / "run")).step == 20_000
+
+
+def test_reader_goes_away(folder):
+    """`| head` ends the run quietly, and the run is saved."""
+    process = start(folder, *out(num_steps=10**6, log_every=1))
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(60) == 0
+    assert run.load(str(folder / "run")).step > 0
+    assert run.Run.resume(str(folder / "run"))[1].step > 0
