@@ -7,8 +7,8 @@
 The errors that these raise are ConfigError, DataError, CheckpointError and NotFiniteError.
 """
 
+import os
 from importlib import import_module
-from pathlib import Path
 
 __version__ = "0.1.0"
 
@@ -29,9 +29,9 @@ def get_include():
 
     With any flags, but for -ffp-contract=off, which the same bits need, and without -ffast-math.
     """
-    here = Path(__file__).parent
-    installed = here / "csrc"
-    return str(installed if installed.is_dir() else here.parent / "csrc")
+    here = os.path.dirname(os.path.abspath(__file__))
+    installed = os.path.join(here, "csrc")
+    return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(here), "csrc")
 
 
 def __getattr__(name):
