@@ -19,7 +19,7 @@ _HOME = {
     "ConfigError": "config",
     "DataError": "data",
     "CheckpointError": "checkpoint",
-    "NotFiniteError": "train",
+    "NotFiniteError": "trainer",
 }
 __all__ = ["__version__", "get_include", *_HOME]
 

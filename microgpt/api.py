@@ -16,7 +16,7 @@ from .evaluate import Evaluator, bits_per_character, mean_loss
 from .metrics import Metrics
 from .params import Parameters
 from .sample import Sampler, columns_for
-from .train import Trainer
+from .trainer import Trainer
 
 
 def train(out=None, resume=None, metrics=None, **settings):

@@ -5,7 +5,7 @@ import time
 from .config import Sampling
 from .report import notice
 from .sample import Sampler
-from .train import NotFiniteError
+from .trainer import NotFiniteError
 
 CHUNK_SECONDS = 0.05  # how long to run steps and do nothing else
 SAVE_SECONDS = 60  # how often to save a run that has no --checkpoint-every

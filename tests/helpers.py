@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from microgpt.config import Config
-from microgpt.train import Trainer
+from microgpt.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUT = ROOT / "input.txt"

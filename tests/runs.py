@@ -5,7 +5,7 @@ import random
 import string
 
 from microgpt.config import Config
-from microgpt.train import Trainer
+from microgpt.trainer import Trainer
 
 SLOW = bool(os.environ.get("MICROGPT_SLOW"))
 TINY = {"n_embd": 4, "n_head": 2, "block_size": 4, "num_steps": 8}

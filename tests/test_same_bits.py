@@ -15,7 +15,7 @@ import hashlib, json, sys
 from microgpt import kernels
 from microgpt.config import Config
 from microgpt.sample import Sampler
-from microgpt.train import Trainer
+from microgpt.trainer import Trainer
 
 hashes = {}
 for settings in json.loads(sys.argv[1]):

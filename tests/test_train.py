@@ -10,7 +10,7 @@ from helpers import INPUT, golden, train
 from microgpt.config import Config, ConfigError
 from microgpt.data import DataError
 from microgpt.sample import Sampler, SamplingError
-from microgpt.train import NotFiniteError, Trainer
+from microgpt.trainer import NotFiniteError, Trainer
 
 
 def run(g, path=INPUT, **settings):

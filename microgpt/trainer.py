@@ -1,4 +1,4 @@
-"""Training: documents to batches, batches to losses and gradients, gradients to better parameters."""
+"""The trainer: documents to batches, batches to losses and gradients, gradients to better parameters."""
 
 import math
 import os

@@ -1,0 +1,82 @@
+"""The Python API: what the command line does, without it."""
+
+import subprocess
+import sys
+from types import ModuleType
+
+import microgpt
+import pytest
+from helpers import INPUT, golden
+from microgpt import run
+from microgpt.config import Config
+from runs import TINY, tiny_trainer, write_names
+
+
+def test_train_and_load(tmp_path):
+    """train() returns a model, and load() the same one from its directory."""
+    names, out = write_names(tmp_path / "names.txt"), str(tmp_path / "run")
+    trained = microgpt.train(input=names, out=out, metrics=str(tmp_path / "m"), **TINY)
+    loaded = microgpt.load(out)
+    assert trained.sample(9) == loaded.sample(9) and trained.score("ab") == loaded.score("ab")
+    assert (tmp_path / "m").read_bytes() == (tmp_path / "run" / run.METRICS).read_bytes()
+    assert microgpt.train(resume=out, num_steps=12).config.num_steps == 12
+
+
+def test_it_is_the_reference(tmp_path):
+    """With the defaults the weights are those of the reference."""
+    model = microgpt.train(input=str(INPUT))
+    for name, (_, first, last) in golden("input_default")["final_params_sum_first_last"].items():
+        assert model.params[name][0, 0] == pytest.approx(first, abs=1e-10)
+        assert model.params[name][-1, -1] == pytest.approx(last, abs=1e-10)
+
+
+def test_errors(tmp_path):
+    """Mistakes are the errors that the package names, each a ValueError or an ArithmeticError."""
+    names = write_names(tmp_path / "names.txt")
+    with pytest.raises(microgpt.ConfigError, match="--n-embd"):
+        microgpt.train(input=names, n_embd="16")
+    with pytest.raises(microgpt.DataError, match="missing"):
+        microgpt.train(input=str(tmp_path / "missing"))
+    with pytest.raises(microgpt.CheckpointError):
+        microgpt.load(str(tmp_path))
+    with pytest.raises(microgpt.NotFiniteError):
+        microgpt.train(input=names, beta2=0, beta1=0.9, init_std=1, learning_rate=1000, **TINY | {"num_steps": 500})
+    with pytest.raises(TypeError):
+        microgpt.train(input=names, n_embed=16)
+    assert issubclass(microgpt.CheckpointError, ValueError)
+
+
+def test_a_failed_run_is_closed(tmp_path):
+    """After an error the directory is free for the next."""
+    names, out = write_names(tmp_path / "names.txt"), str(tmp_path / "run")
+    with pytest.raises(microgpt.NotFiniteError):
+        microgpt.train(input=names, out=out, beta2=0, beta1=0.9, init_std=1, learning_rate=1000, num_steps=500)
+    run.Run.resume(out)[0].close()
+
+
+def test_names():
+    """Every public name is there, whichever modules have been imported, and no other."""
+    for name in microgpt.__all__:
+        assert not isinstance(getattr(microgpt, name), ModuleType)
+    with pytest.raises(AttributeError):
+        microgpt.nothing  # noqa: B018
+
+
+def test_import_is_light():
+    """Importing the package, and training, import nothing that is only used elsewhere."""
+    heavy = ["zipfile", "tomllib", "tqdm", "matplotlib", "numpy.random", "microgpt.checkpoint", "microgpt.plot"]
+    code = f"import sys, microgpt; print([name for name in {heavy} + ['numpy'] if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    code = f"import sys; from microgpt.__main__ import main; main(['train', '--num-steps', '1', '--input', {str(INPUT)!r}]);"
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.endswith("\n[]\n")
+
+
+def test_integers_for_reals():
+    """A whole number is a number: learning_rate=1 is 1.0, as the run's settings then say."""
+    assert type(Config(learning_rate=1).learning_rate) is float
+
+
+def test_settings_of_a_trainer(tmp_path):
+    """A trainer keeps the settings it was given."""
+    assert tiny_trainer(tmp_path, n_layer=3).config.n_layer == 3

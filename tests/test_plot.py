@@ -1,0 +1,47 @@
+"""plot: pictures of runs."""
+
+import subprocess
+import sys
+
+import pytest
+from helpers import microgpt
+from runs import write_names
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_names(tmp_path / "names.txt", 100)
+    for name, fraction in ("one", 0), ("two", 0.2):
+        flags = ["--num-steps", 30, "--val-fraction", fraction, "--eval-every", 10, "--num-samples", 0, "--n-embd", 8]
+        assert microgpt("train", "--input", "names.txt", "--out", name, *flags, cwd=tmp_path).returncode == 0
+    return tmp_path
+
+
+def test_pictures(folder):
+    """Several runs come into one PNG or SVG; equal runs give equal SVG."""
+    pytest.importorskip("matplotlib")
+    for name, start in ("p.png", b"\x89PNG"), ("p.svg", b"<?xml"):
+        process = microgpt("plot", "one", "two/metrics.jsonl", "-o", name, cwd=folder)
+        assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+        assert (folder / name).read_bytes().startswith(start)
+    assert b"held out" in (folder / "p.svg").read_bytes()
+
+
+@pytest.mark.parametrize("arguments, code, named", [
+    (["missing", "-o", "p.png"], 1, "missing"), (["names.txt", "-o", "p.png"], 1, "line 1"),
+    (["one", "-o", "missing/p.png"], 1, "missing/p.png"), (["one", "-o", "p.xyz"], 1, "p.xyz"),
+    (["one"], 2, "--output"), (["-o", "p.png"], 2, "RUN"), (["/dev/null", "-o", "p.png"], 1, "/dev/null"),
+])  # fmt: skip
+def test_mistakes(folder, arguments, code, named):
+    """What cannot be drawn, or not to there, is refused in one line."""
+    pytest.importorskip("matplotlib")
+    refused = microgpt("plot", *arguments, cwd=folder)
+    assert refused.returncode == code and named in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_without_matplotlib(folder):
+    """Without matplotlib one line says how to get it."""
+    code = "import sys; sys.modules['matplotlib'] = None; from microgpt.__main__ import main; "
+    code += "sys.exit(main(['plot', 'one', '-o', 'p.png']))"
+    refused = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert refused.returncode == 1 and "[plot]" in refused.stderr and refused.stderr.count("\n") == 1

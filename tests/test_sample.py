@@ -1,0 +1,199 @@
+"""Sampling from a trained model: the same texts however they are drawn, from the right distribution, and fast."""
+
+import json
+import math
+import os
+import random
+import re
+import time
+
+import numpy as np
+import pytest
+from helpers import INPUT, microgpt
+from microgpt import api, kernels, model, sample
+from microgpt.config import Config, ConfigError, Sampling
+from microgpt.program import Program
+from microgpt.sample import Sampler, SamplingError
+from microgpt.trainer import Trainer
+from runs import SLOW, write_names
+
+
+@pytest.fixture(scope="module", params=["float64", "float32"])
+def trained(request, tmp_path_factory):
+    """A model of two layers after a few hundred steps."""
+    path = write_names(tmp_path_factory.mktemp("names") / "names.txt", 300)
+    trainer = Trainer(Config(input=path, num_steps=300, n_layer=2, batch_size=4, dtype=request.param))
+    trainer.steps(300, [], ())
+    return api.Model(trainer.config, trainer.params, trainer.vocab)
+
+
+def drawn(trained, columns, probs=False, **settings):
+    sampler = Sampler(trained.config, trained.params, trained.vocab, columns)
+    return [found for batch in sampler.samples(Sampling(**settings), probs) for found in batch]
+
+
+WAYS = [{}, {"temperature": 0}, {"temperature": 1.5, "top_k": 5}, {"top_p": 0.8, "temperature": 1.0}, {"prompt": "ab"}]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_any_batch(trained, way):
+    """Sample i is the same one by one and in batches of any size, and so are its probabilities."""
+    expected = drawn(trained, 1, probs=True, num_samples=40, **way)
+    for columns in 2, 7, 64:
+        assert drawn(trained, columns, probs=True, num_samples=40, **way) == expected
+    assert drawn(trained, 16, probs=True, num_samples=13, **way) == expected[:13]
+
+
+def test_without_cache(trained):
+    """The same samples come without a cache of keys and values: from a full forward pass for each character."""
+    config, vocab = trained.config, trained.vocab
+    n = config.block_size
+    k = Program(config.dtype, n)
+    logits = model.forward(k, trained.params, config, k.attention_forward)
+    token, position = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)
+    run = k.compile(token, position)
+    rng, found = random.Random(42), []
+    for _ in range(30):
+        uniforms, text = [rng.random() for _ in range(n)], ""
+        token[0] = len(vocab)
+        for i in range(n):
+            run(0, i + 1)
+            column = logits.reshape(-1, order="F")[len(logits) * i : len(logits) * (i + 1)].reshape(-1, 1, order="F")
+            drawn_token = sample.choose(column, np.array([uniforms[i]]), Sampling())[0]
+            if drawn_token == len(vocab):
+                break
+            text += vocab[drawn_token]
+            if i + 1 < n:
+                token[i + 1] = drawn_token
+        found.append(text)
+    assert found == [s.text for s in drawn(trained, 16, num_samples=30)]
+
+
+def test_uniform():
+    """The vectorised numbers are those that random.random() gives, one after the other."""
+    one, other = random.Random(7), random.Random(7)
+    assert sample.uniform(one, 1000).tolist() == [other.random() for _ in range(1000)]
+    assert one.getstate() == other.getstate()
+
+
+def test_frequencies():
+    """Characters are drawn as often as their probabilities say, up to the noise of 100,000 draws."""
+    logits = np.array([[0.0], [1.0], [2.0], [-1.0]]).repeat(100_000, 1)
+    tokens = sample.choose(np.asfortranarray(logits), sample.uniform(random.Random(1), 100_000), Sampling(temperature=0.7))
+    expected = kernels.softmax_forward(logits[:, :1] / 0.7)[:, 0]
+    counts = np.bincount(tokens, minlength=4)
+    assert (abs(counts - 100_000 * expected) < 5 * np.sqrt(100_000 * expected * (1 - expected))).all()
+
+
+@pytest.mark.parametrize("settings, allowed", [
+    ({"temperature": 0}, {2}), ({"top_k": 1}, {2}), ({"top_k": 2}, {1, 2}), ({"top_k": 9}, {0, 1, 2, 3}),
+    ({"top_p": 0.1}, {2}), ({"top_p": 0.8}, {1, 2}), ({"top_p": 1e-300}, {2}), ({"top_k": 3, "top_p": 0.999}, {0, 1, 2}),
+    ({"temperature": 1e-300}, {2}), ({"temperature": 1000.0}, {0, 1, 2, 3}),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_which_may_be_drawn(settings, allowed, dtype):
+    """Top-k, top-p and temperature leave the characters that they should, and all of those."""
+    logits = np.array([[0.0], [1.0], [2.0], [-1.0]], dtype).repeat(5000, 1)
+    uniforms = sample.uniform(random.Random(2), 5000)
+    uniforms[:2] = 0, np.nextafter(1, 0)
+    tokens = sample.choose(np.asfortranarray(logits), uniforms, Sampling(**{"temperature": 1.0} | settings))
+    assert set(tokens.tolist()) == allowed
+
+
+def test_equal_logits():
+    """Of equally likely characters the first is the likeliest, whatever asks."""
+    logits = np.zeros((5, 1))
+    for settings in {"temperature": 0}, {"top_k": 1}, {"top_p": 0.01}:
+        assert sample.choose(logits, np.array([0.99]), Sampling(**settings)) == [0]
+
+
+def test_a_column_too_cold_leaves_its_neighbours_alone():
+    """Logits that overflow when divided by a low temperature become the likeliest, in their column only."""
+    logits = np.asfortranarray([[1e10, 0.0], [1e9, 0.0]], np.float32)
+    found = sample.tempered(logits, 1e-30)
+    np.testing.assert_array_equal(found[:, 0], [1, 0])
+    np.testing.assert_array_equal(found[:, 1], [0.5, 0.5])
+
+
+def test_prompt_and_probabilities(trained):
+    """Every sample begins with the prompt, and the probabilities shown are those that score finds."""
+    for text, probs in trained.sample(10, prompt="ba", temperature=1.0, probs=True):
+        assert text.startswith("ba")
+        losses = trained.score(text).losses
+        assert len(probs) == len(losses) == min(len(text) + 1, trained.config.block_size)
+        np.testing.assert_allclose(-np.log(probs), losses, rtol=1e-4)
+
+
+def test_seeds(trained):
+    """Another seed draws other samples, the same one the same."""
+    assert trained.sample(5, seed=1) == trained.sample(5, seed=1) != trained.sample(5, seed=2)
+
+
+def test_bad_prompts(trained):
+    """A prompt with an unknown character, or without room after it, is refused: which, where, and what there is."""
+    with pytest.raises(ConfigError, match=r"--prompt: expected .*'abcdefgh', found 'X' at position 3 of 'abX'"):
+        trained.sample(prompt="abX")
+    with pytest.raises(ConfigError, match="at most 15 characters"):
+        trained.sample(prompt="a" * 16)
+    assert all(len(text) == 16 or text.startswith("a" * 15) for text in trained.sample(3, prompt="a" * 15))
+
+
+def test_weights_without_sense(trained):
+    """Weights so large that the logits overflow are an error, not a constant character."""
+    broken = api.Model(trained.config, api.Parameters(trained.config, len(trained.vocab) + 1), trained.vocab)
+    broken.params.copy_from(trained.params)
+    broken.params["lm_head"][:] = np.finfo(trained.config.dtype).max
+    with pytest.raises(SamplingError):
+        broken.sample(1)
+
+
+# ---- the command ----
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A directory with a default run in it, in float32."""
+    folder = tmp_path_factory.mktemp("run")
+    flags = ["--input", INPUT, "--dtype", "float32", "--num-samples", 0]
+    assert microgpt("train", "--out", "run", *flags, cwd=folder).returncode == 0
+    return folder
+
+
+def command(folder, *arguments):
+    process = microgpt("sample", "run", *arguments, cwd=folder)
+    assert (process.returncode, process.stderr) == (0, "")
+    return process.stdout
+
+
+def test_output(folder):
+    """The samples are numbered lines, with --probs each character and its probability, with --json objects."""
+    plain = re.findall(r"sample +(\d+): (\w*)\n", command(folder, "--num-samples", 12))
+    assert [int(i) for i, _ in plain] == list(range(1, 13))
+    shown = command(folder, "--num-samples", 12, "--probs").splitlines()
+    for (i, text), line in zip(plain, shown):
+        rest = line.removeprefix(f"sample {int(i):2d}: {text}  ")
+        assert "".join(re.findall(r"(\w) 0\.\d{4}", rest)) == text
+        assert rest.endswith("<end> " + rest[-6:]) or len(text) == 16
+    objects = [json.loads(line) for line in command(folder, "--num-samples", 12, "--json", "--probs").splitlines()]
+    assert [(str(o["sample"]), o["text"]) for o in objects] == plain
+    assert all(0 < p <= 1 for o in objects for p in o["probs"])
+    assert command(folder, "--num-samples", 0) == ""
+
+
+def test_checkpoint_file(folder):
+    """RUN may be the checkpoint itself."""
+    other = microgpt("sample", "run/checkpoint.npz", "--num-samples", 3, cwd=folder).stdout
+    assert other == command(folder, "--num-samples", 3)
+
+
+@pytest.mark.skipif(not SLOW, reason="a measurement, which other processes disturb: MICROGPT_SLOW=1")
+def test_speed(folder):
+    """`sample --num-samples 100000` draws at least 1,000,000 characters and ends a second, on one core."""
+    trained = api.load(str(folder / "run"))
+    best = math.inf
+    for _ in range(5):
+        begun = time.process_time()
+        n = sum(len(s.text) + (len(s.text) < 16) for batch in trained.batches(Sampling(num_samples=100_000)) for s in batch)
+        best = min(best, time.process_time() - begun)
+    print(f"{n} tokens in {best:.3f} s: {n / best:.0f} a second on {os.cpu_count()} cores")
+    assert n / best >= 1_000_000
