@@ -1,6 +1,6 @@
 """What a call costs, and how fast softmax and rmsnorm are beside NumPy: python benchmarks/kernels.py
 
-Prints two Markdown tables.  Every figure is the best of many repetitions, taken in turns, in one thread.
+Prints three Markdown tables.  Every figure is the best of many repetitions, taken in turns, in one thread.
 """
 
 import os
@@ -117,19 +117,33 @@ def columns():
     p = kernels.softmax_forward(x)
     y, rstd = kernels.rmsnorm_forward(x)
     rows = {
-        "softmax_forward": (lambda: kernels.softmax_forward(x), lambda: numpy_softmax_forward(x)),
-        "softmax_backward": (lambda: kernels.softmax_backward(d, p), lambda: numpy_softmax_backward(d, p)),
-        "rmsnorm_forward": (lambda: kernels.rmsnorm_forward(x), lambda: numpy_rmsnorm_forward(x)),
-        "rmsnorm_backward": (lambda: kernels.rmsnorm_backward(d, y, rstd), lambda: numpy_rmsnorm_backward(d, y, rstd)),
+        "softmax_forward": (kernels.softmax_forward, numpy_softmax_forward, (x,)),
+        "softmax_backward": (kernels.softmax_backward, numpy_softmax_backward, (d, p)),
+        "rmsnorm_forward": (kernels.rmsnorm_forward, numpy_rmsnorm_forward, (x,)),
+        "rmsnorm_backward": (kernels.rmsnorm_backward, numpy_rmsnorm_backward, (d, y, rstd)),
     }
-    print(f"| {m} x {n} columns, float32, new result | microgpt | NumPy | times as fast |")
+    print(f"| {m} x {n} float32, a new result | microgpt | NumPy, same arrays | NumPy, row-major arrays |")
     print("|---|---|---|---|")
-    for name, (ours, numpys) in rows.items():
-        for a, b in zip(np.atleast_1d(ours()), np.atleast_1d(numpys())) if name != "rmsnorm_forward" else zip(ours(), numpys()):
+    for name, (ours, numpys, arrays) in rows.items():
+        for a, b in zip(as_tuple(ours(*arrays)), as_tuple(numpys(*arrays))):
             assert np.allclose(a, b, rtol=1e-4, atol=1e-5)
-        times = best({"ours": ours, "numpy": numpys}, number=5, repeat=60)
+        row_major = [a.copy("C") for a in arrays]
+        times = best(
+            {
+                "ours": lambda: ours(*arrays),
+                "same": lambda: numpys(*arrays),
+                "row-major": lambda: numpys(*row_major),
+            },
+            number=5,
+            repeat=100,
+        )
         us = {key: 1e6 * time for key, time in times.items()}
-        print(f"| {name} | {us['ours']:.0f} µs | {us['numpy']:.0f} µs | {us['numpy'] / us['ours']:.1f} |")
+        ratios = [f"{us[key]:.0f} µs ({us[key] / us['ours']:.1f} times)" for key in ("same", "row-major")]
+        print(f"| {name} | {us['ours']:.0f} µs | {' | '.join(ratios)} |")
+
+
+def as_tuple(result):
+    return result if isinstance(result, tuple) else (result,)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,12 @@ from kernel_cases import NAMES, arguments, call, flat, outs, same_bits
 
 from microgpt import kernels as default_kernels
 
+try:
+    import hypothesis
+    from hypothesis import strategies as st
+except ImportError:
+    hypothesis = None
+
 MATMUL_DIMS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65)
 SHAPES = [(1, 1), (1, 5), (2, 3), (3, 1), (5, 7), (7, 2), (8, 3), (9, 4), (13, 11), (16, 5), (17, 3), (33, 2)]
 GAP = -1e10  # what stands between the columns of an output
@@ -420,6 +426,25 @@ def test_any_layout(kernels, dtype, name, layout):
         for key, value in other.items():
             for a, b in zip(flat(getattr(value, "a", value)), flat(again[key])):
                 assert np.array_equal(np.asarray(getattr(a.item() if a.dtype == object else a, "a", a)), b)
+
+
+if hypothesis:
+
+    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @hypothesis.given(
+        path=st.sampled_from(sorted(KERNELS)),
+        name=st.sampled_from(NAMES),
+        dtype=st.sampled_from([np.float32, np.float64]),
+        m=st.integers(1, 70),
+        n=st.integers(0, 70),
+        layouts=st.lists(st.sampled_from(sorted(LAYOUTS)), min_size=5, max_size=5),
+    )
+    def test_any_mixture_of_layouts(path, name, dtype, m, n, layouts):
+        """Whatever the kernel, its sizes and the layouts of its arguments, which may differ: the same bits."""
+        kernels = KERNELS[path]
+        case = arguments(kernels, name, dtype, m, n)
+        other = {key: in_layout(layout, case[key]) for key, layout in zip(case, layouts)}
+        assert same_bits(call(kernels, name, case), call(kernels, name, other))
 
 
 @names
