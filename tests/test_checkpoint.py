@@ -30,7 +30,7 @@ def test_odd_characters(tmp_path, text):
     path = tmp_path / "in\udcff,[\"\n.txt"
     path.write_text(text, encoding="utf-8")
     from microgpt.config import Config
-    from microgpt.train import Trainer
+    from microgpt.trainer import Trainer
 
     saved = Trainer(Config(input=str(path), n_embd=4)).checkpoint()
     (tmp_path / "c").write_bytes(saved.to_bytes())

@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT
 from microgpt import checkpoint, run
 from microgpt.config import Config
-from microgpt.train import Trainer
+from microgpt.trainer import Trainer
 from runs import everything, often, write_names
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
