@@ -12,7 +12,7 @@ from collections import defaultdict
 
 from microgpt.config import Config
 from microgpt.kernels import ISA, ffi, lib
-from microgpt.train import Trainer
+from microgpt.trainer import Trainer
 
 
 def least(function, repeats=20, inner=20):

@@ -1,0 +1,203 @@
+"""The time of a training step, here and elsewhere, as a share of what the processor can do: the README's table.
+
+    python benchmarks/speed.py [--rounds 7] [--json FILE] [--plot FILE] [--input FILE] [--large]
+
+Everything is measured in one process on one core, the contenders taking turns, round after round; the figures are
+medians over the rounds.  A step's time is the difference of two run lengths divided by the difference in steps, so it
+counts all that a step does (batch, forward, backward, Adam, Python) and nothing that a run does once.
+
+  peak     fused multiply-adds a second of one core, by a loop of nothing else, in the same rounds
+  floor    6 (12 n_layer n_embd^2 + vocab_size n_embd) x tokens operations at that peak: no program can be faster
+  PyTorch  the same model, batches and Adam, eager, in float32 (left out by name when torch is not installed)
+  NumPy    the same packed batch in NumPy: products by BLAS, attention document by document
+  Python   the scalar tape of tests/reference.py, which does what microgpt.py does
+
+A machine that is shared slows everything: read the ratios, not the microseconds.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[threads] = "1"
+
+import numpy as np
+from peak import peak
+from peers import numpy_step, python_step, torch_step
+
+from microgpt import kernels
+from microgpt.config import Config
+from microgpt.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPES = [  # dtype, batch_size, n_embd, n_head
+    ("float64", 1, 16, 4),
+    ("float32", 1, 16, 4),
+    ("float32", 16, 16, 4),
+    ("float32", 16, 32, 4),
+    ("float32", 16, 64, 4),
+    ("float32", 16, 128, 8),
+]
+
+
+def per_step(step, few, many):
+    """Microseconds a step: the time of `many` steps less that of `few`, shared among the difference."""
+    times = []
+    for n in (few, many):
+        start = time.perf_counter()
+        for _ in range(n):
+            step()
+        times.append(time.perf_counter() - start)
+    return (times[1] - times[0]) / (many - few) * 1e6
+
+
+def columns_a_step(trainer):
+    """Tokens that an average batch of the data has."""
+    d = trainer.dataset
+    return d.offsets[d.n_documents] / d.n_documents * d.batch_size
+
+
+def measure(config, rounds, peers):
+    """A row of the table: medians over the rounds, every contender once in each."""
+    trainer = Trainer(config)
+    tokens = columns_a_step(trainer)
+    vocab_size = len(trainer.vocab) + 1
+    operations = 6 * (12 * config.n_layer * config.n_embd**2 + vocab_size * config.n_embd) * tokens
+    contenders = {"microgpt": trainer.step}
+    for name, make in peers.items():
+        try:
+            contenders[name] = make(config)
+        except ImportError as error:
+            print(f"{name}: left out: {error}", file=sys.stderr)
+    lengths = {}
+    for name, step in contenders.items():
+        start = time.perf_counter()
+        step()
+        step()
+        many = int(0.15 / ((time.perf_counter() - start) / 2)) + 2  # about so many seconds a round
+        lengths[name] = max(1, many // 10), many + 1
+    taken = {name: [] for name in contenders}
+    peaks = []
+    for _ in range(rounds):
+        peaks.append(peak(config.dtype))
+        for name, step in contenders.items():
+            taken[name].append(per_step(step, *lengths[name]))
+    row = {name: statistics.median(times) for name, times in taken.items()}
+    rate = statistics.median(peaks)
+    return {
+        "dtype": config.dtype,
+        "batch_size": config.batch_size,
+        "n_layer": config.n_layer,
+        "n_embd": config.n_embd,
+        "n_head": config.n_head,
+        "block_size": config.block_size,
+        "tokens": tokens,
+        "peak_gflops": rate / 1e3,
+        "floor_us": operations / rate,
+        "us": row,
+        "share_of_peak": operations / rate / row["microgpt"],
+        "times_faster_than": {name: us / row["microgpt"] for name, us in row.items() if name != "microgpt"},
+    }
+
+
+def shapes(arguments):
+    steps = 10**6  # the schedule's end, which no round reaches
+    for dtype, batch_size, n_embd, n_head in SHAPES:
+        peers = {"PyTorch": torch_step, "NumPy": numpy_step}
+        if batch_size == 1:
+            peers["Python"] = python_step
+        yield Config(arguments.input, dtype=dtype, batch_size=batch_size, n_embd=n_embd, n_head=n_head,
+                     num_steps=steps), peers  # fmt: skip
+
+
+def large(arguments):
+    """6 layers, 384 wide, 256 long, 12 lines of names a step."""
+    path = Path(arguments.input)
+    names = path.read_text(encoding="utf-8").split()
+    text = "\n".join(" ".join(names[i : i + 45]) for i in range(0, len(names), 45))
+    lines = Path(arguments.scratch or path.parent) / "large.txt"
+    lines.write_text(text, encoding="utf-8")
+    yield Config(str(lines), dtype="float32", batch_size=12, n_layer=6, n_embd=384, n_head=6, block_size=256,
+                 num_steps=10**6), {"PyTorch": torch_step}  # fmt: skip
+
+
+def table(rows):
+    names = ["PyTorch", "NumPy", "Python"]
+    yield "| dtype | batch | n_embd | floor, µs | **microgpt, µs** | of peak | " + " | ".join(f"{n}, µs" for n in names) + " |"
+    yield "|---|--:|--:|--:|--:|--:|" + "--:|" * len(names)
+    for r in rows:
+        cells = []
+        for name in names:
+            us = r["us"].get(name)
+            cells.append(f"{us:,.0f} ({us / r['us']['microgpt']:,.1f} ×)" if us else "–")
+        yield (
+            f"| {r['dtype']} | {r['batch_size']} | {r['n_embd']} | {r['floor_us']:,.1f} | **{r['us']['microgpt']:,.1f}** "
+            f"| {100 * r['share_of_peak']:.0f} % | " + " | ".join(cells) + " |"
+        )
+
+
+def plot(rows, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    labels = [f"{r['dtype']}\nbatch {r['batch_size']}\nn_embd {r['n_embd']}" for r in rows]
+    x = np.arange(len(rows))
+    series = [("floor", [r["floor_us"] for r in rows])]
+    series += [(name, [r["us"].get(name, math.nan) for r in rows]) for name in ("microgpt", "NumPy", "PyTorch", "Python")]
+    for i, (name, values) in enumerate(series):
+        axes.bar(x + (i - 2) * 0.17, values, 0.17, label=name)
+    axes.set_yscale("log")
+    axes.set_ylabel("µs a step, one core")
+    axes.set_xticks(x, labels)
+    axes.legend(ncols=5, loc="upper left", fontsize="small")
+    axes.set_ylim(top=axes.get_ylim()[1] * 3)
+    figure.savefig(path, dpi=120)
+
+
+def machine():
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {kernels.ISA}, one core, {date.today()}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--input", default=str(ROOT / "input.txt"))
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--large", action="store_true", help="6 layers, 384 wide, block 256, batch 12 instead (minutes)")
+    parser.add_argument("--scratch", metavar="DIR", help="where --large puts its text of long lines")
+    arguments = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    rows = []
+    for config, peers in (large if arguments.large else shapes)(arguments):
+        rows.append(measure(config, arguments.rounds, peers))
+        print(f"{config.dtype}, batch {config.batch_size}, n_embd {config.n_embd}: done", file=sys.stderr)
+    peaks = {r["dtype"]: round(r["peak_gflops"]) for r in rows}
+    print(f"{machine()}; peak, GFLOP/s: {', '.join(f'{k} {v}' for k, v in peaks.items())}\n")
+    print("\n".join(table(rows)))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
