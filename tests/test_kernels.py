@@ -103,15 +103,15 @@ def test_matmul_at_every_size(isa, dtype):
 
 @pytest.mark.parametrize("isa", KERNELS)
 def test_matmul_beyond_one_block(isa, dtype):
-    """Sums longer than a block of the product, for every height and width of a tile, forward and transposed: exact to
-    k eps |a| |b|, and the same bits by either way."""
+    """Sums longer than a block of the product, for every height and width of a tile and for very many columns, forward
+    and transposed: exact to k eps |a| |b|, and the same bits by either way."""
     kernels = KERNELS[isa]
     rng = np.random.default_rng(0)
-    k = 129
-    w, x = (np.asfortranarray(rng.standard_normal((k, n)).astype(dtype)) for n in (130, 13))
+    k = 400
+    w, x = (np.asfortranarray(rng.standard_normal((k, n)).astype(dtype)) for n in (130, 200))
     expected, scale = w.astype(np.longdouble).T @ x, abs(w.astype(np.longdouble)).T @ abs(x)
     for m in (1, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 130):
-        for n in range(1, 14):
+        for n in (*range(1, 14), 200):
             dx = kernels.matmul_backward(x[:, :n], w[:, :m], np.zeros((m, n), dtype))[1]
             y = kernels.matmul_forward(w[:, :m].T, x[:, :n])
             assert_close(y, expected[:m, :n], k, scale[:m, :n])
