@@ -38,18 +38,16 @@ def training(settings, out=None, resume=None, metrics=None):
         raise ConfigError(f"--out: expected none with --resume, which says where the run is, found {out!r}")
     with ExitStack() as stack:
         run = saved = None
-        if resume is not None:
+        if out is not None or resume is not None:
             from .run import Run
 
-            run, saved = Run.resume(resume)
-            stack.callback(run.close)
+            run = stack.enter_context(closing(Run(out if resume is None else resume)))
+        if resume is not None:
+            saved = run.resume()
             settings = resumed(saved.config, settings).as_dict()
         trainer = Trainer(Config(**settings), saved)
         if out is not None:
-            from .run import Run
-
-            run = Run.create(out)
-            stack.callback(run.close)
+            run.create()
         if metrics is not None:
             metrics = stack.enter_context(closing(Metrics.beside(metrics, trainer.config.input, out or resume)))
         if run is not None:
@@ -104,7 +102,7 @@ class Model:
         return Score(text, mean_loss(losses, [0, len(losses)]), losses.tolist())
 
     def evaluate(self, documents):
-        """The Evaluation of a list of texts, of which only the beginnings count when they are longer than the context."""
+        """The Evaluation of a list of texts; of one longer than the context the beginning counts."""
         known = set(self.vocab)
         for document in documents:
             if not known.issuperset(document):

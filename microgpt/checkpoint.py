@@ -209,7 +209,10 @@ NPY_START = struct.Struct("<6s2BH")
 
 
 def member(data, offset, name, dtype, shape=None):
-    """The array of this name, which must begin at `offset`, and the offset of what follows.  No shape: any one length."""
+    """The array of this name, which must begin at `offset`, and the offset of what follows.
+
+    Without a shape it has one dimension of any length.
+    """
     name = f"{name}.npy"
     encoded = name.encode()
     start = offset + LOCAL_HEADER.size

@@ -179,7 +179,8 @@ def read_toml(path):
     for key, value in table.items():
         f = known.get(key.replace("_", "-"))
         if f is None:
-            raise ConfigError(f"--config: {path}: expected the name of a setting, found {key!r}{suggestion(key, known)}")
+            meant = suggestion(key, known)
+            raise ConfigError(f"--config: {path}: expected the name of a setting, found {key!r}{meant}")
         if f.name in values:
             raise ConfigError(f"--config: {path}: expected {key!r} once, found it in two spellings")
         try:

@@ -41,25 +41,29 @@ def run_steps(trainer, run, metrics, reporter, stop):
         if not losses:
             return
         step = trainer.step_count
-        due = lambda every: every and step % every == 0
         val_loss = None
-        if trainer.n_held_out and (due(config.eval_every) or step == config.num_steps):
+        if trainer.n_held_out and (due(config.eval_every, step) or step == config.num_steps):
             val_loss = trainer.evaluate()
         write_metrics(run, metrics, trainer, first, losses, val_loss)
         if reporter is not None:
             reporter.steps(first, losses)
             if val_loss is not None:
                 reporter.held_out(step, val_loss)
-            if due(config.sample_every):
+            if due(config.sample_every, step):
                 reporter.samples(step, a_few_samples(trainer))
         now = time.monotonic()
         chunk = chunk * 2 if now - started < CHUNK_SECONDS else max(1, chunk // 2)
-        if run is not None and (due(config.checkpoint_every) or not config.checkpoint_every and now > saved + SAVE_SECONDS):
+        by_time = not config.checkpoint_every and now > saved + SAVE_SECONDS
+        if run is not None and (by_time or due(config.checkpoint_every, step)):
             saved = now
             try:
                 run.save(trainer)
             except OSError as error:
                 notice(f"{error}; training goes on")
+
+
+def due(every, step):
+    return every > 0 and step % every == 0
 
 
 def a_few_samples(trainer):

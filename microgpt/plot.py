@@ -14,10 +14,11 @@ class PlotError(DataError):
 
 
 def read_metrics(path):
-    """{"step": [...], "loss": [...]} of a metrics file, or of the one in a run's directory; and of val_loss."""
+    """{"train": (steps, losses), "held-out": (steps, losses)} of a metrics file, or of the one in a run's directory."""
     if os.path.isdir(path):
         path = os.path.join(path, METRICS)
     series = {"train": ([], []), "held-out": ([], [])}
+    number = 0
     try:
         with open(path, encoding="utf-8") as file:
             for number, text in enumerate(file, 1):
@@ -61,7 +62,8 @@ def plot(paths, output):
         line = axes.plot(steps, smooth(losses), label=label)[0]
         axes.plot(steps, losses, color=line.get_color(), alpha=0.2, linewidth=0.5)
         if series["held-out"][0]:
-            axes.plot(*series["held-out"], color=line.get_color(), linestyle="--", marker=".", label=f"{label}, held out")
+            style = {"color": line.get_color(), "linestyle": "--", "marker": "."}
+            axes.plot(*series["held-out"], **style, label=f"{label}, held out")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.legend()

@@ -11,6 +11,7 @@ from .report import notice, reason
 
 CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
 METRICS, CONFIG = "metrics.jsonl", "config.toml"
+A_DIRECTORY = "a directory that can be written"
 
 
 def load(path):
@@ -45,38 +46,36 @@ class Run:
     def file(self, name):
         return os.path.join(self.path, name)
 
-    @classmethod
-    def create(cls, path):
-        """A new run in a directory, which is made if need be.  ConfigError when it holds a run already."""
-        run = cls(path)
+    def create(self):
+        """Begin a new run here; the directory is made if need be.  ConfigError when it holds a run already."""
+        path = self.path
         try:
             os.makedirs(path, exist_ok=True)
-            run._take_lock()
-        except (OSError, ValueError) as error:
-            raise OSError(f"--out: expected a directory that can be written, found {path!r}: {reason(error)}") from None
-        held = [name for name in (CHECKPOINT, PREVIOUS, METRICS, CONFIG) if os.path.lexists(run.file(name))]
+            self._take_lock()
+        except OSError as error:
+            raise OSError(f"--out: expected {A_DIRECTORY}, found {path!r}: {reason(error)}") from None
+        held = [name for name in (CHECKPOINT, PREVIOUS, METRICS, CONFIG) if os.path.lexists(self.file(name))]
         if held:
-            raise ConfigError(f"--out: expected a directory without a run, found {held[0]} in {path!r}; "
-                              f"--resume {path} goes on with it")  # fmt: skip
-        return run
+            raise ConfigError(
+                f"--out: expected a directory without a run, found {held[0]} in {path!r}; --resume {path} goes on with it"
+            )
 
-    @classmethod
-    def resume(cls, path):
-        """(the Run, its Checkpoint) of a directory; CheckpointError when there is none that can be used."""
-        run = cls(path)
+    def resume(self):
+        """The checkpoint with which to go on; CheckpointError when there is none that can be used."""
+        path = self.path
         if not os.path.isdir(path):
             raise CheckpointError(f"--resume: expected the directory of a run, found {path!r}")
         try:
-            run._take_lock()
+            self._take_lock()
         except OSError as error:
-            raise OSError(f"--resume: expected a directory that can be written, found {path!r}: {reason(error)}") from None
+            raise OSError(f"--resume: expected {A_DIRECTORY}, found {path!r}: {reason(error)}") from None
         name, saved = load_newest(path)
         if name == PREVIOUS:  # make it the last one too, or else the next save would drop it for the bad one
             with suppress(FileNotFoundError):
-                os.replace(run.file(CHECKPOINT), run.file(BAD))
-            checkpoint.keep(run.file(PREVIOUS), run.file(CHECKPOINT))
-        run.saved_step, run.num_steps_before = saved.step, saved.config.num_steps
-        return run, saved
+                os.replace(self.file(CHECKPOINT), self.file(BAD))
+            checkpoint.keep(self.file(PREVIOUS), self.file(CHECKPOINT))
+        self.saved_step, self.num_steps_before = saved.step, saved.config.num_steps
+        return saved
 
     def start(self, trainer):
         """Before the first step: a first checkpoint of a new run, its settings, its metrics."""
@@ -86,7 +85,7 @@ class Run:
             checkpoint.write(self.file(CONFIG), to_toml(trainer.config).encode("utf-8", "surrogateescape"))
             self.metrics = Metrics(self.file(METRICS), keep_steps=trainer.step_count)
         except OSError as error:
-            raise OSError(f"{self.path}: expected a directory that can be written, found: {reason(error)}") from None
+            raise OSError(f"expected {A_DIRECTORY}, found {self.path!r}: {reason(error)}") from None
 
     def save(self, trainer):
         """Save the run at the trainer's step, if it is not yet."""
@@ -113,7 +112,6 @@ class Run:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.close()
             raise BlockingIOError(f"another process is training in {self.path!r}") from None
 
     def close(self):

@@ -56,7 +56,8 @@ def main():
         directory = folder / f"{scene} template"
         directory.mkdir()
         states[scene] = directory
-    first = run.Run.create(str(states["third save"]))
+    first = run.Run(str(states["third save"]))
+    first.create()
     first.start(trainer)
     shutil.copytree(states["third save"], states["second save"], dirs_exist_ok=True)
     shutil.copytree(states["third save"], states["stale temporary file"], dirs_exist_ok=True)

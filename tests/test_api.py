@@ -51,7 +51,7 @@ def test_a_failed_run_is_closed(tmp_path):
     names, out = write_names(tmp_path / "names.txt"), str(tmp_path / "run")
     with pytest.raises(microgpt.NotFiniteError):
         microgpt.train(input=names, out=out, beta2=0, beta1=0.9, init_std=1, learning_rate=1000, num_steps=500)
-    run.Run.resume(out)[0].close()
+    run.Run(out).resume()
 
 
 def test_names():

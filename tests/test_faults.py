@@ -329,7 +329,8 @@ def test_full_disk(tmp_path):
 def test_disk_full_for_a_while(tmp_path):
     """A periodic save that fails is a notice, training goes on, and once there is room the run is whole again."""
     trainer = tiny_trainer(tmp_path, num_steps=50, checkpoint_every=10)
-    target = run.Run.create(str(tmp_path / "run"))
+    target = run.Run(str(tmp_path / "run"))
+    target.create()
     target.start(trainer)
     real, failing = os.write, []
 
@@ -344,7 +345,8 @@ def test_disk_full_for_a_while(tmp_path):
         loop.train(trainer, target)
     target.close()
     assert failing and run.load(str(tmp_path / "run")).step == 50
-    straight = run.Run.create(str(tmp_path / "straight"))
+    straight = run.Run(str(tmp_path / "straight"))
+    straight.create()
     other = tiny_trainer(tmp_path, num_steps=50, checkpoint_every=10)
     straight.start(other)
     loop.train(other, straight)

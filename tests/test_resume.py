@@ -193,7 +193,7 @@ def test_one_writer(folder):
     assert second.returncode == 1 and "another process" in second.stderr and second.stderr.count("\n") == 1
     first.kill()
     first.communicate()
-    assert run.Run.resume(str(folder / "run"))[1].step >= 0
+    assert run.Run(str(folder / "run")).resume().step >= 0
 
 
 def test_metrics_beyond_the_checkpoint(folder):

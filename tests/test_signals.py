@@ -119,4 +119,4 @@ def test_reader_goes_away(folder):
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(60) == 0
     assert run.load(str(folder / "run")).step > 0
-    assert run.Run.resume(str(folder / "run"))[1].step > 0
+    assert run.Run(str(folder / "run")).resume().step > 0
