@@ -355,6 +355,24 @@ def test_disk_full_for_a_while(tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 
+def test_metrics_come_first(tmp_path, monkeypatch):
+    """A checkpoint is not saved before the metrics of its steps are on the disk."""
+    trainer = tiny_trainer(tmp_path)
+    target = run.Run(str(tmp_path / "run"))
+    target.create()
+    target.start(trainer)
+    trainer.steps(1, losses := [], ())
+    target.metrics.add(1, losses, [0.01])
+    monkeypatch.setattr(target.metrics, "flush", lambda: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(OSError, match="cannot be saved at step 1: no"):
+        target.save(trainer)
+    assert run.load(str(tmp_path / "run")).step == 0
+    monkeypatch.undo()
+    target.save(trainer)
+    assert (tmp_path / "run" / run.METRICS).read_text().startswith('{"step": 1, ')
+    assert run.load(str(tmp_path / "run")).step == 1
+
+
 def test_size_limit(tmp_path):
     """Under a limit of file sizes a save fails as cleanly: exit 1, the old checkpoint intact."""
     out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
