@@ -1,10 +1,10 @@
 """microgpt from Python: train a model or load one, then sample from it, score texts, and measure it.
 
-    >>> import microgpt
-    >>> model = microgpt.train(input="input.txt", num_steps=1000, out="runs/first")     # doctest: +SKIP
-    >>> model = microgpt.load("runs/first")                                             # doctest: +SKIP
-    >>> model.sample(3, temperature=0.7, prompt="ka")                                   # doctest: +SKIP
-    >>> model.score("kamon").loss                                                       # doctest: +SKIP
+>>> import microgpt
+>>> model = microgpt.train(input="input.txt", num_steps=1000, out="runs/first")     # doctest: +SKIP
+>>> model = microgpt.load("runs/first")                                             # doctest: +SKIP
+>>> model.sample(3, temperature=0.7, prompt="ka")                                   # doctest: +SKIP
+>>> model.score("kamon").loss                                                       # doctest: +SKIP
 """
 
 from contextlib import ExitStack, closing, contextmanager
@@ -86,11 +86,13 @@ class Model:
     def sample(self, num_samples=20, temperature=0.5, top_k=0, top_p=1.0, prompt="", seed=42, probs=False):
         """A list of invented texts; with probs=True of (text, probabilities of its characters and end)."""
         sampling = Sampling(num_samples, temperature, top_k, top_p, prompt, seed)
-        samples = [sample for batch in self.batches(sampling, probs) for sample in batch]
-        return samples if probs else [sample.text for sample in samples]
+        batches = self.batches(sampling, probs)
+        if probs:
+            return [pair for batch in batches for pair in zip(*batch)]
+        return [text for texts, _ in batches for text in texts]
 
     def batches(self, sampling, probs=False):
-        """The same as lists of (text, probs) of which each was drawn at once.  Raises ConfigError for the prompt."""
+        """The same, batch by batch as they are drawn: (texts, their probabilities or None)."""
         self._check_text("--prompt", sampling.prompt, self.config.block_size - 1)
         sampler = Sampler(self.config, self.params, self.vocab, columns_for(self.config, sampling.num_samples))
         return sampler.samples(sampling, probs)

@@ -118,22 +118,24 @@ def say_what_happens(trainer, run):
 
 
 def run_sample(arguments):
-    from itertools import count
-
     from . import api
 
     sampling = Sampling(**parsed(Sampling, vars(arguments)))
     model = api.load(arguments.path)
-    numbers = count(1)
-    for batch in model.batches(sampling, arguments.probs):
-        lines = []
-        for i, (text, probs) in zip(numbers, batch):
-            if arguments.json:
-                lines.append(to_json({"sample": i, "text": text} | ({"probs": probs} if arguments.probs else {})))
-            else:
-                shown = f"  {characters(text, probs, '.4f')}" if arguments.probs else ""
-                lines.append(f"sample {i:2d}: {printable(text)}{shown}")
+    escape = escaped if sys.stdout.isatty() else str
+    first = 1
+    for texts, probs in model.batches(sampling, arguments.probs):
+        numbered = enumerate(texts, first)
+        if arguments.json and probs:
+            lines = [to_json({"sample": i, "text": text, "probs": p}) for (i, text), p in zip(numbered, probs)]
+        elif arguments.json:
+            lines = [to_json({"sample": i, "text": text}) for i, text in numbered]
+        else:
+            lines = [f"sample {i:2d}: {escape(text)}" for i, text in numbered]
+            if probs:
+                lines = [f"{line}  {characters(*shown, '.4f')}" for line, *shown in zip(lines, texts, probs)]
         print("\n".join(lines))
+        first += len(texts)
 
 
 def run_eval(arguments):

@@ -71,7 +71,7 @@ def a_few_samples(trainer):
     config = trainer.config
     sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed)
     sampler = Sampler(config, trainer.params, trainer.vocab, N_SAMPLES)
-    return [sample.text for batch in sampler.samples(sampling) for sample in batch]
+    return [text for texts, _ in sampler.samples(sampling) for text in texts]
 
 
 def next_event(config, step):

@@ -34,9 +34,7 @@ class Metrics:
                 raise ConfigError(f"--metrics: expected a file outside of the run's directory, found {path!r}")
             return cls(path)
         except OSError as error:
-            raise OSError(
-                f"--metrics: expected a file that can be written, found {path!r}: {reason(error)}"
-            ) from None
+            raise OSError(f"--metrics: expected a file that can be written, found {path!r}: {reason(error)}") from None
 
     def add(self, first, losses, rates, val_loss=None):
         """The losses and learning rates of the steps from `first` on; val_loss is of the last of them."""

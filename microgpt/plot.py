@@ -18,10 +18,9 @@ def read_metrics(path):
     if os.path.isdir(path):
         path = os.path.join(path, METRICS)
     series = {"train": ([], []), "held-out": ([], [])}
-    number = 0
     try:
         with open(path, encoding="utf-8") as file:
-            for number, text in enumerate(file, 1):
+            for text in file:
                 line = json.loads(text)
                 for name, key in (("train", "loss"), ("held-out", "val_loss")):
                     if key in line:
@@ -30,7 +29,7 @@ def read_metrics(path):
     except OSError as error:
         raise PlotError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise PlotError(f"{path}: expected a step's JSON in line {number}, found something else: {error}") from None
+        raise PlotError(f"{path}: expected a step's JSON in every line, found {text!r:.60}: {error}") from None
     if not series["train"][0]:
         raise PlotError(f"{path}: expected at least one step, found none")
     return series

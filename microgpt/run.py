@@ -57,7 +57,8 @@ class Run:
         held = [name for name in (CHECKPOINT, PREVIOUS, METRICS, CONFIG) if os.path.lexists(self.file(name))]
         if held:
             raise ConfigError(
-                f"--out: expected a directory without a run, found {held[0]} in {path!r}; --resume {path} goes on with it"
+                f"--out: expected a directory without a run, found {held[0]} in {path!r}; "
+                f"--resume {path} goes on with it"
             )
 
     def resume(self):

@@ -1,7 +1,6 @@
 """Sampling: one token after another, from BOS until BOS comes again or the context is full."""
 
 import random
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,11 +14,6 @@ CACHE = 2**21
 
 class SamplingError(ArithmeticError):
     """The model's numbers are so large that they say nothing about what comes next."""
-
-
-class Sample(NamedTuple):
-    text: str
-    probs: list  # of each character, given those before; and of the end, if the document has one
 
 
 class Sampler:
@@ -74,7 +68,8 @@ class Sampler:
         return "".join(text)
 
     def samples(self, sampling, probs=False):
-        """Yield lists of Samples (their probs None unless asked for), as a Sampling wants them.
+        """Yield lists (texts, probs), as a Sampling wants them: probs, None unless asked for, has a list for each text,
+        the probability of each of its characters, given those before, and of the end if it has one.
 
         Sample i draws its characters with the numbers i * block_size and on of one random.Random(seed), so it is the
         same however many are drawn side by side.
@@ -93,7 +88,7 @@ class Sampler:
         ids = np.full((n, block_size), self.bos)  # what each document says
         ids[:, : len(prompt)] = prompt
         lengths = np.full(n, block_size)
-        probs = np.ones((n, block_size)) if want_probs else None
+        probs = np.empty((n, block_size)) if want_probs else None
         alive = np.arange(n)  # the document that each column is
         tokens = np.full(n, self.bos)
         for position in range(block_size):
@@ -118,9 +113,9 @@ class Sampler:
         codes = np.array([*map(ord, self.vocab), 0], "<u4")
         text, block_size = codes[ids].tobytes().decode("utf-32-le"), ids.shape[1]
         texts = [text[i : i + length] for i, length in zip(range(0, len(text), block_size), lengths)]
-        if probs is None:
-            return [Sample(text, None) for text in texts]
-        return [Sample(text, row[: len(text) + 1].tolist()) for text, row in zip(texts, probs)]
+        if probs is not None:
+            probs = [row[: len(text) + 1].tolist() for text, row in zip(texts, probs)]
+        return texts, probs
 
 
 def columns_for(config, num_samples):

@@ -9,7 +9,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 @contextmanager
 def handled(handle):
-    """Let handle(number, frame) take the signals, but for those that whoever started us wants ignored, as nohup does."""
+    """Let handle(number, frame) take the signals, but for those that whoever started us wants ignored (nohup)."""
     wanted = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in wanted}
     try:

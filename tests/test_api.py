@@ -67,7 +67,8 @@ def test_import_is_light():
     heavy = ["zipfile", "tomllib", "tqdm", "matplotlib", "numpy.random", "microgpt.checkpoint", "microgpt.plot"]
     code = f"import sys, microgpt; print([name for name in {heavy} + ['numpy'] if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
-    code = f"import sys; from microgpt.__main__ import main; main(['train', '--num-steps', '1', '--input', {str(INPUT)!r}]);"
+    code = "import sys; from microgpt.__main__ import main; "
+    code += f"main(['train', '--num-steps', '1', '--input', {str(INPUT)!r}]); "
     code += f"print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.endswith("\n[]\n")
 

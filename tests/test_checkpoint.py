@@ -24,10 +24,10 @@ def test_round_trip(tmp_path, dtype, settings):
     assert bytes(loaded.to_bytes()) == (tmp_path / "c").read_bytes()
 
 
-@pytest.mark.parametrize("text", ["a,b[c{d\"e\\f", "zoë 🙂\u2028\x0b", "\x00\x7f"], ids=["JSON", "Unicode", "control"])
+@pytest.mark.parametrize("text", ['a,b[c{d"e\\f', "zoë 🙂\u2028\x0b", "\x00\x7f"], ids=["JSON", "Unicode", "control"])
 def test_odd_characters(tmp_path, text):
     """Vocabularies of any characters, and paths of any bytes, come back."""
-    path = tmp_path / "in\udcff,[\"\n.txt"
+    path = tmp_path / 'in\udcff,["\n.txt'
     path.write_text(text, encoding="utf-8")
     from microgpt.config import Config
     from microgpt.trainer import Trainer

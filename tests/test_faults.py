@@ -36,7 +36,9 @@ def results(tmp_path_factory):
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, HERE / "faults.c", "-ldl"], check=True)
     environment = os.environ | {"LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
     command = [sys.executable, HERE / "fault_driver.py", folder]
-    process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
+    process = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300
+    )
     assert process.returncode == 0, process.stderr
     return [json.loads(line) for line in process.stdout.splitlines()]
 
@@ -410,7 +412,7 @@ def test_no_directory(tmp_path, place):
 
 
 def test_a_bad_last_checkpoint(tmp_path):
-    """A damaged checkpoint.npz is set aside, the run goes on from the one before it, and ends as if nothing had been."""
+    """A damaged checkpoint.npz is set aside, and the run goes on from the one before it to the same end."""
     names = write_names(tmp_path / "names.txt")
     flags = ["--input", names, "--num-steps", 30, "--checkpoint-every", 10, *TINY_FLAGS]
     for name in "straight", "damaged":
@@ -436,4 +438,3 @@ def test_both_checkpoints_bad(tmp_path):
         refused = microgpt(*command)
         assert refused.returncode == 1 and run.CHECKPOINT in refused.stderr and refused.stderr.count("\n") == 1
     assert sorted(os.listdir(out)) == [run.CHECKPOINT, run.PREVIOUS]
-

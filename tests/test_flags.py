@@ -23,12 +23,25 @@ SAMPLE = {
     "top-p": ["0", "1.01"],
     "seed": ["1.5"],
 }
-WORDS = ["float16", "Float64", "float", "64", "double", "f8", "", " float64", "float64 ", "float32,float64", "None", "0"]
+WORDS = [
+    "float16",
+    "Float64",
+    "float",
+    "64",
+    "double",
+    "f8",
+    "",
+    " float64",
+    "float64 ",
+    "float32,float64",
+    "None",
+    "0",
+]
+PROMPTS = ["Z", "aZ", "é", "a b", "0", "\n", "\t", "-", "a" * 16, "ab" * 20, "🙂", "A"]
 CASES = [("train", flag, text) for flag, more in TRAIN.items() for text in NUMBERS + more]
 CASES += [("sample", flag, text) for flag, more in SAMPLE.items() for text in NUMBERS + more]
 CASES += [("train", "dtype", text) for text in WORDS]
-CASES += [("sample", "prompt", text) for text in ["Z", "aZ", "é", "a b", "0", "\n", "\0"[:0] + "\t", "-", "a" * 16, "ab" * 20,
-                                                  "🙂", "A"]]  # fmt: skip
+CASES += [("sample", "prompt", text) for text in PROMPTS]
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,8 @@ class Evil:
 def pickled(good):
     run, arrays = parts(good)
     file = io.BytesIO()
-    np.savez(file, run=np.frombuffer(checkpoint.encode(run), np.uint8), **(arrays | {"wte": np.array([Evil()], object)}))
+    arrays["wte"] = np.array([Evil()], object)
+    np.savez(file, run=np.frombuffer(checkpoint.encode(run), np.uint8), **arrays)
     return file.getvalue()
 
 

@@ -29,7 +29,7 @@ def trained(request, tmp_path_factory):
 
 def drawn(trained, columns, probs=False, **settings):
     sampler = Sampler(trained.config, trained.params, trained.vocab, columns)
-    return [found for batch in sampler.samples(Sampling(**settings), probs) for found in batch]
+    return [found for texts, p in sampler.samples(Sampling(**settings), probs) for found in zip(texts, p or texts)]
 
 
 WAYS = [{}, {"temperature": 0}, {"temperature": 1.5, "top_k": 5}, {"top_p": 0.8, "temperature": 1.0}, {"prompt": "ab"}]
@@ -66,7 +66,7 @@ def test_without_cache(trained):
             if i + 1 < n:
                 token[i + 1] = drawn_token
         found.append(text)
-    assert found == [s.text for s in drawn(trained, 16, num_samples=30)]
+    assert found == [text for text, _ in drawn(trained, 16, num_samples=30)]
 
 
 def test_uniform():
@@ -79,7 +79,8 @@ def test_uniform():
 def test_frequencies():
     """Characters are drawn as often as their probabilities say, up to the noise of 100,000 draws."""
     logits = np.array([[0.0], [1.0], [2.0], [-1.0]]).repeat(100_000, 1)
-    tokens = sample.choose(np.asfortranarray(logits), sample.uniform(random.Random(1), 100_000), Sampling(temperature=0.7))
+    uniforms = sample.uniform(random.Random(1), 100_000)
+    tokens = sample.choose(np.asfortranarray(logits), uniforms, Sampling(temperature=0.7))
     expected = kernels.softmax_forward(logits[:, :1] / 0.7)[:, 0]
     counts = np.bincount(tokens, minlength=4)
     assert (abs(counts - 100_000 * expected) < 5 * np.sqrt(100_000 * expected * (1 - expected))).all()
@@ -87,7 +88,8 @@ def test_frequencies():
 
 @pytest.mark.parametrize("settings, allowed", [
     ({"temperature": 0}, {2}), ({"top_k": 1}, {2}), ({"top_k": 2}, {1, 2}), ({"top_k": 9}, {0, 1, 2, 3}),
-    ({"top_p": 0.1}, {2}), ({"top_p": 0.8}, {1, 2}), ({"top_p": 1e-300}, {2}), ({"top_k": 3, "top_p": 0.999}, {0, 1, 2}),
+    ({"top_p": 0.1}, {2}), ({"top_p": 0.8}, {1, 2}), ({"top_p": 1e-300}, {2}),
+    ({"top_k": 3, "top_p": 0.999}, {0, 1, 2}),
     ({"temperature": 1e-300}, {2}), ({"temperature": 1000.0}, {0, 1, 2, 3}),
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -180,6 +182,12 @@ def test_output(folder):
     assert command(folder, "--num-samples", 0) == ""
 
 
+def test_numbers_go_on(folder):
+    """The lines are numbered without a gap where one batch ends and the next begins."""
+    lines = command(folder, "--num-samples", 5000).splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"sample {i:2d}" for i in range(1, 5001)]
+
+
 def test_checkpoint_file(folder):
     """RUN may be the checkpoint itself."""
     other = microgpt("sample", "run/checkpoint.npz", "--num-samples", 3, cwd=folder).stdout
@@ -193,7 +201,8 @@ def test_speed(folder):
     best = math.inf
     for _ in range(5):
         begun = time.process_time()
-        n = sum(len(s.text) + (len(s.text) < 16) for batch in trained.batches(Sampling(num_samples=100_000)) for s in batch)
+        texts = trained.sample(100_000)
         best = min(best, time.process_time() - begun)
+    n = sum(len(text) + (len(text) < 16) for text in texts)
     print(f"{n} tokens in {best:.3f} s: {n / best:.0f} a second on {os.cpu_count()} cores")
     assert n / best >= 1_000_000
