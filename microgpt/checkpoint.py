@@ -93,7 +93,7 @@ def write(path, data, previous=None):
     try:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             write_all(fd, data)
             os.fsync(fd)
@@ -134,7 +134,7 @@ def keep(path, previous):
 
 
 def sync_directory(path):
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -17,7 +17,7 @@ class Metrics:
         self.path = path
         self._pending = b""
         flags = os.O_RDWR if keep_steps else os.O_WRONLY | os.O_TRUNC
-        self._fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._fd = os.open(path, flags | os.O_CREAT, 0o666)
         if keep_steps:
             with open(self._fd, "rb", closefd=False) as file:
                 size = size_of_steps(file, keep_steps)

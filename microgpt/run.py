@@ -109,7 +109,7 @@ class Run:
             import fcntl
         except ImportError:  # Windows has no such lock
             return
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
