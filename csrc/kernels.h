@@ -107,7 +107,8 @@ void cross_entropy_backward_f64(double *dlogits, const double *probs, const int3
                                 int m, int n);
 
 /* One step of Adam on n parameters: m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2,
-   param -= learning_rate (m / m_correction) / (sqrt(v / v_correction) + eps), x_correction being 1 - beta^t at step t. */
+   param -= learning_rate (m / m_correction) / (sqrt(v / v_correction) + eps), x_correction being 1 - beta^t at step t.
+   An m or v below 2^-120 (float) or 2^-1000 (double) becomes 0. */
 void adam_f32(float *param, float *m, float *v, const float *grad, double learning_rate, double beta1, double beta2,
               double eps, double m_correction, double v_correction, size_t n);
 void adam_f64(double *param, double *m, double *v, const double *grad, double learning_rate, double beta1, double beta2,
@@ -136,8 +137,7 @@ enum kernel {
     RELU_BACKWARD,
     ADD_FORWARD,
     CROSS_ENTROPY_FORWARD,
-    CROSS_ENTROPY_BACKWARD,
-    SOFTMAX_FORWARD
+    CROSS_ENTROPY_BACKWARD
 };
 struct call {
     enum kernel kernel;

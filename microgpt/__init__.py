@@ -9,6 +9,7 @@ The errors that these raise are ConfigError, DataError, CheckpointError and NotF
 
 import os
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -24,7 +25,7 @@ _HOME = {
 __all__ = ["__version__", "get_include", *_HOME]
 
 
-def get_include():
+def get_include() -> str:
     """The directory of kernels.h and kernels.c: another C or cffi project includes the one and compiles the other.
 
     With any flags, but for -ffp-contract=off, which the same bits need, and without -ffast-math.
@@ -34,7 +35,7 @@ def get_include():
     return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(here), "csrc")
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Import what is used only when it is used: the command line needs little of it."""
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
