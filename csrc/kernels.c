@@ -41,7 +41,8 @@
 #define SQRT_HALF_BITS 0x3f3504f3u
 #define RSQRT_BITS 0x5f375a86u
 #define RSQRT_STEPS 1
-#define TINY 0x1p-120f
+#define TINY 0x1p-52f
+#define LOG_TINY -36.043653f
 #define EXP_MIN -87.33654f /* log of the smallest normal number */
 #define LOG2_E 1.44269504f
 #define LN2_HIGH 0.69140625f
@@ -70,7 +71,8 @@
 #define SQRT_HALF_BITS 0x3fe6a09e667f3bcdull
 #define RSQRT_BITS 0x5fe6eb50c7b537a9ull
 #define RSQRT_STEPS 2
-#define TINY 0x1p-1000
+#define TINY 0x1p-460
+#define LOG_TINY -318.8477030575765
 #define EXP_MIN -708.3964185322641
 #define LOG2_E 1.4426950408889634
 #define LN2_HIGH 0x1.62e42fefa3800p-1

@@ -56,7 +56,8 @@ void embedding_backward_f64(double *dwte, double *dwpe, const double *dx, const 
      probs[t, h block_size + lag] = softmax over lag of (q_h[:, t] . k_h[:, t - lag]) / sqrt(n_embd / n_head)
      out_h[:, t] = sum over lag of probs[t, h block_size + lag] v_h[:, t - lag]
    In probs, qkv and work tokens run down the columns, and with P for n_tokens rounded up to a multiple of LANES:
-   probs: P x n_head block_size; a lag that no token near by reaches is not written.
+   probs: P x n_head block_size; a weight below 2^-52 (float) or 2^-460 (double) of the largest is 0; a lag that no
+   token near by reaches is not written.
    qkv: P x 3 n_embd, for the backward pass: q, k and v transposed.  work: P x n_embd of scratch. */
 void attention_forward_f32(float *out, float *probs, float *qkv, float *work, const float *q, const float *k,
                            const float *v, const int32_t *position, int n_embd, int n_head, int block_size, int n_tokens);
@@ -100,7 +101,8 @@ void cross_entropy_forward_f32(float *loss, float *losses, float *probs, const f
                                const float *weight, int m, int n);
 void cross_entropy_forward_f64(double *loss, double *losses, double *probs, const double *logits,
                                const int32_t *target, const double *weight, int m, int n);
-/* dlogits[:, j] += weight[j] (probs[:, j] - onehot(target[j])): the gradient of loss. */
+/* dlogits[:, j] += weight[j] (probs[:, j] - onehot(target[j])): the gradient of loss.  A probability below 2^-52 (float)
+   or 2^-460 (double) counts as 0. */
 void cross_entropy_backward_f32(float *dlogits, const float *probs, const int32_t *target, const float *weight,
                                 int m, int n);
 void cross_entropy_backward_f64(double *dlogits, const double *probs, const int32_t *target, const double *weight,
@@ -108,7 +110,7 @@ void cross_entropy_backward_f64(double *dlogits, const double *probs, const int3
 
 /* One step of Adam on n parameters: m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2,
    param -= learning_rate (m / m_correction) / (sqrt(v / v_correction) + eps), x_correction being 1 - beta^t at step t.
-   An m or v below 2^-120 (float) or 2^-1000 (double) becomes 0. */
+   A grad below 2^-52 (float) or 2^-460 (double) counts as 0, and an m or v below 2^-108 or 2^-924 becomes 0. */
 void adam_f32(float *param, float *m, float *v, const float *grad, double learning_rate, double beta1, double beta2,
               double eps, double m_correction, double v_correction, size_t n);
 void adam_f64(double *param, double *m, double *v, const double *grad, double learning_rate, double beta1, double beta2,
