@@ -26,7 +26,7 @@ class Adam:
     def step(self):
         """Update the parameters from the gradients; returns the learning rate used."""
         c = self.config
-        rate = c.learning_rate * (1 - self.step_count / c.num_steps)
+        rate = self.learning_rate()
         self.step_count += 1
         self.beta1_t *= c.beta1
         self.beta2_t *= c.beta2

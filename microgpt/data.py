@@ -50,9 +50,11 @@ class Dataset:
     to block_size.  A batch is `batch_size` documents in a row; past the last document comes the first again, so the
     arrays go on for batch_size - 1 documents more.  weight is 1 / (batch_size * columns of the document), which makes
     a weighted sum of losses the mean over documents of their mean losses.
+
+    `fits` is called with the columns of the largest batch and of all, before anything of that size is made.
     """
 
-    def __init__(self, documents, vocab, block_size, batch_size, dtype):
+    def __init__(self, documents, vocab, block_size, batch_size, dtype, fits=None):
         # one separator before, between and after the documents: the BOS of one is the end of the one before
         text = "\n".join(["", *documents, ""])
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -75,13 +77,15 @@ class Dataset:
         n_columns = int(offsets[-1])
         if n_columns > MAX_TOKENS:
             raise DataError(f"expected at most {MAX_TOKENS} tokens, found {n_columns}")
+        self.max_columns = int(np.max(offsets[batch_size:] - offsets[:-batch_size]))
+        if fits is not None:
+            fits(self.max_columns, n_columns)
         self.token = np.resize(encoded[:-1][keep], n_columns)
         self.target = np.resize(encoded[1:][keep], n_columns)
         self.position = np.resize(position[keep], n_columns)
         self.weight = np.repeat(1 / (lengths * np.float64(batch_size)), lengths).astype(dtype)
         self.weight = np.resize(self.weight, n_columns)
         self.offsets = offsets.tolist()  # plain ints: the training loop indexes it every step
-        self.max_columns = int(np.max(offsets[batch_size:] - offsets[:-batch_size]))
 
     def batch(self, step):
         """The first column of this step's batch and how many columns it has."""

@@ -35,13 +35,15 @@ def loss(k, logits):
 
 
 def backward(k, p, g, config):
-    """Add the gradient of the loss to g, line by line the forward pass from its end.
+    """The gradient of the loss in g, line by line the forward pass from its end.
 
     dx is the gradient of the residual stream: x = x + branch hands it on to both as it is, so it is a branch's dy and
     then has the branch's own dx added.
     """
     a = k.values
     n = config.n_embd
+    for gradient in g.views.values():
+        k.zero(gradient)
     last = f"layer{config.n_layer - 1}.x_mlp"
     dlogits = k.zeros("dlogits", len(a["logits"]))
     k.cross_entropy_backward(dlogits, a["probs"])

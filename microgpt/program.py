@@ -18,6 +18,7 @@ class Program:
         self.values = {}  # every named array, for whoever wants to look
         self._calls = []
         self._keep = []
+        self._zeros = {}  # arrays to be set to zero before their next use, by address
 
     # ---- arrays ----
 
@@ -34,12 +35,16 @@ class Program:
     def zeros(self, name, rows):
         """The same, set to zero at this place of every run."""
         array = self.array(name, rows)
-        self._record(lib.ZERO, [array], [rows, 0])
+        self._zero(array, [rows, 0])
         return array
 
-    def zero(self, flat):
-        """Set a whole array to zero."""
-        self._record(lib.ZERO, [flat], [0, flat.size])
+    def zero(self, array):
+        """Set an array that is not one of tokens to zero."""
+        self._zero(array, [0, array.size])
+
+    def _zero(self, array, sizes):
+        # not recorded yet: matmul_backward, when it is the first to add, can as well set
+        self._zeros[array.ctypes.data] = array, sizes
 
     # ---- kernels, forward ----
 
@@ -95,7 +100,8 @@ class Program:
         self._record(lib.CROSS_ENTROPY_BACKWARD, [dlogits, probs], [len(probs)])
 
     def matmul_backward(self, dw, dx, dy, w, x):
-        self._record(lib.MATMUL_BACKWARD, [dw, dx, dy, w, x], w.shape)
+        fresh = [self._zeros.pop(array.ctypes.data, None) is not None for array in (dw, dx)]
+        self._record(lib.MATMUL_BACKWARD, [dw, dx, dy, w, x], w.shape, set=fresh[0] + 2 * fresh[1])
 
     def relu_backward(self, dx, dy, y):
         self._record(lib.RELU_BACKWARD, [dx, dy, y], [len(y)])
@@ -115,10 +121,15 @@ class Program:
 
     # ---- recording and running ----
 
-    def _record(self, kernel, arrays, sizes, eps=0.0):
+    def _record(self, kernel, arrays, sizes, eps=0.0, set=0):
+        for array in arrays:
+            if array.ctypes.data in self._zeros:
+                zeroed, extent = self._zeros.pop(array.ctypes.data)
+                self._record(lib.ZERO, [zeroed], extent)
         self._keep += arrays
         pointers = [ffi.cast("void *", array.ctypes.data) for array in arrays]
-        self._calls.append({"kernel": kernel, "array": pointers, "size": [int(n) for n in sizes], "eps": eps})
+        sizes = [int(n) for n in sizes]
+        self._calls.append({"kernel": kernel, "array": pointers, "size": sizes, "eps": eps, "set": set})
 
     def compile(self, token, position, target=None, weight=None):
         """A function run(start, n_tokens) that runs the calls on those columns of the given int32 and weight arrays.

@@ -37,9 +37,14 @@ class Sampler:
     def logits(self, tokens, position):
         """vocab_size x len(tokens): what follows these tokens, all of them at this position.
 
-        The earlier positions must have been run before, with the same columns.  Raises SamplingError.
+        The earlier positions must have been run before, with the same columns.  Raises SamplingError; ValueError for
+        what is not an id, a position or so many columns.
         """
         n = len(tokens)
+        if not 0 < n <= self.columns or not 0 <= position < self.config.block_size:
+            raise ValueError(f"expected up to {self.columns} columns and a position in the context, found {n} at {position}")
+        if not 0 <= np.min(tokens) <= np.max(tokens) <= self.bos:
+            raise ValueError(f"expected ids from 0 to {self.bos}, found {tokens}")
         self._token[:n] = tokens
         self._position[:n] = position
         self._run(0, n)

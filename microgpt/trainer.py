@@ -45,9 +45,8 @@ class Trainer:
         self.n_held_out = n_held_out(len(self.documents), config.val_fraction)
         n_train = len(self.documents) - self.n_held_out
         self.dataset = data.Dataset(
-            self.documents[:n_train], self.vocab, config.block_size, config.batch_size, config.dtype
+            self.documents[:n_train], self.vocab, config.block_size, config.batch_size, config.dtype, self._check_memory
         )
-        self._check_memory()
         vocab_size = len(self.vocab) + 1  # the characters and BOS
         self.params = Parameters(config, vocab_size)
         self.grads = Parameters(config, vocab_size)
@@ -60,7 +59,6 @@ class Trainer:
 
         self.program = k = Program(config.dtype, self.dataset.max_columns)
         model.loss(k, model.forward(k, self.params, config, k.attention_forward))
-        k.zero(self.grads.flat)
         model.backward(k, self.params, self.grads, config)
         d = self.dataset
         self._run = k.compile(d.token, d.position, d.target, d.weight)
@@ -73,7 +71,9 @@ class Trainer:
         return self.adam.step_count
 
     def step(self):
-        """One training step: the loss of its batch, before the update.  Raises NotFiniteError."""
+        """One training step: the loss of its batch, before the update.  Raises NotFiniteError; ValueError past the end."""
+        if self.adam.step_count >= self.config.num_steps:
+            raise ValueError(f"expected no more than num_steps {self.config.num_steps}, which have been done")
         start, self.n_columns = self.dataset.batch(self.adam.step_count)
         self._run(start, self.n_columns)
         loss = self._loss[0]
@@ -167,17 +167,19 @@ class Trainer:
         start, n = self.dataset.batch(self.adam.step_count - 1)
         return self.dataset.position[start : start + n]
 
-    def _check_memory(self):
+    def _check_memory(self, max_columns, n_columns):
+        """ConfigError unless model, gradients, Adam, activations and data fit into this machine."""
         c, vocab_size = self.config, len(self.vocab) + 1
         n_params = sum(rows * columns for _, rows, columns in table(c, vocab_size))
         per_column = c.n_layer * (17 * c.n_embd + c.n_head * c.block_size) + 20 * c.n_embd + c.block_size + 3 * vocab_size
         itemsize = 4 if c.dtype == "float32" else 8
-        needed = (4 * n_params + per_column * self.dataset.max_columns) * itemsize
+        needed = (4 * n_params + per_column * kernels.padded(max_columns)) * itemsize + 40 * n_columns
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > available or n_params > data.MAX_TOKENS:
             raise ConfigError(
-                f"--n-embd {c.n_embd}, --n-layer {c.n_layer}, --batch-size {c.batch_size}: expected a model that fits "
-                f"{available / 1e9:.1f} GB of memory, found one of {n_params} parameters that needs {needed / 1e9:.1f} GB"
+                f"--n-embd {c.n_embd}, --n-layer {c.n_layer}, --block-size {c.block_size}, --batch-size {c.batch_size}: "
+                f"expected a model that fits {available / 1e9:.1f} GB of memory, found one of {n_params} parameters and "
+                f"{max_columns} tokens a step that needs {needed / 1e9:.1f} GB"
             )
 
 
