@@ -56,11 +56,9 @@ def _library():
     return module.lib
 
 
-def peak(dtype):
-    """Floating-point operations a microsecond, the best of several short runs."""
-    loop, best = getattr(_library(), f"peak_{dtype}"), 0.0
-    for _ in range(20):
-        start = time.perf_counter()
-        operations = loop(20_000)
-        best = max(best, operations / (time.perf_counter() - start) / 1e6)
-    return best
+def peak(dtype, count=3_000_000):
+    """Floating-point operations a microsecond, over some ten milliseconds."""
+    loop = getattr(_library(), f"peak_{dtype}")
+    start = time.perf_counter()
+    operations = loop(count)
+    return operations / (time.perf_counter() - start) / 1e6
