@@ -1,4 +1,4 @@
-"""The fused multiply-adds a second of one core: a loop of nothing else, compiled for this very processor."""
+"""The floating-point operations a second of one core, two for each fused multiply-add: a loop of nothing else, compiled for this very processor."""
 
 import importlib.util
 import tempfile

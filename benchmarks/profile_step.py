@@ -6,11 +6,12 @@ Each call is repeated in place on one batch of the data (the least of many timin
 sum is a lower bound of the step.  Flags are those of `microgpt train`.
 """
 
-import sys
+import argparse
 import time
 from collections import defaultdict
 
-from microgpt.config import Config
+from microgpt.commands import add_settings
+from microgpt.config import Config, parsed
 from microgpt.kernels import ISA, ffi, lib
 from microgpt.trainer import Trainer
 
@@ -26,7 +27,9 @@ def least(function, repeats=20, inner=20):
 
 
 def main():
-    config = Config(**{k[2:].replace("-","_"): eval(v) if v.replace(".","").isdigit() else v for k,v in zip(sys.argv[1::2],sys.argv[2::2])})
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add_settings(parser, Config)
+    config = Config(**parsed(Config, vars(parser.parse_args())))
     trainer = Trainer(config)
     for _ in range(100):
         trainer.step()

@@ -6,9 +6,9 @@ Everything is measured in one process on one core, the contenders taking turns, 
 medians over the rounds.  A step's time is the difference of two run lengths divided by the difference in steps, so it
 counts all that a step does (batch, forward, backward, Adam, Python) and nothing that a run does once.
 
-  peak     fused multiply-adds a second of one core, by a loop of nothing else, in the same rounds
+  peak     operations a second of one core, by a loop of nothing but fused multiply-adds, in the same rounds
   floor    6 (12 n_layer n_embd^2 + vocab_size n_embd) x tokens operations at that peak: no program can be faster
-  PyTorch  the same model, batches and Adam, eager, in float32 (left out by name when torch is not installed)
+  PyTorch  the same model, batches and Adam, eager, padded to the longest document (left out by name when not installed)
   NumPy    the same packed batch in NumPy: products by BLAS, attention document by document
   Python   the scalar tape of tests/reference.py, which does what microgpt.py does
 
@@ -22,6 +22,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from datetime import date
 from pathlib import Path
@@ -123,7 +124,7 @@ def large(arguments):
     path = Path(arguments.input)
     names = path.read_text(encoding="utf-8").split()
     text = "\n".join(" ".join(names[i : i + 45]) for i in range(0, len(names), 45))
-    lines = Path(arguments.scratch or path.parent) / "large.txt"
+    lines = Path(tempfile.mkdtemp()) / "large.txt"
     lines.write_text(text, encoding="utf-8")
     yield Config(str(lines), dtype="float32", batch_size=12, n_layer=6, n_embd=384, n_head=6, block_size=256,
                  num_steps=10**6), {"PyTorch": torch_step}  # fmt: skip
@@ -182,7 +183,6 @@ def main():
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     parser.add_argument("--large", action="store_true", help="6 layers, 384 wide, block 256, batch 12 instead (minutes)")
-    parser.add_argument("--scratch", metavar="DIR", help="where --large puts its text of long lines")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

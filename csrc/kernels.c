@@ -19,6 +19,10 @@
 #error "the kernels promise exact bits: build them without -ffast-math"
 #endif
 
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#error "expected gcc 12 or newer, or clang: the kernels use __builtin_shufflevector"
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 
 #define real float
@@ -41,7 +45,8 @@
 #define SQRT_HALF_BITS 0x3f3504f3u
 #define RSQRT_BITS 0x5f375a86u
 #define RSQRT_STEPS 1
-#define TINY 0x1p-52f
+#define TINY 0x1p-52f       /* what is far below the rounding of the numbers it meets */
+#define TINY_STATE 0x1p-108f /* Adam's m and v, with room to decay before they are subnormal */
 #define LOG_TINY -36.043653f
 #define EXP_MIN -87.33654f /* log of the smallest normal number */
 #define LOG2_E 1.44269504f
@@ -72,6 +77,7 @@
 #define RSQRT_BITS 0x5fe6eb50c7b537a9ull
 #define RSQRT_STEPS 2
 #define TINY 0x1p-460
+#define TINY_STATE 0x1p-924
 #define LOG_TINY -318.8477030575765
 #define EXP_MIN -708.3964185322641
 #define LOG2_E 1.4426950408889634

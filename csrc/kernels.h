@@ -144,7 +144,7 @@ enum kernel {
 struct call {
     enum kernel kernel;
     int size[3];
-    int set; /* MATMUL_BACKWARD: 1 sets dw, 2 sets dx, 3 both, instead of adding to them */
+    int overwrite; /* MATMUL_BACKWARD: 1 sets dw, 2 sets dx, 3 both, instead of adding to them */
     double eps;
     void *array[8];
 };

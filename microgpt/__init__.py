@@ -4,7 +4,8 @@
     Model         sample, score, evaluate      kernels       the C kernels as NumPy functions
     get_include() the directory of the C sources, for those who compile them
 
-The errors that these raise are ConfigError, DataError, CheckpointError and NotFiniteError.
+The errors that these raise are ConfigError, DataError, CheckpointError,
+NotFiniteError and SamplingError.
 """
 
 import os
@@ -21,14 +22,15 @@ _HOME = {
     "DataError": "data",
     "CheckpointError": "checkpoint",
     "NotFiniteError": "trainer",
+    "SamplingError": "sample",
 }
-__all__ = ["__version__", "get_include", *_HOME]
+__all__ = ["__version__", "get_include", "kernels", *_HOME]
 
 
 def get_include() -> str:
     """The directory of kernels.h and kernels.c: another C or cffi project includes the one and compiles the other.
 
-    With any flags, but for -ffp-contract=off, which the same bits need, and without -ffast-math.
+    With whatever flags, and -ffp-contract=off, on which the same bits rest; -ffast-math is refused.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     installed = os.path.join(here, "csrc")
@@ -37,6 +39,8 @@ def get_include() -> str:
 
 def __getattr__(name: str) -> Any:
     """Import what is used only when it is used: the command line needs little of it."""
+    if name == "kernels":
+        return import_module(".kernels", __name__)
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

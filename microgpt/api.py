@@ -105,6 +105,8 @@ class Model:
 
     def evaluate(self, documents):
         """The Evaluation of a list of texts; of one longer than the context the beginning counts."""
+        if not documents:
+            raise data.DataError("expected at least one document, found none")
         known = set(self.vocab)
         for document in documents:
             if not known.issuperset(document):

@@ -1,11 +1,11 @@
-"""Documents and their encoding: a text file becomes flat int32 arrays of which every batch is a slice."""
+"""Documents and their encoding: a text file becomes flat arrays of which every batch is a slice."""
 
 import os
 import stat
 
 import numpy as np
 
-MAX_TOKENS = 2**31 - 1  # columns are counted in int32
+MAX_COUNT = 2**31 - 1  # what int32 can count
 
 
 class DataError(ValueError):
@@ -75,8 +75,8 @@ class Dataset:
         cyclic = np.resize(lengths, len(documents) + batch_size - 1)
         offsets = np.concatenate(([0], np.cumsum(cyclic, dtype=np.int64)))
         n_columns = int(offsets[-1])
-        if n_columns > MAX_TOKENS:
-            raise DataError(f"expected at most {MAX_TOKENS} tokens, found {n_columns}")
+        if n_columns > MAX_COUNT:
+            raise DataError(f"expected at most {MAX_COUNT} tokens, found {n_columns}")
         self.max_columns = int(np.max(offsets[batch_size:] - offsets[:-batch_size]))
         if fits is not None:
             fits(self.max_columns, n_columns)

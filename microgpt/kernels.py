@@ -711,8 +711,8 @@ def attention_forward(
         weights[h, t, s] = softmax over s of (q_h[:, t] . k_h[:, s]) / sqrt(n_embd / n_head)
         out_h[:, t]      = sum over s of weights[h, t, s] v_h[:, s]
 
-    Vaswani et al., Attention Is All You Need, 2017, section 3.2.  The cache takes n_tokens * (n_head * longest document
-    + 3 * n_embd) numbers.
+    Vaswani et al., Attention Is All You Need, 2017, section 3.2.  The cache takes P * (n_head * longest document +
+    3 * n_embd) numbers, P being n_tokens rounded up to a multiple of LANES.
 
     >>> x = np.array([[1.0, 2.0, 4.0]])
     >>> out, cache = attention_forward(0 * x, x, x, offsets=np.array([0, 2, 3]), n_head=1)

@@ -1,4 +1,4 @@
-"""Loss curves of runs, drawn with matplotlib, which is an extra: pip install 'matrixmicrogpt[plot]'."""
+"""Loss curves of runs, drawn with matplotlib, an optional extra ([plot])."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def plot(paths, output):
     try:
         import matplotlib
     except ImportError:
-        raise PlotError("plot needs matplotlib: pip install 'matrixmicrogpt[plot]'") from None
+        raise PlotError("plot needs matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

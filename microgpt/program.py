@@ -1,7 +1,8 @@
 """A program: kernel calls written down once, with their arrays, and then run on batch after batch by one C call.
 
 Each method records one call of the kernel of its name.  A forward method makes the array it computes and returns it;
-a backward method takes the gradients it adds to.  Arrays are features x max_tokens, of which a run over n_tokens
+a backward method takes the gradients it adds to; where one was just said to be zero, matmul_backward sets it instead.
+An activation is features x max_tokens, of which a run over n_tokens
 columns uses the first n_tokens.
 """
 
@@ -33,13 +34,13 @@ class Program:
         return array
 
     def zeros(self, name, rows):
-        """The same, set to zero at this place of every run."""
+        """The same, counted as zero from here on: set to zero before its next use, or set by the first product that adds."""
         array = self.array(name, rows)
         self._zero(array, [rows, 0])
         return array
 
     def zero(self, array):
-        """Set an array that is not one of tokens to zero."""
+        """The same for an array that is not one of tokens, such as a parameter's gradient."""
         self._zero(array, [0, array.size])
 
     def _zero(self, array, sizes):
@@ -101,7 +102,7 @@ class Program:
 
     def matmul_backward(self, dw, dx, dy, w, x):
         fresh = [self._zeros.pop(array.ctypes.data, None) is not None for array in (dw, dx)]
-        self._record(lib.MATMUL_BACKWARD, [dw, dx, dy, w, x], w.shape, set=fresh[0] + 2 * fresh[1])
+        self._record(lib.MATMUL_BACKWARD, [dw, dx, dy, w, x], w.shape, overwrite=fresh[0] + 2 * fresh[1])
 
     def relu_backward(self, dx, dy, y):
         self._record(lib.RELU_BACKWARD, [dx, dy, y], [len(y)])
@@ -121,7 +122,7 @@ class Program:
 
     # ---- recording and running ----
 
-    def _record(self, kernel, arrays, sizes, eps=0.0, set=0):
+    def _record(self, kernel, arrays, sizes, eps=0.0, overwrite=0):
         for array in arrays:
             if array.ctypes.data in self._zeros:
                 zeroed, extent = self._zeros.pop(array.ctypes.data)
@@ -129,7 +130,7 @@ class Program:
         self._keep += arrays
         pointers = [ffi.cast("void *", array.ctypes.data) for array in arrays]
         sizes = [int(n) for n in sizes]
-        self._calls.append({"kernel": kernel, "array": pointers, "size": sizes, "eps": eps, "set": set})
+        self._calls.append({"kernel": kernel, "array": pointers, "size": sizes, "eps": eps, "overwrite": overwrite})
 
     def compile(self, token, position, target=None, weight=None):
         """A function run(start, n_tokens) that runs the calls on those columns of the given int32 and weight arrays.
@@ -151,5 +152,5 @@ class Program:
 
         # C holds bare pointers: the memory must live as long as the function
         run.keep = [*self._keep, token, position, target, weight]
-        self.run_kernels, self.calls, self.batch = run_kernels, calls, batch
+        self.run_kernels, self.calls, self.batch = run_kernels, calls, batch  # for benchmarks/profile_step.py
         return run

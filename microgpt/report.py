@@ -78,6 +78,6 @@ def progress_bar(config, first_step):
     try:
         from tqdm import tqdm
     except ImportError:
-        notice("no progress bar: it needs tqdm (pip install 'matrixmicrogpt[progress]')")
+        notice("no progress bar: it needs tqdm (pip install tqdm)")
         return None
     return tqdm(initial=first_step, total=config.num_steps, unit="step", file=sys.stderr, dynamic_ncols=True)

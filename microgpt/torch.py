@@ -11,7 +11,7 @@
 
 Shapes, formulas and errors are those of microgpt.kernels: a matrix is features x tokens.  Results are column-major, as
 is x.t() of a contiguous x, and column-major tensors are read in place; others are copied.  Each function can be
-differentiated once.  Needs PyTorch, which `pip install "matrixmicrogpt[torch]"` brings.
+differentiated once.  Needs PyTorch, an optional extra ([torch]).
 """
 
 from __future__ import annotations

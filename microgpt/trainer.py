@@ -63,7 +63,7 @@ class Trainer:
         d = self.dataset
         self._run = k.compile(d.token, d.position, d.target, d.weight)
         self._loss = ffi.cast("float *" if config.dtype == "float32" else "double *", k.values["loss"].ctypes.data)
-        self.n_columns = 0  # of the last step
+        self._start = self.n_columns = 0  # of the last step
         self._evaluator = None
 
     @property
@@ -74,8 +74,8 @@ class Trainer:
         """One training step: the loss of its batch, before the update.  Raises NotFiniteError; ValueError past the end."""
         if self.adam.step_count >= self.config.num_steps:
             raise ValueError(f"expected no more than num_steps {self.config.num_steps}, which have been done")
-        start, self.n_columns = self.dataset.batch(self.adam.step_count)
-        self._run(start, self.n_columns)
+        self._start, self.n_columns = self.dataset.batch(self.adam.step_count)
+        self._run(self._start, self.n_columns)
         loss = self._loss[0]
         if not math.isfinite(loss):
             raise NotFiniteError(self.adam.step_count + 1, loss)
@@ -148,39 +148,49 @@ class Trainer:
 
     def value(self, name):
         """An intermediate of the last step as a view: rows x columns, one column per token (see model.py for names)."""
+        if self.n_columns == 0:
+            raise ValueError("expected a step before, found none")
+        if name.endswith((".probs", ".qkv")):
+            raise ValueError(f"{name}: expected an array of one column per token; see Trainer.attention")
         array = self.program.values[name]
         flat = array.reshape(-1, order="F")
         return flat[: len(array) * self.n_columns].reshape(len(array), self.n_columns, order="F")
 
     def attention(self, layer):
         """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""
+        if self.n_columns == 0:
+            raise ValueError("expected a step before, found none")
         values, rows, name = self.program.values, kernels.padded(self.n_columns), f"layer{layer}.attn"
         probs, qkv = (
             array.reshape(-1, order="F")[: rows * len(array)].reshape(rows, -1, order="F")
             for array in (values[name + ".probs"], values[name + ".qkv"])
         )
-        offsets = np.append(np.flatnonzero(self._positions() == 0), self.n_columns)
+        positions = self.dataset.position[self._start : self._start + self.n_columns]
+        offsets = np.append(np.flatnonzero(positions == 0), self.n_columns)
         cache = kernels.AttentionCache(probs, qkv, offsets, self.config.n_head, self.config.block_size)
         return [kernels.attention_weights(cache, i) for i in range(len(offsets) - 1)]
-
-    def _positions(self):
-        start, n = self.dataset.batch(self.adam.step_count - 1)
-        return self.dataset.position[start : start + n]
 
     def _check_memory(self, max_columns, n_columns):
         """ConfigError unless model, gradients, Adam, activations and data fit into this machine."""
         c, vocab_size = self.config, len(self.vocab) + 1
         n_params = sum(rows * columns for _, rows, columns in table(c, vocab_size))
-        per_column = c.n_layer * (17 * c.n_embd + c.n_head * c.block_size) + 20 * c.n_embd + c.block_size + 3 * vocab_size
+        per_column = numbers_per_column(c, vocab_size)
         itemsize = 4 if c.dtype == "float32" else 8
         needed = (4 * n_params + per_column * kernels.padded(max_columns)) * itemsize + 40 * n_columns
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > available or n_params > data.MAX_TOKENS:
+        if needed > available or n_params > data.MAX_COUNT:
             raise ConfigError(
                 f"--n-embd {c.n_embd}, --n-layer {c.n_layer}, --block-size {c.block_size}, --batch-size {c.batch_size}: "
                 f"expected a model that fits {available / 1e9:.1f} GB of memory, found one of {n_params} parameters and "
                 f"{max_columns} tokens a step that needs {needed / 1e9:.1f} GB"
             )
+
+
+def numbers_per_column(config, vocab_size):
+    """How many numbers the program of a step keeps for each column of its batch: see model.py."""
+    c = config
+    of_layers = c.n_layer * (21 * c.n_embd + c.n_head * c.block_size + 2)
+    return of_layers + 21 * c.n_embd + c.block_size + 3 * vocab_size + 3
 
 
 def n_held_out(n_documents, fraction):

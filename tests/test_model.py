@@ -8,6 +8,7 @@ import reference
 from helpers import encoded, train
 
 from microgpt.sample import Sampler
+from microgpt.trainer import numbers_per_column
 
 # n_layer, n_embd, n_head, block_size, distinct characters, documents in the batch
 SHAPES = [
@@ -192,3 +193,25 @@ def test_intermediates(tmp_path):
     same(value("probs"), exps / exps.sum(axis=0))
     same(value("losses")[0], -np.log(value("probs")[target, np.arange(n)]))
     same(value("loss")[0, 0], weight @ value("losses")[0])
+
+
+@pytest.mark.parametrize("n_layer, n_embd, n_head, block_size", [(1, 16, 4, 16), (3, 6, 2, 5)])
+def test_memory_is_foreseen(tmp_path, n_layer, n_embd, n_head, block_size):
+    """The memory that a model is refused for is what its program takes."""
+    settings = dict(n_layer=n_layer, n_embd=n_embd, n_head=n_head, block_size=block_size)
+    trainer = train(tmp_path, ["abc", "b"], **settings)
+    taken = sum(array.size for array in trainer.program.values.values())
+    vocab_size = len(trainer.vocab) + 1
+    assert numbers_per_column(trainer.config, vocab_size) * trainer.program.max_tokens == taken
+
+
+def test_nothing_to_look_at_yet(tmp_path):
+    """Before the first step there are no intermediates, and attention's own arrays are not ones of columns."""
+    trainer = train(tmp_path, ["abc"])
+    with pytest.raises(ValueError):
+        trainer.value("x")
+    with pytest.raises(ValueError):
+        trainer.attention(0)
+    trainer.step()
+    with pytest.raises(ValueError):
+        trainer.value("layer0.attn.probs")
