@@ -15,7 +15,7 @@
 
 #include "kernels.h"
 
-#ifdef __FAST_MATH__
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "the kernels promise exact bits: build them without -ffast-math"
 #endif
 

@@ -5,10 +5,10 @@
    Matrices are column-major: element (i, j) of an m x n matrix with leading dimension ld >= m is at [j*ld + i]; where no
    ld is given, ld = m.  An activation is features x tokens, one column per token.  Arguments: outputs, inputs, sizes.
    Forward overwrites its outputs (=); backward accumulates into the gradients (+=).
-   Outputs overlap nothing else.  Sizes are not negative, and an empty matrix is allowed.
+   Outputs overlap nothing else.  Sizes are from 0 to 2^30 - 1; an empty matrix is allowed.
    Kernels allocate nothing, keep no state and cannot fail; checking arguments is the caller's part.
-   The bits of a result do not depend on the instruction set.  A column of a forward result depends on that column
-   alone, unless the comment says otherwise. */
+   The bits of a result do not depend on the instruction set, but for which NaN a NaN is.  A column of a forward result
+   depends on that column alone, unless the comment says otherwise. */
 
 /* Every sum down a column runs in so many partial sums, whatever the width of a vector; and where tokens run down the
    columns (see attention) their number is rounded up to a multiple of it. */
@@ -23,7 +23,8 @@ void matmul_backward_f32(float *dw, float *dx, const float *dy, const float *w, 
 void matmul_backward_f64(double *dw, double *dx, const double *dy, const double *w, const double *x,
                          int m, int k, int n, int lddw, int lddx, int lddy, int ldw, int ldx);
 
-/* p[:, j] = exp(x[:, j]) / sum(exp(x[:, j])).  All m x n.  A column with a NaN or +inf, or all -inf, becomes NaN. */
+/* p[:, j] = exp(x[:, j]) / sum(exp(x[:, j])).  All m x n.  A column with a NaN or +inf, or all -inf, becomes NaN;
+   an exp(x - max x) that would be subnormal counts as 0. */
 void softmax_forward_f32(float *p, const float *x, int m, int n, int ldp, int ldx);
 void softmax_forward_f64(double *p, const double *x, int m, int n, int ldp, int ldx);
 /* dx[:, j] += p (dp - sum(dp p)). */
@@ -51,8 +52,9 @@ void embedding_backward_f64(double *dwte, double *dwpe, const double *dx, const 
                             const int32_t *position, int n_embd, int n_tokens);
 
 /* Causal multi-head attention within each document of a packed batch.  q, k, v, out: n_embd x n_tokens; head h has the
-   n_embd / n_head rows from h n_embd / n_head on.  position[t] is the place of token t in its document: 0 at each
-   beginning and then 1, 2, ... below block_size.  Token t looks back lag = 0 .. position[t] tokens:
+   n_embd / n_head rows from h n_embd / n_head on, and n_head divides n_embd.  position[t] is the place of token t in its
+   document: 0 at each beginning and then 1, 2, ... below block_size, which is at most 2^24.  Token t looks back
+   lag = 0 .. position[t] tokens:
      probs[t, h block_size + lag] = softmax over lag of (q_h[:, t] . k_h[:, t - lag]) / sqrt(n_embd / n_head)
      out_h[:, t] = sum over lag of probs[t, h block_size + lag] v_h[:, t - lag]
    In probs, qkv and work tokens run down the columns, and with P for n_tokens rounded up to a multiple of LANES:
@@ -72,8 +74,8 @@ void attention_backward_f64(double *dq, double *dk, double *dv, double *work, co
                             const double *qkv, const int32_t *position, int n_embd, int n_head, int block_size,
                             int n_tokens);
 /* One more token for each of n_tokens documents of equal length: the same numbers as attention_forward, from a cache.
-   position[t] is the same for all t.  keys, values: P x n_embd for each position; this one's are written, the earlier
-   ones read.  work: P x 2 n_embd of scratch. */
+   position[t] is the same for all t, and n_tokens is what it was at the earlier positions.  keys, values: P x n_embd
+   for each position; this one's are written, the earlier ones read.  work: P x 2 n_embd of scratch. */
 void attention_cached_f32(float *out, float *probs, float *keys, float *values, float *work, const float *q,
                           const float *k, const float *v, const int32_t *position, int n_embd, int n_head,
                           int block_size, int n_tokens);
@@ -110,7 +112,8 @@ void cross_entropy_backward_f64(double *dlogits, const double *probs, const int3
 
 /* One step of Adam on n parameters: m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2,
    param -= learning_rate (m / m_correction) / (sqrt(v / v_correction) + eps), x_correction being 1 - beta^t at step t.
-   A grad below 2^-52 (float) or 2^-460 (double) counts as 0, and an m or v below 2^-108 or 2^-924 becomes 0. */
+   A grad below 2^-52 (float) or 2^-460 (double) counts as 0, and an m or v below 2^-108 or 2^-924 becomes 0, so eps
+   should be 1e-12 or more.  Where grad^2 overflows, param becomes NaN. */
 void adam_f32(float *param, float *m, float *v, const float *grad, double learning_rate, double beta1, double beta2,
               double eps, double m_correction, double v_correction, size_t n);
 void adam_f64(double *param, double *m, double *v, const double *grad, double learning_rate, double beta1, double beta2,

@@ -76,7 +76,7 @@ class Config(Settings):
     learning_rate: float = setting(0.01, "Adam's step size at the start; it falls linearly to 0", Range(0, 1000, True))
     beta1: float = setting(0.85, "Adam's decay of the mean gradient", FRACTION)
     beta2: float = setting(0.99, "Adam's decay of the mean squared gradient", FRACTION)
-    eps: float = setting(1e-8, "Adam's guard against division by 0", Range(1e-30, 1))
+    eps: float = setting(1e-8, "Adam's guard against division by 0", Range(1e-12, 1))
     init_std: float = setting(0.08, "standard deviation of the initial weights", Range(0, 1000, True))
     dtype: str = setting("float64", "precision: float64 reproduces the reference", choices=("float64", "float32"))
     val_fraction: float = setting(0.0, "part of the documents, the last after the shuffle, to hold out", FRACTION)

@@ -23,8 +23,8 @@ A matrix is features x tokens, one column per token.  What holds for every funct
 - `accumulate=True` adds a gradient to what `out` holds; otherwise `out` is overwritten.
 - TypeError for a wrong type or dtype, ValueError for a wrong shape, layout, range or overlap, each naming the argument;
   no byte of an output has then changed.  Every size is below 2**30.
-- NaN and infinity spread as arithmetic has it.  Same arguments, same bits, on any machine and in any number of threads:
-  the kernels run without the GIL, keep no state, and every instruction set gives the same bits.
+- NaN and infinity spread as arithmetic has it.  Same arguments, same bits (but for which NaN a NaN is), on any machine
+  and in any number of threads: the kernels run without the GIL, keep no state, and no sum depends on a vector's width.
 
 This is the only importer of the compiled modules, one for each instruction set.  MICROGPT_ISA forces one (scalar, avx2,
 avx512, or neon on Arm); unset, the best this machine can run is taken.
@@ -398,8 +398,9 @@ def softmax_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[
     """p[:, j] = exp(x[:, j]) / sum(exp(x[:, j])).  x: (m, n); p: (m, n).
 
     The largest element of a column is subtracted first, so nothing overflows.  A column with a NaN or a +inf, or all
-    of -inf, has no such quotient and becomes NaN; a -inf beside finite numbers gets 0, and so does what would be
-    subnormal (Bridle, Probabilistic Interpretation of Feedforward Classification Network Outputs, 1990).
+    of -inf, has no such quotient and becomes NaN; a -inf beside finite numbers gets 0, and an
+    exp(x - max) that would be subnormal counts as 0 (Bridle, Probabilistic Interpretation of Feedforward
+    Classification Network Outputs, 1990).
 
     >>> softmax_forward(np.array([[0.0], [-np.inf], [0.0]]))
     array([[0.5],
