@@ -37,6 +37,10 @@ def get_include() -> str:
     return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(here), "csrc")
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import what is used only when it is used: the command line needs little of it."""
     if name == "kernels":

@@ -83,6 +83,9 @@ class Model:
     def __init__(self, config, params, vocab):
         self.config, self.params, self.vocab = config, params, vocab
 
+    def __repr__(self):
+        return f"<Model of {self.params.flat.size} parameters and {len(self.vocab)} characters>"
+
     def sample(self, num_samples=20, temperature=0.5, top_k=0, top_p=1.0, prompt="", seed=42, probs=False):
         """A list of invented texts; with probs=True of (text, probabilities of its characters and end)."""
         sampling = Sampling(num_samples, temperature, top_k, top_p, prompt, seed)

@@ -103,9 +103,9 @@ def say_what_happens(trainer, run):
     config = trainer.config
     if trainer.had_bom:
         notice(f"{config.input}: dropped a byte-order mark")
-    if trainer.dataset.n_truncated:
-        notice(f"{config.input}: {trainer.dataset.n_truncated} lines are longer than --block-size {config.block_size}; "
-               "only their beginnings are used")  # fmt: skip
+    n = trainer.dataset.n_truncated
+    if n:
+        notice(f"{config.input}: {n} line{'s' * (n > 1)} longer than --block-size {config.block_size}: the rest is not used")
     if run is not None and run.num_steps_before is not None:
         notice(f"{run.path}: goes on after step {trainer.step_count} of {run.num_steps_before}")
         if config.num_steps > run.num_steps_before:
@@ -151,6 +151,7 @@ def run_eval(arguments):
     if arguments.json:
         print(to_json({"input": path, **result._asdict()}))
     else:
+        print(f"input: {printable(path)}")
         print(f"num docs: {result.n_documents}")
         print(f"loss: {result.loss:.4f}")
         print(f"bits per character: {result.bits_per_character:.4f}")
@@ -204,3 +205,4 @@ def run_plot(arguments):
     from .plot import plot
 
     plot(arguments.paths, arguments.output)
+    notice(f"wrote {arguments.output}")

@@ -4,9 +4,8 @@ import json
 import os
 
 from .data import DataError
+from .report import SMOOTHING
 from .run import METRICS
-
-SMOOTHING = 0.98
 
 
 class PlotError(DataError):
@@ -21,6 +20,8 @@ def read_metrics(path):
     try:
         with open(path, encoding="utf-8") as file:
             for text in file:
+                if not text.endswith("\n"):
+                    break  # the last line of a run that goes on, or whose disk was full
                 line = json.loads(text)
                 for name, key in (("train", "loss"), ("held-out", "val_loss")):
                     if key in line:
@@ -45,7 +46,9 @@ def smooth(values):
 
 
 def plot(paths, output):
-    """Draw the runs' losses against the step into a file, a PNG or SVG (or what else matplotlib knows) by its name."""
+    """Draw the runs' losses against the step into a file, a PNG or SVG by its name."""
+    if not output.endswith((".png", ".svg")):
+        raise PlotError(f"--output: expected a name that ends in .png or .svg, found {output!r}")
     runs = [(path, read_metrics(path)) for path in paths]
     try:
         import matplotlib
@@ -68,7 +71,7 @@ def plot(paths, output):
     axes.legend()
     try:
         # without the date, so that equal runs give equal files
-        figure.savefig(output, metadata={"Date": None} if output.endswith((".svg", ".pdf")) else None)
+        figure.savefig(output, metadata={"Date": None} if output.endswith(".svg") else None)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PlotError(f"--output: expected a picture file that can be written, found {output!r}: {reason}") from None

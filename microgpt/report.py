@@ -3,6 +3,8 @@
 import sys
 import time
 
+SMOOTHING = 0.99  # of the loss that is shown, in the bar and in plots
+
 
 def escaped(text):
     """The text with line ends and control characters, which a terminal would obey, as escapes."""
@@ -32,7 +34,7 @@ class Reporter:
         self.bar = progress_bar(config, first_step)
         self.lines = self.bar is None or not sys.stdout.isatty()
         self.smoothed = None
-        self._shown, self._next = first_step, 0.0
+        self._first, self._started, self._next = first_step, time.monotonic(), 0.0
 
     def steps(self, first, losses):
         """The losses of the steps from `first` on, of which only the last can be due for a line."""
@@ -41,16 +43,15 @@ class Reporter:
             print(f"{self._place(step)} | loss {loss:.4f}", flush=True)
         if self.bar is not None:
             for loss in losses:
-                self.smoothed = loss if self.smoothed is None else 0.99 * self.smoothed + 0.01 * loss
+                self.smoothed = loss if self.smoothed is None else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
             now = time.monotonic()
             if now >= self._next or step == config.num_steps:
                 self._next = now + 0.1
-                docs = (self.bar.format_dict["rate"] or 0.0) * config.batch_size
-                self.bar.set_postfix_str(
-                    f"loss {loss:.4f}, smoothed {self.smoothed:.4f}, {docs:.0f} docs/s", refresh=False
-                )
-                self.bar.update(step - self._shown)
-                self._shown = step
+                docs = (step - self._first) * config.batch_size / (now - self._started)
+                self.bar.set_postfix_str(f"loss {loss:.2f} ~ {self.smoothed:.2f}, {docs:,.0f} docs/s", refresh=False)
+                self.bar.update(step - self.bar.n)
+        if self.bar is not None and not self.lines and step == config.num_steps:
+            self._print(f"{self._place(step)} | loss {loss:.4f}")
 
     def held_out(self, step, loss):
         self._print(f"{self._place(step)} | held-out loss {loss:.4f}")
@@ -65,6 +66,8 @@ class Reporter:
         if self.bar is not None:
             self.bar.clear()
         print(line, flush=True)
+        if self.bar is not None:
+            self.bar.refresh()
 
     def close(self):
         if self.bar is not None:
@@ -80,4 +83,5 @@ def progress_bar(config, first_step):
     except ImportError:
         notice("no progress bar: it needs tqdm (pip install tqdm)")
         return None
-    return tqdm(initial=first_step, total=config.num_steps, unit="step", file=sys.stderr, dynamic_ncols=True)
+    shape = "{n_fmt}/{total_fmt} {bar}{postfix}, {remaining} left"  # fits 80 columns
+    return tqdm(initial=first_step, total=config.num_steps, bar_format=shape, file=sys.stderr, dynamic_ncols=True)

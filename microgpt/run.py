@@ -86,7 +86,8 @@ class Run:
             checkpoint.write(self.file(CONFIG), to_toml(trainer.config).encode("utf-8", "surrogateescape"))
             self.metrics = Metrics(self.file(METRICS), keep_steps=trainer.step_count)
         except OSError as error:
-            raise OSError(f"expected {A_DIRECTORY}, found {self.path!r}: {reason(error)}") from None
+            flag = "--out" if self.num_steps_before is None else "--resume"
+            raise OSError(f"{flag}: expected {A_DIRECTORY}, found {self.path!r}: {reason(error)}") from None
 
     def save(self, trainer):
         """Save the run at the trainer's step, if it is not yet."""

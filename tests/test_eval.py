@@ -55,7 +55,7 @@ def test_scores_are_log_probabilities(tmp_path):
 def test_eval_command(folder):
     """eval prints the mean loss and the bits per character of the run's own file or another, and the same as JSON."""
     plain = microgpt("eval", "run", cwd=folder)
-    assert re.fullmatch(r"num docs: 100\nloss: \d\.\d{4}\nbits per character: \d\.\d{4}\n", plain.stdout)
+    assert re.fullmatch(r"input: .*\nnum docs: 100\nloss: \d\.\d{4}\nbits per character: \d\.\d{4}\n", plain.stdout)
     (folder / "other.txt").write_text("abc\nba\n")
     found = json.loads(microgpt("eval", "run", "--input", "other.txt", "--json", cwd=folder).stdout)
     lines = microgpt("score", "run", "abc", "ba", "--json", cwd=folder).stdout.splitlines()
