@@ -205,4 +205,4 @@ def run_plot(arguments):
     from .plot import plot
 
     plot(arguments.paths, arguments.output)
-    notice(f"wrote {arguments.output}")
+    print(f"wrote {printable(arguments.output)}")

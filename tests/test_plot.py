@@ -22,7 +22,7 @@ def test_pictures(folder):
     pytest.importorskip("matplotlib")
     for name, start in ("p.png", b"\x89PNG"), ("p.svg", b"<?xml"):
         process = microgpt("plot", "one", "two/metrics.jsonl", "-o", name, cwd=folder)
-        assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+        assert (process.returncode, process.stdout, process.stderr) == (0, f"wrote {name}\n", "")
         assert (folder / name).read_bytes().startswith(start)
     assert b"held out" in (folder / "p.svg").read_bytes()
 
@@ -44,4 +44,4 @@ def test_without_matplotlib(folder):
     code = "import sys; sys.modules['matplotlib'] = None; from microgpt.__main__ import main; "
     code += "sys.exit(main(['plot', 'one', '-o', 'p.png']))"
     refused = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    assert refused.returncode == 1 and "[plot]" in refused.stderr and refused.stderr.count("\n") == 1
+    assert refused.returncode == 1 and "pip install matplotlib" in refused.stderr and refused.stderr.count("\n") == 1
