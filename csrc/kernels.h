@@ -4,7 +4,8 @@
 
    Matrices are column-major: element (i, j) of an m x n matrix with leading dimension ld >= m is at [j*ld + i]; where no
    ld is given, ld = m.  An activation is features x tokens, one column per token.  Arguments: outputs, inputs, sizes.
-   Forward overwrites its outputs (=); backward accumulates into the gradients (+=).
+   Forward overwrites its outputs (=); backward accumulates into the gradients (+=), and backward_set, where there is
+   one, overwrites them.
    Outputs overlap nothing else.  Sizes are from 0 to 2^30 - 1; an empty matrix is allowed.
    Kernels allocate nothing, keep no state and cannot fail; checking arguments is the caller's part.
    The bits of a result do not depend on the instruction set, but for which NaN a NaN is.  A column of a forward result
@@ -22,6 +23,10 @@ void matmul_backward_f32(float *dw, float *dx, const float *dy, const float *w, 
                          int m, int k, int n, int lddw, int lddx, int lddy, int ldw, int ldx);
 void matmul_backward_f64(double *dw, double *dx, const double *dy, const double *w, const double *x,
                          int m, int k, int n, int lddw, int lddx, int lddy, int ldw, int ldx);
+void matmul_backward_set_f32(float *dw, float *dx, const float *dy, const float *w, const float *x,
+                             int m, int k, int n, int lddw, int lddx, int lddy, int ldw, int ldx);
+void matmul_backward_set_f64(double *dw, double *dx, const double *dy, const double *w, const double *x,
+                             int m, int k, int n, int lddw, int lddx, int lddy, int ldw, int ldx);
 
 /* p[:, j] = exp(x[:, j]) / sum(exp(x[:, j])).  All m x n.  A column with a NaN or +inf, or all -inf, becomes NaN;
    an exp(x - max x) that would be subnormal counts as 0. */
@@ -30,6 +35,8 @@ void softmax_forward_f64(double *p, const double *x, int m, int n, int ldp, int 
 /* dx[:, j] += p (dp - sum(dp p)). */
 void softmax_backward_f32(float *dx, const float *dp, const float *p, int m, int n, int lddx, int lddp, int ldp);
 void softmax_backward_f64(double *dx, const double *dp, const double *p, int m, int n, int lddx, int lddp, int ldp);
+void softmax_backward_set_f32(float *dx, const float *dp, const float *p, int m, int n, int lddx, int lddp, int ldp);
+void softmax_backward_set_f64(double *dx, const double *dp, const double *p, int m, int n, int lddx, int lddp, int ldp);
 
 /* y[:, j] = x[:, j] rstd[j] with rstd[j] = 1 / sqrt(mean(x[:, j]^2) + eps).  x, y: m x n, rstd: n. */
 void rmsnorm_forward_f32(float *y, float *rstd, const float *x, float eps, int m, int n, int ldy, int ldx);
@@ -39,6 +46,10 @@ void rmsnorm_backward_f32(float *dx, const float *dy, const float *y, const floa
                           int m, int n, int lddx, int lddy, int ldy);
 void rmsnorm_backward_f64(double *dx, const double *dy, const double *y, const double *rstd,
                           int m, int n, int lddx, int lddy, int ldy);
+void rmsnorm_backward_set_f32(float *dx, const float *dy, const float *y, const float *rstd,
+                              int m, int n, int lddx, int lddy, int ldy);
+void rmsnorm_backward_set_f64(double *dx, const double *dy, const double *y, const double *rstd,
+                              int m, int n, int lddx, int lddy, int ldy);
 
 /* x[:, t] = wte[:, token[t]] + wpe[:, position[t]].  x: n_embd x n_tokens. */
 void embedding_forward_f32(float *x, const float *wte, const float *wpe, const int32_t *token, const int32_t *position,

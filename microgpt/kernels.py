@@ -256,11 +256,16 @@ def _members(out: Any, n: int) -> tuple[Any, ...]:
     return out
 
 
-def _start(accumulate: Any, out: Any, *gradients: Any) -> None:
-    """Zero the gradients unless they are given to be added to, which is what C does.  The last check, the first write."""
+def _adds(accumulate: Any, out: Any) -> bool:
+    """Whether to add to what the gradients hold."""
     if type(accumulate) is not bool:
         raise TypeError(f"accumulate: expected True or False, found {type(accumulate).__name__}")
-    if out is None or not accumulate:
+    return accumulate and out is not None
+
+
+def _start(accumulate: Any, out: Any, *gradients: Any) -> None:
+    """Zero the gradients unless they are to be added to, which is what C does.  The last check, the first write."""
+    if not _adds(accumulate, out):
         for a in gradients:
             a.fill(0)
 
@@ -383,9 +388,9 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
         dx, lddx = _output("out[1]", second, (k, n), w.dtype, dy, w, x, *results)
         dx_at = at[id(dx) >> 3]
         results.append(dx)
-    _start(accumulate, out, *results)
+    kernel = c.matmul_backward if _adds(accumulate, out) else c.matmul_backward_set
     (dy, lddy), (w, ldw), (x, ldx) = _columns(dy), _columns(w), _columns(x)
-    c.matmul_backward(
+    kernel(
         dw_at, dx_at, at[id(dy) >> 3], at[id(w) >> 3], at[id(x) >> 3], m, k, n, lddw, lddx, lddy, ldw, ldx
     )
     return tuple(results) if out is None else out
@@ -431,11 +436,11 @@ def softmax_backward(
     m, n = p.shape
     _shape("dp", dp, (m, n))
     dx, lddx = _output("out", out, (m, n), p.dtype, dp, p)
-    _start(accumulate, out, dx)
-    (dp, lddp), (p, ldp) = _columns(dp), _columns(p)
     c = _KERNELS[p.dtype]
     at = c.at
-    c.softmax_backward(at[id(dx) >> 3], at[id(dp) >> 3], at[id(p) >> 3], m, n, lddx, lddp, ldp)
+    kernel = c.softmax_backward if _adds(accumulate, out) else c.softmax_backward_set
+    (dp, lddp), (p, ldp) = _columns(dp), _columns(p)
+    kernel(at[id(dx) >> 3], at[id(dp) >> 3], at[id(p) >> 3], m, n, lddx, lddp, ldp)
     return dx if out is None else out
 
 
@@ -488,11 +493,11 @@ def rmsnorm_backward(
     _shape("dy", dy, (m, n))
     rstd = _vector("rstd", rstd, n, y.dtype)
     dx, lddx = _output("out", out, (m, n), y.dtype, dy, y, rstd)
-    _start(accumulate, out, dx)
-    (dy, lddy), (y, ldy), rstd = _columns(dy), _columns(y), _packed(rstd)
     c = _KERNELS[y.dtype]
     at = c.at
-    c.rmsnorm_backward(at[id(dx) >> 3], at[id(dy) >> 3], at[id(y) >> 3], at[id(rstd) >> 3], m, n, lddx, lddy, ldy)
+    kernel = c.rmsnorm_backward if _adds(accumulate, out) else c.rmsnorm_backward_set
+    (dy, lddy), (y, ldy), rstd = _columns(dy), _columns(y), _packed(rstd)
+    kernel(at[id(dx) >> 3], at[id(dy) >> 3], at[id(y) >> 3], at[id(rstd) >> 3], m, n, lddx, lddy, ldy)
     return dx if out is None else out
 
 

@@ -57,8 +57,10 @@ def calls(width):
     for n in (1, few):
         yield "softmax_forward", [m * n] * 2, [m, n, m, m]
         yield "softmax_backward", [m * n] * 3, [m, n, m, m, m]
+        yield "softmax_backward_set", [m * n] * 3, [m, n, m, m, m]
         yield "rmsnorm_forward", [m * n, n, m * n], [1e-5, m, n, m, m]
         yield "rmsnorm_backward", [m * n, m * n, m * n, n], [m, n, m, m, m]
+        yield "rmsnorm_backward_set", [m * n, m * n, m * n, n], [m, n, m, m, m]
     for kernel, arrays in (("relu_forward", 2), ("relu_backward", 3), ("add_forward", 3), ("add_backward", 3)):
         yield kernel, [m] * arrays, [m]
     for a, n in ((m, few), (few, m)):
