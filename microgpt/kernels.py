@@ -607,15 +607,8 @@ def embedding_forward(
     wte, wpe = _packed(wte), _packed(wpe)
     c = _KERNELS[wte.dtype]
     at = c.at
-    c.embedding_forward(
-        at[id(x) >> 3],
-        at[id(wte) >> 3],
-        at[id(wpe) >> 3],
-        _i32_at[id(tokens) >> 3],
-        _i32_at[id(positions) >> 3],
-        n_embd,
-        len(tokens),
-    )
+    pointers = (at[id(a) >> 3] for a in (x, wte, wpe))
+    c.embedding_forward(*pointers, _i32_at[id(tokens) >> 3], _i32_at[id(positions) >> 3], n_embd, len(tokens))
     return x if out is None else out
 
 
@@ -651,15 +644,8 @@ def embedding_backward(
     dx = _packed(dx)
     c = _KERNELS[dx.dtype]
     at = c.at
-    c.embedding_backward(
-        at[id(dwte) >> 3],
-        at[id(dwpe) >> 3],
-        at[id(dx) >> 3],
-        _i32_at[id(tokens) >> 3],
-        _i32_at[id(positions) >> 3],
-        n_embd,
-        n_tokens,
-    )
+    pointers = (at[id(a) >> 3] for a in (dwte, dwpe, dx))
+    c.embedding_backward(*pointers, _i32_at[id(tokens) >> 3], _i32_at[id(positions) >> 3], n_embd, n_tokens)
     return (dwte, dwpe) if out is None else out
 
 
@@ -743,20 +729,8 @@ def attention_forward(
     work = np.empty((rows, n_embd), dtype, "F")
     c = _KERNELS[dtype]
     at = c.at
-    c.attention_forward(
-        at[id(result) >> 3],
-        at[id(probs) >> 3],
-        at[id(qkv) >> 3],
-        at[id(work) >> 3],
-        at[id(q) >> 3],
-        at[id(k) >> 3],
-        at[id(v) >> 3],
-        _i32_at[id(positions) >> 3],
-        n_embd,
-        heads,
-        block_size,
-        n_tokens,
-    )
+    pointers = (at[id(a) >> 3] for a in (result, probs, qkv, work, q, k, v))
+    c.attention_forward(*pointers, _i32_at[id(positions) >> 3], n_embd, heads, block_size, n_tokens)
     return (result if out is None else out), AttentionCache(probs, qkv, offsets, heads, block_size)
 
 
@@ -791,20 +765,8 @@ def attention_backward(
     dout, probs, qkv = _packed(dout), _packed(probs), _packed(qkv)
     c = _KERNELS[dout.dtype]
     at = c.at
-    c.attention_backward(
-        at[id(dq) >> 3],
-        at[id(dk) >> 3],
-        at[id(dv) >> 3],
-        at[id(work) >> 3],
-        at[id(dout) >> 3],
-        at[id(probs) >> 3],
-        at[id(qkv) >> 3],
-        _i32_at[id(positions) >> 3],
-        n_embd,
-        heads,
-        block_size,
-        n_tokens,
-    )
+    pointers = (at[id(a) >> 3] for a in (dq, dk, dv, work, dout, probs, qkv))
+    c.attention_backward(*pointers, _i32_at[id(positions) >> 3], n_embd, heads, block_size, n_tokens)
     return (dq, dk, dv) if out is None else out
 
 
@@ -880,16 +842,8 @@ def cross_entropy_forward(
     loss = np.empty(1, dtype)
     c = _KERNELS[dtype]
     at = c.at
-    c.cross_entropy_forward(
-        at[id(loss) >> 3],
-        at[id(losses) >> 3],
-        at[id(probs) >> 3],
-        at[id(logits) >> 3],
-        _i32_at[id(targets) >> 3],
-        at[id(weights) >> 3],
-        m,
-        n,
-    )
+    pointers = (at[id(a) >> 3] for a in (loss, losses, probs, logits))
+    c.cross_entropy_forward(*pointers, _i32_at[id(targets) >> 3], at[id(weights) >> 3], m, n)
     if out is not None:
         losses, probs = out
     return float(loss[0]), losses, probs
