@@ -5,14 +5,13 @@
 Each call is repeated in place on one batch of the data (the least of many timings), so the caches are warm and the
 sum is a lower bound of the step.  Flags are those of `microgpt train`.
 
-What it led to, in us, the first recorded program and then this one (a shared machine; quiet moments):
+What it led to, in us of the kernel alone, before and after, the two builds taking turns and the least of many timings
+counting.  The matrix products, half of a step, were at three quarters of the peak and are as they were.
 
                                   float64, batch 1, 16 wide    float32, batch 16, 16 wide
-    attention, both ways               2.5  ->  0.9                17.3  ->  9.1    whole vectors, padded rows
-    Adam with its call                 7.7  ->  4.8                 3.2  ->  2.4    a root without the divider
+    attention, both ways               1.7  ->  0.8                10.6  ->  9.1    whole vectors, padded rows
+    Adam                               7.0  ->  4.4                 2.0  ->  1.8    a root without the divider
     setting gradients to zero          0.2  ->  0.1                 1.3  ->  0.6    the first product sets instead
-    matrix products                    4.9  ->  4.3                29.4  -> 18.2    (their loops are as they were)
-    the rest, and Python               3.2  ->  3.2                18    -> 18
 
 Long runs at 64 wide were three times slower than their first steps until subnormal numbers were kept out of attention
 weights, gradients and Adam.
