@@ -3,6 +3,8 @@
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 
+from .report import reason
+
 
 class ConfigError(ValueError):
     """A setting is out of its range; the message names it as its flag."""
@@ -172,8 +174,7 @@ def read_toml(path):
         with open(path, "rb") as file:
             table = tomllib.load(file)
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"--config: expected a TOML file of settings, found {path!r}: {reason}") from None
+        raise ConfigError(f"--config: expected a TOML file of settings, found {path!r}: {reason(error)}") from None
     known = {flag(f.name)[2:]: f for f in fields(Config)}
     values = {}
     for key, value in table.items():

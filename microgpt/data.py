@@ -5,6 +5,8 @@ import stat
 
 import numpy as np
 
+from .report import reason
+
 MAX_COUNT = 2**31 - 1  # what int32 can count
 
 
@@ -29,7 +31,7 @@ def read_documents(path):
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from None
     bom = text.startswith("\ufeff")
     lines = (line.strip() for line in text.removeprefix("\ufeff").strip().split("\n"))
     documents = [line for line in lines if line]

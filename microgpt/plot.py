@@ -4,7 +4,7 @@ import json
 import os
 
 from .data import DataError
-from .report import SMOOTHING
+from .report import SMOOTHING, reason
 from .run import METRICS
 
 
@@ -28,7 +28,7 @@ def read_metrics(path):
                         series[name][0].append(int(line["step"]))
                         series[name][1].append(float(line[key]))
     except OSError as error:
-        raise PlotError(f"{path}: cannot be read: {error.strerror}") from None
+        raise PlotError(f"{path}: cannot be read: {reason(error)}") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise PlotError(f"{path}: expected a step's JSON in every line, found {text!r:.60}: {error}") from None
     if not series["train"][0]:
@@ -73,7 +73,6 @@ def plot(paths, output):
         # without the date, so that equal runs give equal files
         figure.savefig(output, metadata={"Date": None} if output.endswith(".svg") else None)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PlotError(f"--output: expected a picture file that can be written, found {output!r}: {reason}") from None
+        raise PlotError(f"--output: expected a picture file that can be written, found {output!r}: {reason(error)}") from None
     finally:
         pyplot.close(figure)

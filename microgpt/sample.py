@@ -48,7 +48,7 @@ class Sampler:
         self._token[:n] = tokens
         self._position[:n] = position
         self._run(0, n)
-        logits = self._logits.reshape(-1, order="F")[: len(self._logits) * n].reshape(-1, n, order="F")
+        logits = self._logits[:, :n]
         if not np.isfinite(logits).all():
             raise SamplingError("expected finite logits, found others: the model's weights are too large")
         return logits

@@ -152,9 +152,7 @@ class Trainer:
             raise ValueError("expected a step before, found none")
         if name.endswith((".probs", ".qkv")):
             raise ValueError(f"{name}: expected an array of one column per token; see Trainer.attention")
-        array = self.program.values[name]
-        flat = array.reshape(-1, order="F")
-        return flat[: len(array) * self.n_columns].reshape(len(array), self.n_columns, order="F")
+        return self.program.values[name][:, : self.n_columns]
 
     def attention(self, layer):
         """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""
