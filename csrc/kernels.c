@@ -25,6 +25,20 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+enum { STRETCH = 256 }; /* so many tokens, or a document more, are in attention's hands at a time */
+
+size_t token_rows(int n_tokens)
+{
+    /* whole vectors at any width; an odd number of them, for columns some power of two apart would crowd the cache */
+    return (((size_t)n_tokens + LANES - 1) / LANES | 1) * LANES;
+}
+
+size_t attention_rows(int n_tokens)
+{
+    /* every stretch but the last has STRETCH tokens or more, and each is padded by less than 2 LANES */
+    return n_tokens + (size_t)(n_tokens / STRETCH + 1) * 2 * LANES;
+}
+
 #define real float
 #define bits uint32_t
 #define REAL_BYTES 4

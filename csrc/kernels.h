@@ -11,8 +11,7 @@
    The bits of a result do not depend on the instruction set, but for which NaN a NaN is.  A column of a forward result
    depends on that column alone, unless the comment says otherwise. */
 
-/* Every sum down a column runs in so many partial sums, whatever the width of a vector; and where tokens run down the
-   columns (see attention) their number is rounded up to a multiple of it. */
+/* Every sum down a column runs in so many partial sums, whatever the width of a vector. */
 enum { LANES = 16 };
 
 /* y = w x.  w: m x k, x: k x n, y: m x n.  Sums run over k in order, by fused multiply-adds. */
@@ -68,31 +67,34 @@ void embedding_backward_f64(double *dwte, double *dwpe, const double *dx, const 
    lag = 0 .. position[t] tokens:
      probs[t, h block_size + lag] = softmax over lag of (q_h[:, t] . k_h[:, t - lag]) / sqrt(n_embd / n_head)
      out_h[:, t] = sum over lag of probs[t, h block_size + lag] v_h[:, t - lag]
-   In probs, qkv and work tokens run down the columns, and with P for n_tokens rounded up to a multiple of LANES:
-   probs: P x n_head block_size; a weight below 2^-52 (float) or 2^-460 (double) of the largest is 0; a lag that no
-   token near by reaches is not written.
-   qkv: P x 3 n_embd, for the backward pass: q, k and v transposed.  work: P x n_embd of scratch. */
-void attention_forward_f32(float *out, float *probs, float *qkv, float *work, const float *q, const float *k,
-                           const float *v, const int32_t *position, int n_embd, int n_head, int block_size, int n_tokens);
-void attention_forward_f64(double *out, double *probs, double *qkv, double *work, const double *q, const double *k,
-                           const double *v, const int32_t *position, int n_embd, int n_head, int block_size,
-                           int n_tokens);
-/* dq, dk, dv += the gradients.  work: P x (4 n_embd + block_size) of scratch. */
+   probs: R x n_head block_size, for the backward pass, R being attention_rows(n_tokens).  A weight below 2^-52 (float) or
+   2^-460 (double) of the largest is 0.
+   work: R x 4 n_embd of scratch, of which as much is used as the longest document needs. */
+void attention_forward_f32(float *out, float *probs, float *work, const float *q, const float *k, const float *v,
+                           const int32_t *position, int n_embd, int n_head, int block_size, int n_tokens);
+void attention_forward_f64(double *out, double *probs, double *work, const double *q, const double *k, const double *v,
+                           const int32_t *position, int n_embd, int n_head, int block_size, int n_tokens);
+/* dq, dk, dv += the gradients.  work: R x (7 n_embd + block_size) of scratch, likewise. */
 void attention_backward_f32(float *dq, float *dk, float *dv, float *work, const float *dout, const float *probs,
-                            const float *qkv, const int32_t *position, int n_embd, int n_head, int block_size,
-                            int n_tokens);
+                            const float *q, const float *k, const float *v, const int32_t *position, int n_embd,
+                            int n_head, int block_size, int n_tokens);
 void attention_backward_f64(double *dq, double *dk, double *dv, double *work, const double *dout, const double *probs,
-                            const double *qkv, const int32_t *position, int n_embd, int n_head, int block_size,
-                            int n_tokens);
+                            const double *q, const double *k, const double *v, const int32_t *position, int n_embd,
+                            int n_head, int block_size, int n_tokens);
 /* One more token for each of n_tokens documents of equal length: the same numbers as attention_forward, from a cache.
-   position[t] is the same for all t, and n_tokens is what it was at the earlier positions.  keys, values: P x n_embd
-   for each position; this one's are written, the earlier ones read.  work: P x 2 n_embd of scratch. */
+   position[t] is the same for all t, and n_tokens is what it was at the earlier positions.  With P for
+   token_rows(n_tokens), keys, values: P x n_embd for each position; this one's are written, the earlier ones read.
+   probs: P x n_head block_size and work: P x 2 n_embd, of scratch. */
 void attention_cached_f32(float *out, float *probs, float *keys, float *values, float *work, const float *q,
                           const float *k, const float *v, const int32_t *position, int n_embd, int n_head,
                           int block_size, int n_tokens);
 void attention_cached_f64(double *out, double *probs, double *keys, double *values, double *work, const double *q,
                           const double *k, const double *v, const int32_t *position, int n_embd, int n_head,
                           int block_size, int n_tokens);
+/* How many rows attention's arrays have, in which tokens run down the columns: attention_rows(n) for all n tokens of a
+   batch, token_rows(n) for those that are worked on at a time.  Both are n or a little more. */
+size_t attention_rows(int n_tokens);
+size_t token_rows(int n_tokens);
 
 /* y = max(0, x), n elements. */
 void relu_forward_f32(float *y, const float *x, size_t n);
@@ -160,7 +162,7 @@ struct call {
     int size[3];
     int overwrite; /* MATMUL_BACKWARD: 1 sets dw, 2 sets dx, 3 both, instead of adding to them */
     double eps;
-    void *array[8];
+    void *array[9];
 };
 struct batch {
     const int32_t *token, *position, *target;

@@ -192,9 +192,9 @@ def _packed(a: Any) -> Any:
     return a if a.flags.num & _READABLE == _READABLE else np.array(a, order="F")
 
 
-def _new(shape: tuple[int, ...], dtype: Any) -> Any:
+def _new(shape: tuple[int, ...], dtype: Any, make: Any = np.empty) -> Any:
     try:
-        return np.empty(shape, dtype, "F")
+        return make(shape, dtype, "F")
     except ValueError:
         raise ValueError(f"out: expected a result that fits into an address space, found shape {shape}") from None
 
@@ -653,19 +653,16 @@ def embedding_backward(
 
 
 class AttentionCache(NamedTuple):
-    """What attention_forward leaves for attention_backward and attention_weights."""
+    """What attention_forward leaves for attention_backward and attention_weights: q, k and v themselves, not copies
+    (unless they had to be copied), which until then should stay as they are."""
 
-    # tokens run down the columns, their number P rounded up to a multiple of lib.LANES
-    probs: Any  # (P, n_head * block_size)
-    qkv: Any  # (P, 3 * n_embd): q, k and v transposed
+    probs: Any  # (lib.attention_rows(n_tokens), n_head * block_size), in an order that is C's own
+    q: Any  # (n_embd, n_tokens)
+    k: Any
+    v: Any
     offsets: Any  # (number of documents + 1,)
     n_head: int
     block_size: int  # the longest document's length, or more
-
-
-def padded(n_tokens: int) -> int:
-    """The rows of an array down whose columns n_tokens tokens run."""
-    return -(-n_tokens // LANES) * LANES
 
 
 def _documents(name: str, offsets: Any, n_tokens: int) -> tuple[Any, Any, int]:
@@ -703,8 +700,8 @@ def attention_forward(
         weights[h, t, s] = softmax over s of (q_h[:, t] . k_h[:, s]) / sqrt(n_embd / n_head)
         out_h[:, t]      = sum over s of weights[h, t, s] v_h[:, s]
 
-    Vaswani et al., Attention Is All You Need, 2017, section 3.2.  The cache takes P * (n_head * longest document +
-    3 * n_embd) numbers, P being n_tokens rounded up to a multiple of LANES.
+    Vaswani et al., Attention Is All You Need, 2017, section 3.2.  The cache takes n_tokens * n_head * longest document
+    numbers and a few more.
 
     >>> x = np.array([[1.0, 2.0, 4.0]])
     >>> out, cache = attention_forward(0 * x, x, x, offsets=np.array([0, 2, 3]), n_head=1)
@@ -722,16 +719,20 @@ def attention_forward(
     offsets, positions, block_size = _documents("offsets", offsets, n_tokens)
     result = _packed_output("out", out, q.shape, q.dtype, q, k, v)
     q, k, v = _packed(q), _packed(k), _packed(v)
-    dtype = q.dtype
-    rows = padded(n_tokens)
-    probs = np.zeros((rows, heads * block_size), dtype, "F")
-    qkv = np.zeros((rows, 3 * n_embd), dtype, "F")
-    work = np.empty((rows, n_embd), dtype, "F")
-    c = _KERNELS[dtype]
-    at = c.at
-    pointers = (at[id(a) >> 3] for a in (result, probs, qkv, work, q, k, v))
-    c.attention_forward(*pointers, _i32_at[id(positions) >> 3], n_embd, heads, block_size, n_tokens)
-    return (result if out is None else out), AttentionCache(probs, qkv, offsets, heads, block_size)
+    probs = _attend(result, q, k, v, positions, heads, block_size)
+    return (result if out is None else out), AttentionCache(probs, q, k, v, offsets, heads, block_size)
+
+
+def _attend(out: Any, q: Any, k: Any, v: Any, positions: Any, n_head: int, block_size: int) -> Any:
+    """attention_forward in C, all arguments being right; returns probs."""
+    n_embd, n_tokens = q.shape
+    rows = lib.attention_rows(n_tokens)
+    probs = _new((rows, n_head * block_size), q.dtype, np.zeros)  # not all of it is written
+    work = _new((rows, 4 * n_embd), q.dtype)
+    c = _KERNELS[q.dtype]
+    pointers = (c.at[id(a) >> 3] for a in (out, probs, work, q, k, v))
+    c.attention_forward(*pointers, _i32_at[id(positions) >> 3], n_embd, n_head, block_size, n_tokens)
+    return probs
 
 
 def attention_backward(
@@ -750,60 +751,61 @@ def attention_backward(
     >>> attention_backward(np.ones((1, 3)), cache)
     (array([[0.  , 0.25, 0.  ]]), array([[0., 0., 0.]]), array([[1.5, 0.5, 1. ]]))
     """
-    probs, qkv, _, heads, positions, block_size = _cached(cache)
+    (probs, q, k, v, _, heads, block_size), positions = _checked(cache)
     (dout,) = _matrices("dout", dout)
-    n_tokens, n_embd = len(positions), qkv.shape[1] // 3
-    if dout.dtype != qkv.dtype:
-        raise TypeError(f"dout: expected {qkv.dtype} like the cache, found {dout.dtype}")
-    _shape("dout", dout, (n_embd, n_tokens))
+    if dout.dtype != q.dtype:
+        raise TypeError(f"dout: expected {q.dtype} like the cache, found {dout.dtype}")
+    _shape("dout", dout, q.shape)
+    n_embd, n_tokens = q.shape
     dq, dk, dv = _members(out, 3)
-    dq = _packed_output("out[0]", dq, dout.shape, dout.dtype, dout, probs, qkv)
-    dk = _packed_output("out[1]", dk, dout.shape, dout.dtype, dout, probs, qkv, dq)
-    dv = _packed_output("out[2]", dv, dout.shape, dout.dtype, dout, probs, qkv, dq, dk)
-    work = _new((len(qkv), 4 * n_embd + block_size), dout.dtype)
+    dq = _packed_output("out[0]", dq, q.shape, q.dtype, dout, probs, q, k, v)
+    dk = _packed_output("out[1]", dk, q.shape, q.dtype, dout, probs, q, k, v, dq)
+    dv = _packed_output("out[2]", dv, q.shape, q.dtype, dout, probs, q, k, v, dq, dk)
+    work = _new((len(probs), 7 * n_embd + block_size), q.dtype)
     _start(accumulate, out, dq, dk, dv)
-    dout, probs, qkv = _packed(dout), _packed(probs), _packed(qkv)
-    c = _KERNELS[dout.dtype]
-    at = c.at
-    pointers = (at[id(a) >> 3] for a in (dq, dk, dv, work, dout, probs, qkv))
+    dout, probs, q, k, v = map(_packed, (dout, probs, q, k, v))
+    c = _KERNELS[q.dtype]
+    pointers = (c.at[id(a) >> 3] for a in (dq, dk, dv, work, dout, probs, q, k, v))
     c.attention_backward(*pointers, _i32_at[id(positions) >> 3], n_embd, heads, block_size, n_tokens)
     return (dq, dk, dv) if out is None else out
 
 
-def _cached(cache: Any) -> tuple[Any, Any, Any, int, Any, int]:
-    """A cache's fields, positions and block_size; all checked, for anyone can make or change a cache."""
+def _checked(cache: Any) -> tuple[Any, Any]:
+    """A cache and its positions; all checked, for anyone can make or change a cache."""
     if type(cache) is not AttentionCache:
         raise TypeError(f"cache: expected attention_forward's, found {type(cache).__name__}")
-    qkv, probs = _matrices("cache.qkv cache.probs", cache.qkv, cache.probs)
-    rows, n_columns = qkv.shape
-    if n_columns % 3:
-        raise ValueError(f"cache.qkv: expected three equal parts, found shape {qkv.shape}")
-    offsets = _indices("cache.offsets", cache.offsets, rows + 1)
-    n_tokens = int(offsets[-1]) if offsets.size else 0
-    offsets, positions, longest = _documents("cache.offsets", offsets, n_tokens)
-    if rows != padded(n_tokens):
-        raise ValueError(f"cache.qkv: expected {padded(n_tokens)} rows for {n_tokens} tokens, found {rows}")
-    n_head = _heads("cache.n_head", cache.n_head, n_columns // 3)
+    names = "cache.q cache.k cache.v cache.probs"
+    q, k, v, probs = _matrices(names, cache.q, cache.k, cache.v, cache.probs)
+    _shape("cache.k", k, q.shape)
+    _shape("cache.v", v, q.shape)
+    n_embd, n_tokens = q.shape
+    offsets, positions, longest = _documents("cache.offsets", cache.offsets, n_tokens)
+    n_head = _heads("cache.n_head", cache.n_head, n_embd)
     block_size = _count("cache.block_size", cache.block_size)
     if block_size < longest:
         raise ValueError(f"cache.block_size: expected at least {longest}, the longest document, found {block_size}")
-    _shape("cache.probs", probs, (rows, n_head * block_size))
-    return probs, qkv, offsets, n_head, positions, block_size
+    _shape("cache.probs", probs, (lib.attention_rows(n_tokens), n_head * block_size))
+    return AttentionCache(probs, q, k, v, offsets, n_head, block_size), positions
 
 
 def attention_weights(cache: AttentionCache, document: SupportsIndex) -> Any:
     """weights[h, t, s], how much token t of one document took from token s, in head h: a new (n_head, n, n) array.
 
     Zero above the diagonal, and every row sums to 1."""
-    probs, _, offsets, n_head, _, block_size = _cached(cache)
+    (_, q, k, v, offsets, n_head, _), _ = _checked(cache)
     i = _count("document", document)
     if i >= len(offsets) - 1:
         raise ValueError(f"document: expected one in range({len(offsets) - 1}), found {i}")
-    n = int(offsets[i + 1] - offsets[i])
+    # by itself, a document has the same weights, and an order of them that is simple
+    q, k, v = (_packed(a[:, offsets[i] : offsets[i + 1]]) for a in (q, k, v))
+    n = q.shape[1]
+    probs = _attend(np.empty_like(q), q, k, v, np.arange(n, dtype=np.int32), n_head, n)
+    rows = lib.token_rows(n)
+    by_lag = probs.reshape(-1, order="F")[: rows * n * n_head].reshape(rows, n, n_head, order="F")
     t, s = np.tril_indices(n)
     weights = np.zeros((n_head, n, n), probs.dtype)
     for h in range(n_head):
-        weights[h, t, s] = probs[offsets[i] + t, h * block_size + t - s]  # C keeps them by t and t - s
+        weights[h, t, s] = by_lag[t, t - s, h]
     return weights
 
 

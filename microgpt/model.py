@@ -63,7 +63,8 @@ def backward(ops, p, g, config):
         dattn = ops.zeros("dattn", n)
         ops.matmul_backward(g[l + "attn_wo"], dattn, dx, p[l + "attn_wo"], a[l + "attn"])
         dq, dk, dv = ops.zeros("dq", n), ops.zeros("dk", n), ops.zeros("dv", n)
-        ops.attention_backward(dq, dk, dv, dattn, l + "attn", config.n_head, config.block_size)
+        q, k, v = a[l + "q"], a[l + "k"], a[l + "v"]
+        ops.attention_backward(dq, dk, dv, dattn, l + "attn", q, k, v, config.n_head, config.block_size)
         dnorm = ops.zeros("dnorm", n)
         ops.matmul_backward(g[l + "attn_wv"], dnorm, dv, p[l + "attn_wv"], a[l + "attn_norm"])
         ops.matmul_backward(g[l + "attn_wk"], dnorm, dk, p[l + "attn_wk"], a[l + "attn_norm"])

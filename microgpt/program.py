@@ -8,14 +8,14 @@ columns uses the first n_tokens.
 
 import numpy as np
 
-from .kernels import ffi, lib, padded
+from .kernels import ffi, lib
 from .params import aligned
 
 
 class Program:
     def __init__(self, dtype, max_tokens):
         self.dtype = np.dtype(dtype)
-        self.max_tokens = padded(max_tokens)  # the kernels count on it where tokens run down the columns
+        self.max_tokens = lib.attention_rows(max_tokens)  # where attention has tokens down the columns, so many rows
         self.values = {}  # every named array, for whoever wants to look
         self._calls = []
         self._keep = []
@@ -67,8 +67,8 @@ class Program:
     def attention_forward(self, name, q, k, v, n_head, block_size):
         n_embd = len(q)
         out, probs = self.array(name, n_embd), self.array(name + ".probs", n_head * block_size)
-        qkv, work = self.array(name + ".qkv", 3 * n_embd), self.array("work", 4 * n_embd + block_size)
-        self._record(lib.ATTENTION_FORWARD, [out, probs, qkv, work, q, k, v], [n_embd, n_head, block_size])
+        work = self.array("work", 7 * n_embd + block_size)
+        self._record(lib.ATTENTION_FORWARD, [out, probs, work, q, k, v], [n_embd, n_head, block_size])
         return out
 
     def attention_cached(self, name, q, k, v, n_head, block_size):
@@ -111,11 +111,9 @@ class Program:
         y, rstd = self.values[name], self.values[name + ".rstd"]
         self._record(lib.RMSNORM_BACKWARD, [dx, dy, y, rstd], [len(y)])
 
-    def attention_backward(self, dq, dk, dv, dout, name, n_head, block_size):
-        work, probs, qkv = self.values["work"], self.values[name + ".probs"], self.values[name + ".qkv"]
-        self._record(
-            lib.ATTENTION_BACKWARD, [dq, dk, dv, work, dout, probs, qkv], [len(dq), n_head, block_size]
-        )
+    def attention_backward(self, dq, dk, dv, dout, name, q, k, v, n_head, block_size):
+        arrays = [dq, dk, dv, self.values["work"], dout, self.values[name + ".probs"], q, k, v]
+        self._record(lib.ATTENTION_BACKWARD, arrays, [len(dq), n_head, block_size])
 
     def embedding_backward(self, dwte, dwpe, dx):
         self._record(lib.EMBEDDING_BACKWARD, [dwte, dwpe, dx], [len(dwte)])

@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 from . import kernels, model
-from .kernels import padded
+from .kernels import lib
 from .program import Program
 
 COLUMNS = 2048  # documents drawn side by side, when that many fit into CACHE numbers
@@ -55,10 +55,10 @@ class Sampler:
 
     def keep(self, columns, n, n_positions):
         """Go on with these of the n columns only."""
-        rows = n_positions * self.config.n_embd  # the cache is padded(columns) x n_embd for each position
+        rows = n_positions * self.config.n_embd  # the cache is token_rows(columns) x n_embd for each position
         for cache in self._caches:
-            kept = np.take(cache[: rows * padded(n)].reshape(rows, -1), columns, axis=1)
-            moved = cache[: rows * padded(len(columns))].reshape(rows, -1)
+            kept = np.take(cache[: rows * lib.token_rows(n)].reshape(rows, -1), columns, axis=1)
+            moved = cache[: rows * lib.token_rows(len(columns))].reshape(rows, -1)
             moved[:, : len(columns)] = kept
 
     def sample(self, rng, temperature):

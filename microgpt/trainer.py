@@ -150,7 +150,7 @@ class Trainer:
         """An intermediate of the last step as a view: rows x columns, one column per token (see model.py for names)."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
-        if name.endswith((".probs", ".qkv")):
+        if name.endswith(".probs") or name == "work":
             raise ValueError(f"{name}: expected an array of one column per token; see Trainer.attention")
         return self.program.values[name][:, : self.n_columns]
 
@@ -158,14 +158,10 @@ class Trainer:
         """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
-        values, rows, name = self.program.values, kernels.padded(self.n_columns), f"layer{layer}.attn"
-        probs, qkv = (
-            array.reshape(-1, order="F")[: rows * len(array)].reshape(rows, -1, order="F")
-            for array in (values[name + ".probs"], values[name + ".qkv"])
-        )
         positions = self.dataset.position[self._start : self._start + self.n_columns]
         offsets = np.append(np.flatnonzero(positions == 0), self.n_columns)
-        cache = kernels.AttentionCache(probs, qkv, offsets, self.config.n_head, self.config.block_size)
+        q, k, v = (self.value(f"layer{layer}.{name}") for name in "qkv")
+        _, cache = kernels.attention_forward(q, k, v, offsets, self.config.n_head)
         return [kernels.attention_weights(cache, i) for i in range(len(offsets) - 1)]
 
     def _check_memory(self, max_columns, n_columns):
@@ -174,7 +170,7 @@ class Trainer:
         n_params = sum(rows * columns for _, rows, columns in table(c, vocab_size))
         per_column = numbers_per_column(c, vocab_size)
         itemsize = 4 if c.dtype == "float32" else 8
-        needed = (4 * n_params + per_column * kernels.padded(max_columns)) * itemsize + 40 * n_columns
+        needed = (4 * n_params + per_column * kernels.lib.attention_rows(max_columns)) * itemsize + 40 * n_columns
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > available or n_params > data.MAX_COUNT:
             raise ConfigError(
@@ -187,8 +183,8 @@ class Trainer:
 def numbers_per_column(config, vocab_size):
     """How many numbers the program of a step keeps for each column of its batch: see model.py."""
     c = config
-    of_layers = c.n_layer * (21 * c.n_embd + c.n_head * c.block_size + 2)
-    return of_layers + 21 * c.n_embd + c.block_size + 3 * vocab_size + 3
+    of_layers = c.n_layer * (18 * c.n_embd + c.n_head * c.block_size + 2)
+    return of_layers + 24 * c.n_embd + c.block_size + 3 * vocab_size + 3
 
 
 def n_held_out(n_documents, fraction):

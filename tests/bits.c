@@ -71,9 +71,8 @@ static float number(void)
         free(w), free(x), free(y), free(dw), free(dx), free(p), free(rstd), free(losses), free(weight);             \
         free(target), free(moment), free(param), free(dp);                                                          \
     }                                                                                                               \
-    static void attention_##S(int n_embd, int n_head, int n)                                                        \
+    static void attention_##S(int n_embd, int n_head, int block, int n)                                             \
     {                                                                                                               \
-        const int block = 40, rows = (n + LANES - 1) / LANES * LANES;                                               \
         size_t size = (size_t)n_embd * n;                                                                           \
         int32_t *position = malloc(n * sizeof *position);                                                           \
         for (int t = 0, place = 0, length = 1; t < n; t++, place++) {                                               \
@@ -82,21 +81,24 @@ static float number(void)
             position[t] = place;                                                                                    \
         }                                                                                                           \
         real *q = fill_##S(size), *k = fill_##S(size), *v = fill_##S(size), *out = fill_##S(size);                  \
-        real *probs = calloc((size_t)rows * n_head * block, sizeof(real));                                          \
-        real *qkv = fill_##S((size_t)rows * 3 * n_embd), *work = fill_##S((size_t)rows * (4 * n_embd + block));     \
+        const size_t rows = attention_rows(n), probs_size = rows * n_head * block * sizeof(real);                   \
+        const size_t work_size = rows * (7 * n_embd + block) * sizeof(real);                                        \
+        real *probs = malloc(probs_size), *work = malloc(work_size);                                                \
+        memset(probs, 0xff, probs_size), memset(work, 0xff, work_size); /* NaNs, which nothing may come of */       \
         real *dq = fill_##S(size), *dk = fill_##S(size), *dv = fill_##S(size);                                      \
-        attention_forward_##S(out, probs, qkv, work, q, k, v, position, n_embd, n_head, block, n);                  \
+        attention_forward_##S(out, probs, work, q, k, v, position, n_embd, n_head, block, n);                       \
         hash_bytes(out, size * sizeof(real));                                                                       \
-        attention_backward_##S(dq, dk, dv, work, out, probs, qkv, position, n_embd, n_head, block, n);              \
+        attention_backward_##S(dq, dk, dv, work, out, probs, q, k, v, position, n_embd, n_head, block, n);          \
         hash_bytes(dq, size * sizeof(real)), hash_bytes(dk, size * sizeof(real)), hash_bytes(dv, size * sizeof(real)); \
-        free(position), free(q), free(k), free(v), free(out), free(probs), free(qkv), free(work);                   \
+        free(position), free(q), free(k), free(v), free(out), free(probs), free(work);                              \
         free(dq), free(dk), free(dv);                                                                               \
     }                                                                                                               \
     static void suite_##S(void)                                                                                     \
     {                                                                                                               \
         SIZES(matrices_##S##_)                                                                                      \
         report_##S("columns");                                                                                      \
-        attention_##S(1, 1, 1), attention_##S(16, 4, 119), attention_##S(24, 3, 50), attention_##S(10, 2, 7);       \
+        attention_##S(1, 1, 40, 1), attention_##S(16, 4, 40, 119), attention_##S(24, 3, 40, 50);                    \
+        attention_##S(10, 2, 40, 7), attention_##S(8, 2, 300, 700);                                                 \
         report_##S("attention");                                                                                    \
     }
 #define matrices_f32_(m, k, n) matrices_f32(m, k, n);

@@ -130,7 +130,7 @@ def refuse(name, case, out=None, error=(TypeError, ValueError), argument=None, *
     message = str(caught.value)
     assert type(caught.value) in (TypeError, ValueError)
     assert re.match(r"[a-z_.]+(\[\d\])?: expected .+, found .+", message, re.DOTALL), message
-    known = {*getattr(kernels, name).__annotations__, "cache.qkv", "cache.probs", "cache.offsets", "cache.n_head", "cache.block_size"}
+    known = {*getattr(kernels, name).__annotations__, "cache.q", "cache.k", "cache.v", "cache.probs", "cache.offsets", "cache.n_head", "cache.block_size"}
     assert message.split(":")[0].split("[")[0] in known
     if argument:
         assert message.startswith(argument), message
@@ -446,7 +446,7 @@ def test_heads_that_do_not_divide(wrong):
 # ---- the attention cache ----
 
 
-@pytest.mark.parametrize("field", ["qkv", "probs"])
+@pytest.mark.parametrize("field", ["q", "k", "v", "probs"])
 @pytest.mark.parametrize("kind", [*WRONG_FLOATS, *WRONG_SHAPES])
 def test_forged_cache(field, kind):
     """A cache whose arrays were exchanged is checked like any other argument."""
@@ -486,8 +486,9 @@ def test_out_overlaps_the_cache():
     """A gradient may not be written over what it is computed from."""
     case = arguments(kernels, "attention_backward", FLOAT64, M, N)
     out = outs(kernels, "attention_backward", case)
-    inside = case["cache"].qkv.reshape(-1, order="F")[: M * N].reshape((M, N), order="F")
-    refuse("attention_backward", case, (out[0], inside, out[2]), ValueError, "out[1]: ")
+    inside = case["cache"].probs.reshape(-1, order="F")[: M * N].reshape((M, N), order="F")
+    for a in (inside, case["cache"].q, case["cache"].k, case["cache"].v):
+        refuse("attention_backward", case, (out[0], a, out[2]), ValueError, "out[1]: ")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import KERNELS
 
-from microgpt.kernels import padded
+from microgpt.kernels import lib
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
 
@@ -75,16 +75,16 @@ def calls(width):
         for length in {1, 2, 7, n}:  # of the documents
             position = np.arange(n, dtype=np.int32) % length
             block = min(length, n)
-            rows = padded(n)
+            rows = lib.attention_rows(n)
             probs = rows * n_head * block
-            qkv = 3 * rows * n_embd
             sizes = [n_embd, n_head, block, n]
-            yield "attention_forward", [size, probs, qkv, rows * n_embd, size, size, size, position], sizes
-            work = rows * (4 * n_embd + block)
-            yield "attention_backward", [size, size, size, work, size, probs, qkv, position], sizes
+            yield "attention_forward", [size, probs, rows * 4 * n_embd, size, size, size, position], sizes
+            work = rows * (7 * n_embd + block)
+            arrays = [size, size, size, work, size, probs, size, size, size, position]
+            yield "attention_backward", arrays, sizes
         for past in (0, 4):
             position, block = np.full(n, past, np.int32), past + 1
-            rows = padded(n)
+            rows = lib.token_rows(n)
             cache = rows * n_embd * block
             sizes = [n_embd, n_head, block, n]
             arrays = [size, rows * n_head * block, cache, cache, 2 * rows * n_embd, size, size, size, position]
@@ -96,7 +96,7 @@ def calls(width):
 def run(isa):
     """All calls of one instruction set; prints how many arrays were placed."""
     kernels = KERNELS[isa]
-    guards = [Guarded() for _ in range(9)]
+    guards = [Guarded() for _ in range(10)]
     numbers = np.abs(np.random.default_rng(0).standard_normal(ROOM // 8))
     placed = 0
     for c_type, dtype, suffix in (("double *", np.float64, "_f64"), ("float *", np.float32, "_f32")):

@@ -241,6 +241,39 @@ def test_attention(kernels, dtype, n_head, head_dim, lengths):
         assert_close(out[:, first : first + length], mixed, longest, big[2])
 
 
+def test_attention_of_long_documents(kernels, dtype):
+    """Documents longer and shorter than C works on at a time: packed, each has the bits it has alone, and those are
+    the formulas'."""
+    n_head, lengths = 2, [300, 3, 0, 250, 7, 40, 513, 1]
+    offsets = np.cumsum([0, *lengths])
+    rng = np.random.default_rng(1)
+    q, k, v, dout = (np.asfortranarray(rng.standard_normal((8, offsets[-1])).astype(dtype)) for _ in range(4))
+    out, cache = kernels.attention_forward(q, k, v, offsets, n_head)
+    packed = out, *kernels.attention_backward(dout, cache)
+    for i, length in enumerate(lengths):
+        own = slice(offsets[i], offsets[i + 1])
+        alone, own_cache = kernels.attention_forward(q[:, own], k[:, own], v[:, own], np.array([0, length]), n_head)
+        alone = alone, *kernels.attention_backward(dout[:, own], own_cache)
+        assert same_bits([a[:, own] for a in packed], alone)
+        weights = kernels.attention_weights(cache, i).astype(np.float64)
+        assert same_bits([weights], [kernels.attention_weights(own_cache, 0).astype(np.float64)])
+        heads = [a[:, own].astype(np.float64).reshape(n_head, 4, length) for a in (q, k, v, dout)]
+        scores = np.where(np.tri(length), np.einsum("hdt,hds->hts", *heads[:2]) / 2, -np.inf)  # sqrt(head_dim) = 2
+        p = np.exp(scores - scores.max(axis=2, keepdims=True, initial=-1e3))
+        p /= p.sum(axis=2, keepdims=True)
+        dp = np.einsum("hdt,hds->hts", heads[3], heads[2])
+        ds = p * (dp - (p * dp).sum(axis=2, keepdims=True)) / 2
+        expected = [
+            np.einsum("hts,hds->hdt", p, heads[2]),
+            np.einsum("hts,hds->hdt", ds, heads[1]),
+            np.einsum("hts,hdt->hds", ds, heads[0]),
+            np.einsum("hts,hdt->hds", p, heads[3]),
+        ]
+        tolerance = 100 * np.finfo(dtype).eps
+        for found, right in zip([weights, *alone], [p, *(a.reshape(8, length) for a in expected)]):
+            np.testing.assert_allclose(found, right, rtol=0, atol=tolerance * max(1, abs(right).max(initial=0)))
+
+
 @shapes
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cross_entropy(kernels, dtype, shape, weighted):
