@@ -27,8 +27,10 @@ FLAGS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(
 
 def make_ffibuilder(name):
     ffibuilder = FFI()
-    ffibuilder.cdef((CSRC / "kernels.h").read_text())
-    ffibuilder.set_source(name, '#include <stddef.h>\n#include <stdint.h>\n#include "kernels.h"')
+    headers = "kernels.h", "arrays.h"
+    ffibuilder.cdef("\n".join((CSRC / header).read_text() for header in headers))
+    includes = "<stddef.h>", "<stdint.h>", *(f'"{header}"' for header in headers)
+    ffibuilder.set_source(name, "\n".join(f"#include {header}" for header in includes))
     return ffibuilder
 
 

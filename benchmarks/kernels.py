@@ -61,9 +61,9 @@ def every_call():
     print("| a checked call on 16 x 16 float64, `out=` given | bare C call | checked call | the checks |")
     print("|---|---|---|---|")
     n, lib = 16, kernels.lib
-    a, b, c, d = (matrix(n, n, np.float64) for _ in range(4))
+    a, b, c, d, e = (matrix(n, n, np.float64) for _ in range(5))
     rstd = np.ones(n)
-    pa, pb, pc, pd, prstd = map(pointer, (a, b, c, d, rstd))
+    pa, pb, pc, pd, pe, prstd = map(pointer, (a, b, c, d, e, rstd))
     rows = {
         "softmax_forward": (
             lambda: lib.softmax_forward_f64(pc, pa, n, n, n, n),
@@ -83,8 +83,8 @@ def every_call():
         ),
         "relu_forward": (lambda: lib.relu_forward_f64(pc, pa, n * n), lambda: kernels.relu_forward(a, out=c)),
         "matmul_backward": (
-            lambda: lib.matmul_backward_f64(pc, pd, pa, pb, pb, n, n, n, n, n, n, n, n),
-            lambda: kernels.matmul_backward(a, b, b, out=(c, d), accumulate=True),
+            lambda: lib.matmul_backward_f64(pc, pd, pa, pb, pe, n, n, n, n, n, n, n, n),
+            lambda: kernels.matmul_backward(a, b, e, out=(c, d), accumulate=True),
         ),
     }
     for name, (bare, checked) in rows.items():
@@ -134,8 +134,8 @@ def columns():
                 "same": lambda: numpys(*arrays),
                 "row-major": lambda: numpys(*row_major),
             },
-            number=5,
-            repeat=100,
+            number=50,
+            repeat=40,
         )
         us = {key: 1e6 * time for key, time in times.items()}
         ratios = [f"{us[key]:.0f} µs ({us[key] / us['ours']:.1f} times)" for key in ("same", "row-major")]

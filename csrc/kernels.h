@@ -144,6 +144,8 @@ enum kernel {
     ZERO, /* array[0], size[0] * n_tokens + size[1] elements = 0 */
     MATMUL_FORWARD,
     MATMUL_BACKWARD,
+    SOFTMAX_FORWARD,
+    SOFTMAX_BACKWARD,
     RMSNORM_FORWARD,
     RMSNORM_BACKWARD,
     EMBEDDING_FORWARD,
@@ -160,7 +162,7 @@ enum kernel {
 struct call {
     enum kernel kernel;
     int size[3];
-    int overwrite; /* MATMUL_BACKWARD: 1 sets dw, 2 sets dx, 3 both, instead of adding to them */
+    int overwrite; /* in a backward pass: 1 sets its gradients instead of adding to them; MATMUL_BACKWARD: 1 dw, 2 dx */
     double eps;
     void *array[9];
 };

@@ -91,13 +91,19 @@ def _precision(suffix: str, c_type: str) -> SimpleNamespace:
     return SimpleNamespace(at=_pointers(c_type), **{name.removesuffix(suffix): getattr(lib, name) for name in names})
 
 
+# Kernels on arrays that need no closer look, which C sees sooner than Python: csrc/arrays.h.
+_call = lib.call_plain
+_NUMPY = ffi.new("struct numpy *", [id(_ndarray), id(np.dtype(np.float32)), id(np.dtype(np.float64))])
+
 _KERNELS = {np.dtype(np.float32): _precision("_f32", "float"), np.dtype(np.float64): _precision("_f64", "double")}
 _i32_at = _pointers("int32_t")
-_probe = np.zeros(1, np.int32)
+_x, _y = np.ones((1, 1)), np.zeros((1, 1))
 if (
     sys.implementation.name != "cpython"
     or ffi.sizeof("void *") != 8
-    or _i32_at[id(_probe) >> 3] != ffi.from_buffer("int32_t[]", _probe)
+    or _pointers("double")[id(_x) >> 3] != ffi.from_buffer("double[]", _x)
+    or not _call(_NUMPY, lib.RELU_FORWARD, 0, 0, id(_y), id(_x), 0, 0, 0)
+    or _y[0, 0] != 1
 ):
     raise ImportError("microgpt.kernels: expected 64-bit CPython, where id() is the address of an array's object")
 
@@ -197,6 +203,15 @@ def _new(shape: tuple[int, ...], dtype: Any, make: Any = np.empty) -> Any:
         return make(shape, dtype, "F")
     except ValueError:
         raise ValueError(f"out: expected a result that fits into an address space, found shape {shape}") from None
+
+
+def _fresh(a: Any, b: Any) -> Any:
+    """A new matrix of as many rows as a and columns as b, or None where these need a closer look first."""
+    if type(a) is type(b) is _ndarray and a.dtype in _KERNELS and a.ndim == b.ndim == 2:
+        m, n = a.shape[0], b.shape[1]
+        if max(m, n, m * n) <= MAX_SIZE:
+            return np.empty((m, n), a.dtype, "F")
+    return None
 
 
 def _overlap(a: Any, b: Any) -> bool:
@@ -316,22 +331,9 @@ def matmul_forward(w: Array[Real], x: Array[Real], *, out: Array[Real] | None = 
     array([[21.],
            [43.]])
     """
-    # the common case first and in one place: for small matrices checking takes longer than multiplying
-    if (
-        type(w) is type(x) is type(out) is _ndarray
-        and w.dtype is x.dtype is out.dtype
-        and w.dtype in _KERNELS
-        and w.flags.num & x.flags.num & out.flags.num & _PLAIN == _PLAIN
-        and w is not out is not x
-        and w.ndim == x.ndim == 2
-    ):
-        m, k = w.shape
-        rows, n = x.shape
-        if rows == k and out.shape == (m, n) and m | k | n <= MAX_SIZE:
-            c = _KERNELS[w.dtype]
-            at = c.at
-            c.matmul_forward(at[id(out) >> 3], at[id(w) >> 3], at[id(x) >> 3], m, k, n, m, m, k)
-            return out
+    y = _fresh(w, x) if out is None else out
+    if _call(_NUMPY, lib.MATMUL_FORWARD, 0, 0, id(y), id(w), id(x), 0, 0):
+        return y
     w, x = _matrices("w x", w, x)
     (m, k), n = w.shape, x.shape[1]
     _shape("x", x, (k, n))
@@ -370,6 +372,12 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
     array([[2.],
            [3.]])
     """
+    overwrite = not _adds(accumulate, out)
+    dw, dx = out if type(out) is tuple and len(out) == 2 else _members(out, 2)
+    if out is None:
+        dw, dx = _fresh(w, w), _fresh(x, x)
+    if _call(_NUMPY, lib.MATMUL_BACKWARD, 3 * overwrite, 0, id(dw), id(dx), id(dy), id(w), id(x)):
+        return (dw, dx) if out is None else out
     dy, w, x = _matrices("dy w x", dy, w, x)
     (m, k), n = w.shape, x.shape[1]
     _shape("x", x, (k, n))
@@ -379,16 +387,15 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
     dw_at = dx_at = ffi.NULL
     lddw = lddx = 0
     results: list[Any] = []
-    first, second = out if type(out) is tuple and len(out) == 2 else _members(out, 2)
-    if out is None or first is not None:
-        dw, lddw = _output("out[0]", first, (m, k), w.dtype, dy, w, x)
+    if out is None or dw is not None:
+        dw, lddw = _output("out[0]", dw, (m, k), w.dtype, dy, w, x)
         dw_at = at[id(dw) >> 3]
         results.append(dw)
-    if out is None or second is not None:
-        dx, lddx = _output("out[1]", second, (k, n), w.dtype, dy, w, x, *results)
+    if out is None or dx is not None:
+        dx, lddx = _output("out[1]", dx, (k, n), w.dtype, dy, w, x, *results)
         dx_at = at[id(dx) >> 3]
         results.append(dx)
-    kernel = c.matmul_backward if _adds(accumulate, out) else c.matmul_backward_set
+    kernel = c.matmul_backward_set if overwrite else c.matmul_backward
     (dy, lddy), (w, ldw), (x, ldx) = _columns(dy), _columns(w), _columns(x)
     kernel(
         dw_at, dx_at, at[id(dy) >> 3], at[id(w) >> 3], at[id(x) >> 3], m, k, n, lddw, lddx, lddy, ldw, ldx
@@ -412,6 +419,9 @@ def softmax_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[
            [0. ],
            [0.5]])
     """
+    p = _fresh(x, x) if out is None else out
+    if _call(_NUMPY, lib.SOFTMAX_FORWARD, 0, 0, id(p), id(x), 0, 0, 0):
+        return p
     (x,) = _matrices("x", x)
     m, n = x.shape
     p, ldp = _output("out", out, (m, n), x.dtype, x)
@@ -432,13 +442,17 @@ def softmax_backward(
     array([[ 0.25],
            [-0.25]])
     """
+    overwrite = not _adds(accumulate, out)
+    dx = _fresh(p, p) if out is None else out
+    if _call(_NUMPY, lib.SOFTMAX_BACKWARD, overwrite, 0, id(dx), id(dp), id(p), 0, 0):
+        return dx
     dp, p = _matrices("dp p", dp, p)
     m, n = p.shape
     _shape("dp", dp, (m, n))
     dx, lddx = _output("out", out, (m, n), p.dtype, dp, p)
     c = _KERNELS[p.dtype]
     at = c.at
-    kernel = c.softmax_backward if _adds(accumulate, out) else c.softmax_backward_set
+    kernel = c.softmax_backward_set if overwrite else c.softmax_backward
     (dp, lddp), (p, ldp) = _columns(dp), _columns(p)
     kernel(at[id(dx) >> 3], at[id(dp) >> 3], at[id(p) >> 3], m, n, lddx, lddp, ldp)
     return dx if out is None else out
@@ -458,10 +472,14 @@ def rmsnorm_forward(
     >>> (y / [[3.0], [4.0]] == rstd).all(), 1 / rstd**2
     (np.True_, array([12.5]))
     """
-    (x,) = _matrices("x", x)
     eps = _number("eps", eps)
-    m, n = x.shape
     y, rstd = _members(out, 2)
+    if out is None and (y := _fresh(x, x)) is not None:
+        rstd = np.empty(y.shape[1], y.dtype)
+    if _call(_NUMPY, lib.RMSNORM_FORWARD, 0, eps, id(y), id(rstd), id(x), 0, 0):
+        return (y, rstd) if out is None else out
+    (x,) = _matrices("x", x)
+    m, n = x.shape
     y, ldy = _output("out[0]", y, (m, n), x.dtype, x)
     rstd, _ = _output("out[1]", rstd, (n,), x.dtype, x, y)
     x, ldx = _columns(x)
@@ -488,6 +506,10 @@ def rmsnorm_backward(
     array([[ 1.],
            [-1.]])
     """
+    overwrite = not _adds(accumulate, out)
+    dx = _fresh(y, y) if out is None else out
+    if _call(_NUMPY, lib.RMSNORM_BACKWARD, overwrite, 0, id(dx), id(dy), id(y), id(rstd), 0):
+        return dx
     dy, y = _matrices("dy y", dy, y)
     m, n = y.shape
     _shape("dy", dy, (m, n))
@@ -495,7 +517,7 @@ def rmsnorm_backward(
     dx, lddx = _output("out", out, (m, n), y.dtype, dy, y, rstd)
     c = _KERNELS[y.dtype]
     at = c.at
-    kernel = c.rmsnorm_backward if _adds(accumulate, out) else c.rmsnorm_backward_set
+    kernel = c.rmsnorm_backward_set if overwrite else c.rmsnorm_backward
     (dy, lddy), (y, ldy), rstd = _columns(dy), _columns(y), _packed(rstd)
     kernel(at[id(dx) >> 3], at[id(dy) >> 3], at[id(y) >> 3], at[id(rstd) >> 3], m, n, lddx, lddy, ldy)
     return dx if out is None else out
@@ -512,6 +534,9 @@ def relu_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Rea
     >>> relu_forward(np.array([[-1.0, 2.0]]))
     array([[0., 2.]])
     """
+    y = _fresh(x, x) if out is None else out
+    if _call(_NUMPY, lib.RELU_FORWARD, 0, 0, id(y), id(x), 0, 0, 0):
+        return y
     (x,) = _matrices("x", x)
     size = _elements("x", x)
     y = _packed_output("out", out, x.shape, x.dtype, x)
@@ -529,6 +554,10 @@ def relu_backward(
     >>> relu_backward(np.array([[5.0, 5.0]]), np.array([[0.0, 2.0]]))
     array([[0., 5.]])
     """
+    overwrite = not _adds(accumulate, out)
+    dx = _fresh(y, y) if out is None else out
+    if _call(_NUMPY, lib.RELU_BACKWARD, overwrite, 0, id(dx), id(dy), id(y), 0, 0):
+        return dx
     dy, y = _matrices("dy y", dy, y)
     _shape("dy", dy, y.shape)
     size = _elements("y", y)
@@ -549,6 +578,9 @@ def add_forward(a: Array[Real], b: Array[Real], *, out: Array[Real] | None = Non
     >>> add_forward(np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]]))
     array([[11., 22.]])
     """
+    y = _fresh(a, b) if out is None else out
+    if _call(_NUMPY, lib.ADD_FORWARD, 0, 0, id(y), id(a), id(b), 0, 0):
+        return y
     a, b = _matrices("a b", a, b)
     _shape("b", b, a.shape)
     size = _elements("a", a)
