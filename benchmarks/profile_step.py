@@ -23,7 +23,7 @@ from collections import defaultdict
 
 from microgpt.commands import add_settings
 from microgpt.config import Config, parsed
-from microgpt.kernels import ISA, ffi, lib
+from microgpt.kernels import ISA, ffi
 from microgpt.trainer import Trainer
 
 
@@ -46,7 +46,7 @@ def main():
         trainer.step()
     program, (start, n) = trainer.program, trainer.dataset.batch(100)
     run, batch, calls = program.run_kernels, program.batch, program.calls
-    names = {getattr(lib, name): name.lower() for name in dir(lib) if name.isupper()}
+    names = {number: name.lower() for number, name in ffi.typeof("enum kernel").elements.items()}
     empty = least(lambda: run(calls, 0, batch, start, n))
     spent, count = defaultdict(float), defaultdict(int)
     for i in range(len(calls)):

@@ -1,6 +1,6 @@
 """The time of a training step, here and elsewhere, as a share of what the processor can do: the README's table.
 
-    python benchmarks/speed.py [--rounds 7] [--json FILE] [--plot FILE] [--input FILE] [--large]
+    python benchmarks/speed.py [--rounds 7] [--json FILE] [--plot FILE] [--input FILE] [--large | --growth]
 
 Everything is measured in one process on one core, the contenders taking turns, round after round; the figures are
 medians over the rounds.  A step's time is the difference of two run lengths divided by the difference in steps, so it
@@ -11,6 +11,9 @@ counts all that a step does (batch, forward, backward, Adam, Python) and nothing
   PyTorch  the same model, batches and Adam, eager, padded to the longest document (left out by name when not installed)
   NumPy    the same packed batch in NumPy: products by BLAS, attention document by document
   Python   the scalar tape of tests/reference.py, which does what microgpt.py does
+
+--growth shows instead what a step costs with more layers, documents or tokens in a document, for each token and layer:
+what stays the same grows in proportion.
 
 A machine that is shared slows everything: read the ratios, not the microseconds.
 """
@@ -119,15 +122,38 @@ def shapes(arguments):
                      num_steps=steps), peers  # fmt: skip
 
 
+def long_lines(arguments):
+    """A file of lines of 45 names, some 330 characters."""
+    names = Path(arguments.input).read_text(encoding="utf-8").split()
+    path = Path(tempfile.mkdtemp()) / "lines.txt"
+    path.write_text("\n".join(" ".join(names[i : i + 45]) for i in range(0, len(names), 45)), encoding="utf-8")
+    return str(path)
+
+
 def large(arguments):
     """6 layers, 384 wide, 256 long, 12 lines of names a step."""
-    path = Path(arguments.input)
-    names = path.read_text(encoding="utf-8").split()
-    text = "\n".join(" ".join(names[i : i + 45]) for i in range(0, len(names), 45))
-    lines = Path(tempfile.mkdtemp()) / "large.txt"
-    lines.write_text(text, encoding="utf-8")
-    yield Config(str(lines), dtype="float32", batch_size=12, n_layer=6, n_embd=384, n_head=6, block_size=256,
+    yield Config(long_lines(arguments), dtype="float32", batch_size=12, n_layer=6, n_embd=384, n_head=6, block_size=256,
                  num_steps=10**6), {"PyTorch": torch_step}  # fmt: skip
+
+
+def growth(arguments):
+    """One size at a time from a model of one layer, 64 wide, a document a step: layers, documents, their length."""
+    common = {"dtype": "float32", "n_embd": 64, "num_steps": 10**6}
+    for n_layer in (1, 2, 4, 8, 16):
+        yield "layers", n_layer, Config(arguments.input, n_layer=n_layer, batch_size=16, **common)
+    for batch_size in (1, 4, 16, 64, 256):
+        yield "batch", batch_size, Config(arguments.input, batch_size=batch_size, **common)
+    lines = long_lines(arguments)
+    for block_size in (16, 32, 64, 128, 256):
+        yield "block", block_size, Config(lines, block_size=block_size, batch_size=4, **common)
+
+
+def print_growth(arguments):
+    print("| dtype float32, n_embd 64 | | tokens | µs a step | µs a token and layer |\n|---|--:|--:|--:|--:|")
+    for what, size, config in growth(arguments):
+        row = measure(config, arguments.rounds, {})
+        tokens, us = row["tokens"], row["us"]["microgpt"]
+        print(f"| {what} | {size} | {tokens:.0f} | {us:,.1f} | {us / tokens / config.n_layer:.2f} |", flush=True)
 
 
 def table(rows):
@@ -182,10 +208,15 @@ def main():
     parser.add_argument("--input", default=str(ROOT / "input.txt"))
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
-    parser.add_argument("--large", action="store_true", help="6 layers, 384 wide, block 256, batch 12 instead (minutes)")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--large", action="store_true", help="6 layers, 384 wide, block 256, batch 12 instead (minutes)")
+    instead.add_argument("--growth", action="store_true", help="what more layers, documents and tokens cost instead")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    if arguments.growth:
+        print(f"{machine()}\n")
+        return print_growth(arguments)
     rows = []
     for config, peers in (large if arguments.large else shapes)(arguments):
         rows.append(measure(config, arguments.rounds, peers))

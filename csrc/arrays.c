@@ -30,13 +30,13 @@ static const char *const shapes[] = {
     [ADD_FORWARD] = "mn mn mn",
 };
 
-int call_plain(const struct numpy *numpy, enum kernel kernel, int overwrite, double eps, uintptr_t a, uintptr_t b,
+int call_plain(const struct numpy *numpy, enum kernel kernel, int set, double eps, uintptr_t a, uintptr_t b,
                uintptr_t c, uintptr_t d, uintptr_t e)
 {
     const int plain = F_CONTIGUOUS | OWNDATA | ALIGNED | WRITEABLE;
     const uintptr_t objects[] = {a, b, c, d, e};
     const uintptr_t dtype = ((const struct ndarray *)a)->type == numpy->ndarray ? ((const struct ndarray *)a)->dtype : 0;
-    struct call call = {.kernel = kernel, .overwrite = overwrite, .eps = eps};
+    struct call call = {.kernel = kernel, .set = set, .eps = eps};
     ptrdiff_t size['n' - 'k' + 1] = {-1, -1, -1, -1}; /* of k, (l,) m and n, once it is known */
     const char *shape = shapes[kernel];
     for (int i = 0; *shape; i++) {

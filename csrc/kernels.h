@@ -162,7 +162,7 @@ enum kernel {
 struct call {
     enum kernel kernel;
     int size[3];
-    int overwrite; /* in a backward pass: 1 sets its gradients instead of adding to them; MATMUL_BACKWARD: 1 dw, 2 dx */
+    int set; /* backward, but for embedding: 1 sets the first gradient instead of adding to it, 2 the second, 4 the third */
     double eps;
     void *array[9];
 };

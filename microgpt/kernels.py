@@ -72,9 +72,6 @@ Integers = np.ndarray[Any, np.dtype[Any]]
 MAX_SIZE = 2**30 - 1  # of any one dimension, so that C's int sizes have room for their sums
 
 _ndarray = np.ndarray
-_F_CONTIGUOUS, _OWNDATA, _ALIGNED, _WRITEABLE = 0x2, 0x4, 0x100, 0x400  # NumPy's NPY_ARRAY_ constants, in flags.num
-_READABLE = _F_CONTIGUOUS | _ALIGNED
-_PLAIN = _F_CONTIGUOUS | _OWNDATA | _ALIGNED | _WRITEABLE
 
 
 def _pointers(c_type: str) -> Any:
@@ -140,16 +137,6 @@ def _array(name: str, a: Any, dtype: Any = None, ndim: int = 2) -> Any:
 
 def _matrices(names: str, *arrays: Any) -> Any:
     """The input matrices as ndarrays over the same memory, all of one dtype."""
-    dtype = None
-    for a in arrays:
-        if type(a) is _ndarray and a.ndim == 2 and 0 < a.size <= MAX_SIZE:
-            if dtype is None and a.dtype in _KERNELS:
-                dtype = a.dtype
-            if dtype is a.dtype:
-                continue
-        break
-    else:
-        return arrays
     checked: list[Any] = []
     for name, a in zip(names.split(), arrays):
         checked.append(_array(name, a, checked[0].dtype if checked else None))
@@ -178,7 +165,7 @@ def _shape(name: str, a: Any, expected: Any) -> None:
 def _leading_dimension(a: Any) -> int | None:
     """ld, if element (i, j) of the matrix a lies at j*ld + i, aligned."""
     (m, _), (down, along), itemsize = a.shape, a.strides, a.itemsize
-    if a.flags.num & _READABLE == _READABLE:
+    if a.flags.f_contiguous and a.flags.aligned:
         return int(m)
     if a.flags.aligned and (down == itemsize or m == 1) and m * itemsize <= along <= MAX_SIZE * itemsize:
         return int(along // itemsize) if along % itemsize == 0 else None
@@ -187,15 +174,13 @@ def _leading_dimension(a: Any) -> int | None:
 
 def _columns(a: Any) -> tuple[Any, int]:
     """The input matrix a, or a column-major copy, and its leading dimension."""
-    if a.flags.num & _READABLE == _READABLE:
-        return a, a.shape[0]
     ld = _leading_dimension(a)
     return (a, ld) if ld is not None else (np.array(a, order="F"), a.shape[0])
 
 
 def _packed(a: Any) -> Any:
     """The input a, or a copy, without gaps between its columns."""
-    return a if a.flags.num & _READABLE == _READABLE else np.array(a, order="F")
+    return a if a.flags.f_contiguous and a.flags.aligned else np.array(a, order="F")
 
 
 def _new(shape: tuple[int, ...], dtype: Any, make: Any = np.empty) -> Any:
@@ -226,14 +211,6 @@ def _output(name: str, out: Any, shape: tuple[int, ...], dtype: Any, *others: An
     """The output as an ndarray over the same memory, all about it being right, or a new one; and its leading dimension."""
     if out is None:
         return _new(shape, dtype), shape[0]
-    if type(out) is _ndarray and out.dtype is dtype and out.shape == shape:
-        flags = out.flags.num
-        if flags & _PLAIN == _PLAIN:
-            for other in others:
-                if other is out or not other.flags.num & _OWNDATA:
-                    break
-            else:  # all own their memory, so it is not the same
-                return out, shape[0]
     a = out if type(out) is _ndarray else _foreign(name, out)
     if a.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype} like the inputs, found {a.dtype}")

@@ -1,9 +1,8 @@
 """A program: kernel calls written down once, with their arrays, and then run on batch after batch by one C call.
 
 Each method records one call of the kernel of its name.  A forward method makes the array it computes and returns it;
-a backward method takes the gradients it adds to; where one was just said to be zero, matmul_backward sets it instead.
-An activation is features x max_tokens, of which a run over n_tokens
-columns uses the first n_tokens.
+a backward method takes the gradients it adds to, and sets those that were just said to be zero.  An activation is
+features x tokens, with room for max_tokens, of which a run over n_tokens uses the first n_tokens columns.
 """
 
 import numpy as np
@@ -15,7 +14,8 @@ from .params import aligned
 class Program:
     def __init__(self, dtype, max_tokens):
         self.dtype = np.dtype(dtype)
-        self.max_tokens = lib.attention_rows(max_tokens)  # where attention has tokens down the columns, so many rows
+        self.max_tokens = max_tokens
+        self.columns = lib.attention_rows(max_tokens)  # of every array, for attention's
         self.values = {}  # every named array, for whoever wants to look
         self._calls = []
         self._keep = []
@@ -26,15 +26,15 @@ class Program:
     def array(self, name, rows):
         """The features x tokens array of this name, made if it is new."""
         if name not in self.values:
-            flat = aligned(rows * self.max_tokens, self.dtype)
-            self.values[name] = flat.reshape(rows, self.max_tokens, order="F")
+            flat = aligned(rows * self.columns, self.dtype)
+            self.values[name] = flat.reshape(rows, self.columns, order="F")
         array = self.values[name]
         if len(array) != rows:
             raise ValueError(f"{name}: expected {len(array)} rows, as before, found {rows}")
         return array
 
     def zeros(self, name, rows):
-        """The same, counted as zero from here on: set to zero before its next use, or set by the first product that adds."""
+        """The same, counted as zero from here on: what would next add to it sets it, or it is set to zero before."""
         array = self.array(name, rows)
         self._zero(array, [rows, 0])
         return array
@@ -44,7 +44,6 @@ class Program:
         self._zero(array, [0, array.size])
 
     def _zero(self, array, sizes):
-        # not recorded yet: matmul_backward, when it is the first to add, can as well set
         self._zeros[array.ctypes.data] = array, sizes
 
     # ---- kernels, forward ----
@@ -98,29 +97,33 @@ class Program:
     # ---- kernels, backward ----
 
     def cross_entropy_backward(self, dlogits, probs):
-        self._record(lib.CROSS_ENTROPY_BACKWARD, [dlogits, probs], [len(probs)])
+        self._record_backward(lib.CROSS_ENTROPY_BACKWARD, [dlogits], [probs], [len(probs)])
 
     def matmul_backward(self, dw, dx, dy, w, x):
-        fresh = [self._zeros.pop(array.ctypes.data, None) is not None for array in (dw, dx)]
-        self._record(lib.MATMUL_BACKWARD, [dw, dx, dy, w, x], w.shape, overwrite=fresh[0] + 2 * fresh[1])
+        self._record_backward(lib.MATMUL_BACKWARD, [dw, dx], [dy, w, x], w.shape)
 
     def relu_backward(self, dx, dy, y):
-        self._record(lib.RELU_BACKWARD, [dx, dy, y], [len(y)])
+        self._record_backward(lib.RELU_BACKWARD, [dx], [dy, y], [len(y)])
 
     def rmsnorm_backward(self, dx, dy, name):
         y, rstd = self.values[name], self.values[name + ".rstd"]
-        self._record(lib.RMSNORM_BACKWARD, [dx, dy, y, rstd], [len(y)])
+        self._record_backward(lib.RMSNORM_BACKWARD, [dx], [dy, y, rstd], [len(y)])
 
     def attention_backward(self, dq, dk, dv, dout, name, q, k, v, n_head, block_size):
-        arrays = [dq, dk, dv, self.values["work"], dout, self.values[name + ".probs"], q, k, v]
-        self._record(lib.ATTENTION_BACKWARD, arrays, [len(dq), n_head, block_size])
+        work, probs = self.values["work"], self.values[name + ".probs"]
+        sizes = [len(dq), n_head, block_size]
+        self._record_backward(lib.ATTENTION_BACKWARD, [dq, dk, dv], [work, dout, probs, q, k, v], sizes)
 
     def embedding_backward(self, dwte, dwpe, dx):
         self._record(lib.EMBEDDING_BACKWARD, [dwte, dwpe, dx], [len(dwte)])
 
     # ---- recording and running ----
 
-    def _record(self, kernel, arrays, sizes, eps=0.0, overwrite=0):
+    def _record_backward(self, kernel, gradients, others, sizes):
+        fresh = [self._zeros.pop(array.ctypes.data, None) is not None for array in gradients]
+        self._record(kernel, gradients + others, sizes, set_=sum(2**i for i, is_fresh in enumerate(fresh) if is_fresh))
+
+    def _record(self, kernel, arrays, sizes, eps=0.0, set_=0):
         for array in arrays:
             if array.ctypes.data in self._zeros:
                 zeroed, extent = self._zeros.pop(array.ctypes.data)
@@ -128,7 +131,7 @@ class Program:
         self._keep += arrays
         pointers = [ffi.cast("void *", array.ctypes.data) for array in arrays]
         sizes = [int(n) for n in sizes]
-        self._calls.append({"kernel": kernel, "array": pointers, "size": sizes, "eps": eps, "overwrite": overwrite})
+        self._calls.append({"kernel": kernel, "array": pointers, "size": sizes, "eps": eps, "set": set_})
 
     def compile(self, token, position, target=None, weight=None):
         """A function run(start, n_tokens) that runs the calls on those columns of the given int32 and weight arrays.

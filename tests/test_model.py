@@ -202,7 +202,7 @@ def test_memory_is_foreseen(tmp_path, n_layer, n_embd, n_head, block_size):
     trainer = train(tmp_path, ["abc", "b"], **settings)
     taken = sum(array.size for array in trainer.program.values.values())
     vocab_size = len(trainer.vocab) + 1
-    assert numbers_per_column(trainer.config, vocab_size) * trainer.program.max_tokens == taken
+    assert numbers_per_column(trainer.config, vocab_size) * trainer.program.columns == taken
 
 
 def test_nothing_to_look_at_yet(tmp_path):
