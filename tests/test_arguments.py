@@ -172,6 +172,26 @@ def test_wrong_shape_of_array(name, key, kind):
     refuse(name, case, out, error=ValueError)
 
 
+WRONG_ALIKE = {
+    "integers": lambda a: np.zeros(a.shape, np.int64, "F"),
+    "half precision": lambda a: np.zeros(a.shape, np.float16, "F"),
+    "a dimension more": lambda a: np.zeros((*a.shape, 1), a.dtype, "F"),
+    "no dimension": lambda a: np.zeros((), a.dtype),
+    "2**31 columns": lambda a: np.zeros((0, 2**31), a.dtype),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("matmul", "softmax", "rmsnorm", "relu", "add"))])
+@pytest.mark.parametrize("kind", WRONG_ALIKE)
+def test_all_wrong_alike(name, kind):
+    """Arrays that fit together, outputs too, and own their memory are refused all the same when no kernel takes them."""
+    case = arguments(kernels, name, FLOAT64, M, N)
+    out = outs(kernels, name, case)
+    case |= {key: WRONG_ALIKE[kind](case[key]) for key in float_arrays(case)}
+    out = tuple(map(WRONG_ALIKE[kind], out)) if isinstance(out, tuple) else WRONG_ALIKE[kind](out)
+    refuse(name, case, out)
+
+
 @pytest.mark.parametrize("name, key", FLOAT_ARGUMENTS)
 @pytest.mark.parametrize("dtypes", [(FLOAT64, FLOAT32), (FLOAT32, FLOAT64)], ids=str)
 def test_mixed_precisions(name, key, dtypes):

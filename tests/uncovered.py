@@ -1,0 +1,49 @@
+"""What of csrc/ no test reached, from gcov's JSON files of every instruction set: python tests/uncovered.py FILE...
+
+A line or branch counts as reached when it was on any instruction set, for in plain C a vector is one number, and none is
+cut off at a column's end.  What is named below with its reason may be left over; anything else is printed, and exit 1.
+"""
+
+import gzip
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+MAY_REMAIN = {
+    "__builtin_cpu_supports": "asks the processor, and there is one at a time",
+    "return 2;": "the same, where there is no AVX-512",
+    "{ if (k) *p = x; }": "plain C's vector of one: where there are lanes to write, this is one of them",
+    "return k ? FN(fma)(a, b, c) : c;": "the same: lags are counted for this one lane",
+    "switch (v * 16 + width)": "a height and width that no tile has: the loops around it make none",
+    "switch (call->kernel)": "a number that is no kernel: programs are made of enum kernel",
+}
+
+
+def main(paths):
+    lines, branches = defaultdict(int), defaultdict(int)  # how often, by (source, function, line number[, branch])
+    for path in paths:
+        for file in json.loads(gzip.open(path).read())["files"]:
+            source = Path(file["file"]).name
+            if source not in ("kernels.c", "kernels.inc", "vector.inc", "arrays.c"):
+                continue  # cffi's wrapper, and the system's headers
+            for line in file["lines"]:
+                key = source, line.get("function_name", ""), line["line_number"]
+                lines[key] += line["count"]
+                for i, branch in enumerate(line["branches"]):
+                    branches[*key, i] += branch["count"]
+    print(f"{len(lines)} lines and {len(branches)} branches, each in every precision")
+    unexpected = 0
+    for (source, function, number, *branch), count in sorted({**lines, **branches}.items()):
+        if count == 0:
+            text = (Path("csrc") / source).read_text().splitlines()[number - 1].strip()
+            reason = next((reason for part, reason in MAY_REMAIN.items() if part in text), None)
+            unexpected += reason is None
+            what = f"branch {branch[0]}" if branch else "line"
+            print(f"{source}:{number}: {function}: {what} not reached: {text}\n    {reason or 'WHY?'}")
+    print(f"{unexpected} not reached and not explained")
+    return unexpected > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
