@@ -1,5 +1,5 @@
-/* Calls with NumPy's arrays.  For small ones looking at every argument takes Python longer than the kernel takes, so the
-   common case is checked here; see arrays.h. */
+/* Calls with NumPy's arrays.  For small ones, looking at every argument takes Python longer than the kernel takes, so
+   the common case is checked here; see arrays.h. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -35,7 +35,8 @@ int call_plain(const struct numpy *numpy, enum kernel kernel, int set, double ep
 {
     const int plain = F_CONTIGUOUS | OWNDATA | ALIGNED | WRITEABLE;
     const uintptr_t objects[] = {a, b, c, d, e};
-    const uintptr_t dtype = ((const struct ndarray *)a)->type == numpy->ndarray ? ((const struct ndarray *)a)->dtype : 0;
+    const struct ndarray *first = (const struct ndarray *)a;
+    const uintptr_t dtype = first->type == numpy->ndarray ? first->dtype : 0; /* of anything else, only the type is read */
     struct call call = {.kernel = kernel, .set = set, .eps = eps};
     ptrdiff_t size['n' - 'k' + 1] = {-1, -1, -1, -1}; /* of k, (l,) m and n, once it is known */
     const char *shape = shapes[kernel];

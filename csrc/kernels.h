@@ -65,11 +65,11 @@ void embedding_backward_f64(double *dwte, double *dwpe, const double *dx, const 
    n_embd / n_head rows from h n_embd / n_head on, and n_head divides n_embd.  position[t] is the place of token t in its
    document: 0 at each beginning and then 1, 2, ... below block_size, which is at most 2^24.  Token t looks back
    lag = 0 .. position[t] tokens:
-     probs[t, h block_size + lag] = softmax over lag of (q_h[:, t] . k_h[:, t - lag]) / sqrt(n_embd / n_head)
-     out_h[:, t] = sum over lag of probs[t, h block_size + lag] v_h[:, t - lag]
-   probs: R x n_head block_size, for the backward pass, R being attention_rows(n_tokens).  A weight below 2^-52 (float) or
-   2^-460 (double) of the largest is 0.
-   work: R x 4 n_embd of scratch, of which as much is used as the longest document needs. */
+     p[t, lag] = softmax over lag of (q_h[:, t] . k_h[:, t - lag]) / sqrt(n_embd / n_head)
+     out_h[:, t] = sum over lag of p[t, lag] v_h[:, t - lag]
+   A weight p below 2^-52 (float) or 2^-460 (double) of the largest is 0.
+   probs: R x n_head block_size, R being attention_rows(n_tokens): the weights, in an order that only the backward pass
+   need know.  work: R x 4 n_embd of scratch, of which as much is used as the longest document needs. */
 void attention_forward_f32(float *out, float *probs, float *work, const float *q, const float *k, const float *v,
                            const int32_t *position, int n_embd, int n_head, int block_size, int n_tokens);
 void attention_forward_f64(double *out, double *probs, double *work, const double *q, const double *k, const double *v,
@@ -91,8 +91,8 @@ void attention_cached_f32(float *out, float *probs, float *keys, float *values, 
 void attention_cached_f64(double *out, double *probs, double *keys, double *values, double *work, const double *q,
                           const double *k, const double *v, const int32_t *position, int n_embd, int n_head,
                           int block_size, int n_tokens);
-/* How many rows attention's arrays have, in which tokens run down the columns: attention_rows(n) for all n tokens of a
-   batch, token_rows(n) for those that are worked on at a time.  Both are n or a little more. */
+/* How many rows attention's arrays have for n tokens, which run down their columns: n or a little more, attention_rows
+   where documents are worked on one after the other, token_rows where all are at a time. */
 size_t attention_rows(int n_tokens);
 size_t token_rows(int n_tokens);
 
@@ -162,7 +162,7 @@ enum kernel {
 struct call {
     enum kernel kernel;
     int size[3];
-    int set; /* backward, but for embedding: 1 sets the first gradient instead of adding to it, 2 the second, 4 the third */
+    int set; /* 1: the first gradient is set instead of added to, 2: the second, 4: the third; never an embedding's */
     double eps;
     void *array[9];
 };
