@@ -11,7 +11,7 @@ counting.  The matrix products, half of a step, were at three quarters of the pe
                                   float64, batch 1, 16 wide    float32, batch 16, 16 wide
     attention, both ways               1.7  ->  0.8                10.6  ->  9.1    whole vectors, padded rows
     Adam                               7.0  ->  4.4                 2.0  ->  1.8    a root without the divider
-    setting gradients to zero          0.2  ->  0.1                 1.3  ->  0.6    the first product sets instead
+    setting gradients to zero          0.2  ->  0.1                 1.3  ->  0.6    the first to add sets instead
 
 Long runs at 64 wide were three times slower than their first steps until subnormal numbers were kept out of attention
 weights, gradients and Adam.

@@ -13,7 +13,7 @@ counts all that a step does (batch, forward, backward, Adam, Python) and nothing
   Python   the scalar tape of tests/reference.py, which does what microgpt.py does
 
 --growth shows instead what a step costs with more layers, documents or tokens in a document, for each token and layer:
-what stays the same grows in proportion.
+where that stays the same, the cost of a step grows in proportion.  It is only printed.
 
 A machine that is shared slows everything: read the ratios, not the microseconds.
 """
@@ -137,7 +137,7 @@ def large(arguments):
 
 
 def growth(arguments):
-    """One size at a time from a model of one layer, 64 wide, a document a step: layers, documents, their length."""
+    """Models 64 wide, one size growing at a time: layers (of 16 documents), documents, their length (of 4)."""
     common = {"dtype": "float32", "n_embd": 64, "num_steps": 10**6}
     for n_layer in (1, 2, 4, 8, 16):
         yield "layers", n_layer, Config(arguments.input, n_layer=n_layer, batch_size=16, **common)

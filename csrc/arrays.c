@@ -1,5 +1,10 @@
 /* Calls with NumPy's arrays.  For small ones, looking at every argument takes Python longer than the kernel takes, so
-   the common case is checked here; see arrays.h. */
+   the common case is checked here; see arrays.h.
+
+   cffi calls without Python's lock, which is taken again to look at the arrays, for other threads may change them. */
+
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
 
 #include <stddef.h>
 #include <stdint.h>
@@ -30,19 +35,18 @@ static const char *const shapes[] = {
     [ADD_FORWARD] = "mn mn mn",
 };
 
-int call_plain(const struct numpy *numpy, enum kernel kernel, int set, double eps, uintptr_t a, uintptr_t b,
-               uintptr_t c, uintptr_t d, uintptr_t e)
+/* Write down the call's arrays and sizes; returns the size of an element, or 0 where the objects need a closer look. */
+static int look_at(struct call *call, int *n, const struct numpy *numpy, const uintptr_t objects[])
 {
     const int plain = F_CONTIGUOUS | OWNDATA | ALIGNED | WRITEABLE;
-    const uintptr_t objects[] = {a, b, c, d, e};
-    const struct ndarray *first = (const struct ndarray *)a;
-    const uintptr_t dtype = first->type == numpy->ndarray ? first->dtype : 0; /* of anything else, only the type is read */
-    struct call call = {.kernel = kernel, .set = set, .eps = eps};
+    const struct ndarray *first = (const struct ndarray *)objects[0];
+    if (first->type != numpy->ndarray || (first->dtype != numpy->float32 && first->dtype != numpy->float64))
+        return 0;
     ptrdiff_t size['n' - 'k' + 1] = {-1, -1, -1, -1}; /* of k, (l,) m and n, once it is known */
-    const char *shape = shapes[kernel];
+    const char *shape = shapes[call->kernel];
     for (int i = 0; *shape; i++) {
         const struct ndarray *array = (const struct ndarray *)objects[i];
-        if (array->type != numpy->ndarray || array->dtype != dtype || (array->flags & plain) != plain)
+        if (array->type != numpy->ndarray || array->dtype != first->dtype || (array->flags & plain) != plain)
             return 0;
         for (int j = 0; j < i; j++)
             if (objects[j] == objects[i])
@@ -57,17 +61,26 @@ int call_plain(const struct numpy *numpy, enum kernel kernel, int set, double ep
         if (ndim != array->ndim)
             return 0;
         shape += *shape == ' ';
-        call.array[i] = array->data;
+        call->array[i] = array->data;
     }
-    call.size[0] = size['m' - 'k'];
-    call.size[1] = size['k' - 'k'];
+    call->size[0] = size['m' - 'k'];
+    call->size[1] = size['k' - 'k'];
+    *n = size['n' - 'k'];
+    return first->dtype == numpy->float32 ? sizeof(float) : sizeof(double);
+}
+
+int call_plain(const struct numpy *numpy, enum kernel kernel, int set, double eps, uintptr_t a, uintptr_t b,
+               uintptr_t c, uintptr_t d, uintptr_t e)
+{
+    struct call call = {.kernel = kernel, .set = set, .eps = eps};
+    const uintptr_t objects[] = {a, b, c, d, e};
+    int n;
+    const PyGILState_STATE state = PyGILState_Ensure();
+    const int element = look_at(&call, &n, numpy, objects);
+    PyGILState_Release(state);
     static const int32_t none;
-    const struct batch batch = {&none, &none, &none, &none}; /* these kernels need none of it */
-    if (dtype == numpy->float64)
-        run_f64(&call, 1, &batch, 0, size['n' - 'k']);
-    else if (dtype == numpy->float32)
-        run_f32(&call, 1, &batch, 0, size['n' - 'k']);
-    else
-        return 0;
-    return 1;
+    const struct batch batch = {.token = &none, .position = &none}; /* these kernels read no batch */
+    if (element)
+        (element == sizeof(float) ? run_f32 : run_f64)(&call, 1, &batch, 0, n);
+    return element != 0;
 }

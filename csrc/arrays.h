@@ -4,7 +4,7 @@
 struct numpy {
     uintptr_t ndarray, float32, float64;
 };
-/* Run a kernel on the objects at these addresses, id() in Python, in the order of the kernel's arguments; 1 when done.
+/* Run a kernel, one for which arrays.c has shapes, on the objects at these addresses, id() in Python, in the order of the kernel's arguments; 1 when done.
    0, and nothing has changed, unless all are ndarrays of one of the two dtypes, column-major without gaps, aligned,
    writeable, owning their memory (so no two overlap), none given twice, of sizes below 2^30 that fit together: what is
    right for other reasons, or wrong, needs a closer look, which is Python's.  set and eps are struct call's. */

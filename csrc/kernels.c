@@ -29,7 +29,7 @@ enum { STRETCH = 256 }; /* so many tokens, or a document more, are in attention'
 
 size_t token_rows(int n_tokens)
 {
-    /* whole vectors at any width; an odd number of them, for columns some power of two apart would crowd the cache */
+    /* a multiple of LANES is whole vectors at any width; an odd one, for columns a power of two apart crowd the cache */
     return (((size_t)n_tokens + LANES - 1) / LANES | 1) * LANES;
 }
 

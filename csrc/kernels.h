@@ -6,8 +6,9 @@
    ld is given, ld = m.  An activation is features x tokens, one column per token.  Arguments: outputs, inputs, sizes.
    Forward overwrites its outputs (=); backward accumulates into the gradients (+=), and backward_set, where there is
    one, overwrites them.
-   Outputs overlap nothing else.  Sizes are from 0 to 2^30 - 1; an empty matrix is allowed.
-   Kernels allocate nothing, keep no state and cannot fail; checking arguments is the caller's part.
+   Outputs overlap nothing else.  Sizes are from 0 to 2^30 - 1, a size_t n may be more; an empty matrix is allowed.
+   Kernels allocate nothing (but matmul takes 100 KB of stack), keep no state and cannot fail; checking arguments is the
+   caller's part.
    The bits of a result do not depend on the instruction set, but for which NaN a NaN is.  A column of a forward result
    depends on that column alone, unless the comment says otherwise. */
 
@@ -69,7 +70,7 @@ void embedding_backward_f64(double *dwte, double *dwpe, const double *dx, const 
      out_h[:, t] = sum over lag of p[t, lag] v_h[:, t - lag]
    A weight p below 2^-52 (float) or 2^-460 (double) of the largest is 0.
    probs: R x n_head block_size, R being attention_rows(n_tokens): the weights, in an order that only the backward pass
-   need know.  work: R x 4 n_embd of scratch, of which as much is used as the longest document needs. */
+   need know.  work: R x 4 n_embd of scratch, of which so much is used as 256 tokens need, or a document more. */
 void attention_forward_f32(float *out, float *probs, float *work, const float *q, const float *k, const float *v,
                            const int32_t *position, int n_embd, int n_head, int block_size, int n_tokens);
 void attention_forward_f64(double *out, double *probs, double *work, const double *q, const double *k, const double *v,
@@ -91,8 +92,8 @@ void attention_cached_f32(float *out, float *probs, float *keys, float *values, 
 void attention_cached_f64(double *out, double *probs, double *keys, double *values, double *work, const double *q,
                           const double *k, const double *v, const int32_t *position, int n_embd, int n_head,
                           int block_size, int n_tokens);
-/* How many rows attention's arrays have for n tokens, which run down their columns: n or a little more, attention_rows
-   where documents are worked on one after the other, token_rows where all are at a time. */
+/* How many rows the arrays have down whose columns n_tokens tokens run: attention_rows for probs and work of
+   attention_forward and attention_backward, token_rows for all of attention_cached. */
 size_t attention_rows(int n_tokens);
 size_t token_rows(int n_tokens);
 

@@ -7,6 +7,7 @@
 >>> model.score("kamon").loss                                                       # doctest: +SKIP
 """
 
+import os
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from .evaluate import Evaluator, bits_per_character, mean_loss
 from .metrics import Metrics
 from .params import Parameters
 from .sample import Sampler, columns_for
+from .signals import interrupt_at_the_end
 from .trainer import Trainer
 
 
@@ -24,10 +26,12 @@ def train(out=None, resume=None, metrics=None, **settings):
 
     `settings` are those of the command line (num_steps=2000, n_embd=32, ...).  With `out`, a directory, the run can be
     resumed with `resume`; `metrics` is a file for each step's loss.  Raises ConfigError, DataError, CheckpointError,
-    NotFiniteError or OSError.
+    NotFiniteError or OSError; after Ctrl-C, when the run is saved, KeyboardInterrupt.
     """
-    with training(settings, out, resume, metrics) as (trainer, run, metrics):
-        loop.train(trainer, run, metrics)
+    if isinstance(settings.get("input"), os.PathLike):
+        settings["input"] = os.fspath(settings["input"])
+    with training(settings, out, resume, metrics) as (trainer, run, metrics), interrupt_at_the_end() as stop:
+        loop.train(trainer, run, metrics, stop=stop)
     return Model(trainer.config, trainer.params, trainer.vocab)
 
 
@@ -73,6 +77,7 @@ class Score(NamedTuple):
 
 class Evaluation(NamedTuple):
     n_documents: int
+    n_truncated: int  # how many of them are longer than the context, so that their beginning counts
     loss: float  # the mean over the documents of their mean losses
     bits_per_character: float
 
@@ -116,7 +121,8 @@ class Model:
                 raise data.DataError(unknown(document, known, self.vocab))
         evaluator = Evaluator(self.config, self.params, self.vocab, documents)
         losses = evaluator.losses()
-        return Evaluation(len(documents), mean_loss(losses, evaluator.dataset.offsets), bits_per_character(losses))
+        d = evaluator.dataset
+        return Evaluation(len(documents), d.n_truncated, mean_loss(losses, d.offsets), bits_per_character(losses))
 
     def _check_text(self, name, text, most):
         if type(text) is not str:

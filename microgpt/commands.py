@@ -103,9 +103,7 @@ def say_what_happens(trainer, run):
     config = trainer.config
     if trainer.had_bom:
         notice(f"{config.input}: dropped a byte-order mark")
-    n = trainer.dataset.n_truncated
-    if n:
-        notice(f"{config.input}: {n} line{'s' * (n > 1)} longer than --block-size {config.block_size}: the rest is not used")
+    say_what_is_cut(config.input, trainer.dataset.n_truncated, config.block_size)
     if run is not None and run.num_steps_before is not None:
         notice(f"{run.path}: goes on after step {trainer.step_count} of {run.num_steps_before}")
         if config.num_steps > run.num_steps_before:
@@ -115,6 +113,11 @@ def say_what_happens(trainer, run):
         print(f"num held out: {trainer.n_held_out}")
     print(f"vocab size: {len(trainer.vocab) + 1}")
     print(f"num params: {trainer.params.flat.size}", flush=True)
+
+
+def say_what_is_cut(path, n, block_size):
+    if n:
+        notice(f"{path}: {n} line{'s' * (n > 1)} longer than --block-size {block_size}: the rest is not used")
 
 
 def run_sample(arguments):
@@ -148,6 +151,7 @@ def run_eval(arguments):
         result = model.evaluate(documents)
     except data.DataError as error:
         raise data.DataError(f"{path}: {error}") from None
+    say_what_is_cut(path, result.n_truncated, model.config.block_size)
     if arguments.json:
         print(to_json({"input": path, **result._asdict()}))
     else:

@@ -35,7 +35,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module, util
-from types import SimpleNamespace
 from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
 
 import numpy as np
@@ -60,7 +59,6 @@ def _choose_isa() -> str:
 ISA = _choose_isa()
 _module = _load(ISA)
 lib, ffi = _module.lib, _module.ffi
-LANES: int = lib.LANES
 
 Real = TypeVar("Real", np.float32, np.float64)
 Array = np.ndarray[Any, np.dtype[Real]]
@@ -74,57 +72,59 @@ MAX_SIZE = 2**30 - 1  # of any one dimension, so that C's int sizes have room fo
 _ndarray = np.ndarray
 
 
-def _pointers(c_type: str) -> Any:
-    """A table t for which t[id(a) >> 3] is the pointer to the data of the ndarray a.
+# _data[id(a) >> 3] is the pointer to the data of the ndarray a.  An array's object holds it right behind the object
+# header, as NumPy's ABI says.  Reading it there takes a tenth of a microsecond; a.ctypes.data, the same number, one.
+_data = ffi.cast("void **", object.__basicsize__)
 
-    An array's object holds it right behind the object header, as NumPy's ABI says.  Reading it there takes a tenth of
-    a microsecond; a.ctypes.data, the same number, takes one, which would be most of the cost of a small call."""
-    return ffi.cast(f"{c_type} **", object.__basicsize__)
-
-
-def _precision(suffix: str, c_type: str) -> SimpleNamespace:
-    """The kernels of one precision without their suffix, and `at`, its table of pointers."""
-    names = [name for name in dir(lib) if name.endswith(suffix)]
-    return SimpleNamespace(at=_pointers(c_type), **{name.removesuffix(suffix): getattr(lib, name) for name in names})
+_SUFFIX = {np.dtype(np.float32): "_f32", np.dtype(np.float64): "_f64"}
 
 
-# Kernels on arrays that need no closer look, which C sees sooner than Python: csrc/arrays.h.
+def _run(name: str, dtype: Any, *arguments: Any) -> None:
+    """Call the kernel of this name and precision, with a pointer for each array and NULL for None."""
+    kernel = getattr(lib, name + _SUFFIX[dtype])
+    kernel(*[_data[id(a) >> 3] if type(a) is _ndarray else ffi.NULL if a is None else a for a in arguments])
+
+
+# Tried first where it can be: arrays that need no closer look are checked in C (csrc/arrays.h), and 0 means look closer.
 _call = lib.call_plain
 _NUMPY = ffi.new("struct numpy *", [id(_ndarray), id(np.dtype(np.float32)), id(np.dtype(np.float64))])
 
-_KERNELS = {np.dtype(np.float32): _precision("_f32", "float"), np.dtype(np.float64): _precision("_f64", "double")}
-_i32_at = _pointers("int32_t")
 _x, _y = np.ones((1, 1)), np.zeros((1, 1))
 if (
     sys.implementation.name != "cpython"
     or ffi.sizeof("void *") != 8
-    or _pointers("double")[id(_x) >> 3] != ffi.from_buffer("double[]", _x)
+    or _data[id(_x) >> 3] != ffi.from_buffer("double[]", _x)
     or not _call(_NUMPY, lib.RELU_FORWARD, 0, 0, id(_y), id(_x), 0, 0, 0)
     or _y[0, 0] != 1
 ):
     raise ImportError("microgpt.kernels: expected 64-bit CPython, where id() is the address of an array's object")
 
 
-def _foreign(name: str, a: Any) -> Any:
-    """The ndarray over the memory of an object of another library."""
+def _own_view(name: str, a: Any, copy: bool | None = None) -> Any:
+    """An ndarray over the memory of a that nobody else has, so that its shape and dtype stay what they are found to be.
+
+    a may be another library's; copy=False: and then not a copy of its memory."""
+    if type(a) is _ndarray:
+        return a.view()
     found = f"{name}: expected a numpy.ndarray (or an object with __dlpack__ or __array__), found {type(a).__name__}"
-    if isinstance(a, _ndarray) or not (hasattr(a, "__dlpack__") or hasattr(a, "__array__")):
-        raise TypeError(found)  # subclasses too: a masked array is more than its data
+    if isinstance(a, _ndarray):  # a masked array is more than its data
+        raise TypeError(f"{name}: expected a numpy.ndarray, found its subclass {type(a).__name__}")
+    if not (hasattr(a, "__dlpack__") or hasattr(a, "__array__")):
+        raise TypeError(found)
     try:
-        view = np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asarray(a)
+        view = np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asarray(a, copy=copy)
     except Exception as error:  # whatever the other library raises
         raise TypeError(f"{found}: {error}") from error
     if type(view) is not _ndarray:
         raise TypeError(found)
-    return view
+    return view.view()
 
 
 def _array(name: str, a: Any, dtype: Any = None, ndim: int = 2) -> Any:
     """The input a as an ndarray over the same memory, its type, dtype and number of dimensions being right."""
-    if type(a) is not _ndarray:
-        a = _foreign(name, a)
+    a = _own_view(name, a)
     if dtype is None:
-        if a.dtype not in _KERNELS:
+        if a.dtype not in _SUFFIX:
             raise TypeError(f"{name}: expected float32 or float64, found {a.dtype}")
     elif a.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype} like the other arrays, found {a.dtype}")
@@ -150,13 +150,6 @@ def _vector(name: str, a: Any, n: int, dtype: Any) -> Any:
     return a
 
 
-def _elements(name: str, a: Any) -> int:
-    """How many elements a has, as C's int."""
-    if a.size > MAX_SIZE:
-        raise ValueError(f"{name}: expected fewer than 2**30 elements, found {a.size}")
-    return int(a.size)
-
-
 def _shape(name: str, a: Any, expected: Any) -> None:
     if a.shape != expected:
         raise ValueError(f"{name}: expected shape {expected}, found {a.shape}")
@@ -167,9 +160,9 @@ def _leading_dimension(a: Any) -> int | None:
     (m, _), (down, along), itemsize = a.shape, a.strides, a.itemsize
     if a.flags.f_contiguous and a.flags.aligned:
         return int(m)
-    if a.flags.aligned and (down == itemsize or m == 1) and m * itemsize <= along <= MAX_SIZE * itemsize:
-        return int(along // itemsize) if along % itemsize == 0 else None
-    return None
+    ld, rest = divmod(along, itemsize)
+    ok = a.flags.aligned and (down == itemsize or m == 1) and m <= ld <= MAX_SIZE and rest == 0
+    return int(ld) if ok else None
 
 
 def _columns(a: Any) -> tuple[Any, int]:
@@ -191,10 +184,10 @@ def _new(shape: tuple[int, ...], dtype: Any, make: Any = np.empty) -> Any:
 
 
 def _fresh(a: Any, b: Any) -> Any:
-    """A new matrix of as many rows as a and columns as b, or None where these need a closer look first."""
-    if type(a) is type(b) is _ndarray and a.dtype in _KERNELS and a.ndim == b.ndim == 2:
+    """A new matrix of as many rows as a and columns as b, or None where it is large or these need a closer look."""
+    if type(a) is type(b) is _ndarray and a.dtype in _SUFFIX and a.ndim == b.ndim == 2:
         m, n = a.shape[0], b.shape[1]
-        if max(m, n, m * n) <= MAX_SIZE:
+        if max(m, n, m * n) <= 2**20:  # shapes that do not fit may make it enormous
             return np.empty((m, n), a.dtype, "F")
     return None
 
@@ -211,7 +204,7 @@ def _output(name: str, out: Any, shape: tuple[int, ...], dtype: Any, *others: An
     """The output as an ndarray over the same memory, all about it being right, or a new one; and its leading dimension."""
     if out is None:
         return _new(shape, dtype), shape[0]
-    a = out if type(out) is _ndarray else _foreign(name, out)
+    a = _own_view(name, out, copy=False)
     if a.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype} like the inputs, found {a.dtype}")
     _shape(name, a, shape)
@@ -241,23 +234,24 @@ def _members(out: Any, n: int) -> tuple[Any, ...]:
     if out is None:
         return (None,) * n
     if type(out) is not tuple or len(out) != n:
-        raise TypeError(f"out: expected a tuple of {n} arrays, found {type(out).__name__}")
+        found = f"one of {len(out)}" if type(out) is tuple else type(out).__name__
+        raise TypeError(f"out: expected a tuple of {n} arrays, found {found}")
     for i, a in enumerate(out):
         if a is None:
             raise TypeError(f"out[{i}]: expected an array, found None")
     return out
 
 
-def _adds(accumulate: Any, out: Any) -> bool:
-    """Whether to add to what the gradients hold."""
+def _overwrites(accumulate: Any, out: Any) -> bool:
+    """Whether what the gradients hold is to be replaced, not added to."""
     if type(accumulate) is not bool:
-        raise TypeError(f"accumulate: expected True or False, found {type(accumulate).__name__}")
-    return accumulate and out is not None
+        raise TypeError(f"accumulate: expected True or False, found {accumulate!r:.100}")
+    return not accumulate or out is None
 
 
-def _start(accumulate: Any, out: Any, *gradients: Any) -> None:
-    """Zero the gradients unless they are to be added to, which is what C does.  The last check, the first write."""
-    if not _adds(accumulate, out):
+def _start(overwrite: bool, *gradients: Any) -> None:
+    """Zero the gradients to be overwritten, for C adds to them.  The first write, so after every check."""
+    if overwrite:
         for a in gradients:
             a.fill(0)
 
@@ -266,8 +260,7 @@ def _indices(name: str, a: Any, limit: int) -> Any:
     """The integers a, each in range(limit), as int32.
 
     Always a copy, so that nobody can change an index between this check and its use in C."""
-    if type(a) is not _ndarray:
-        a = _foreign(name, a)
+    a = _own_view(name, a)
     if a.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, found {a.dtype}")
     if a.ndim != 1 or a.size > MAX_SIZE:
@@ -316,9 +309,7 @@ def matmul_forward(w: Array[Real], x: Array[Real], *, out: Array[Real] | None = 
     _shape("x", x, (k, n))
     y, ldy = _output("out", out, (m, n), w.dtype, w, x)
     (w, ldw), (x, ldx) = _columns(w), _columns(x)
-    c = _KERNELS[w.dtype]
-    at = c.at
-    c.matmul_forward(at[id(y) >> 3], at[id(w) >> 3], at[id(x) >> 3], m, k, n, ldy, ldw, ldx)
+    _run("matmul_forward", w.dtype, y, w, x, m, k, n, ldy, ldw, ldx)
     return y if out is None else out
 
 
@@ -349,7 +340,7 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
     array([[2.],
            [3.]])
     """
-    overwrite = not _adds(accumulate, out)
+    overwrite = _overwrites(accumulate, out)
     dw, dx = out if type(out) is tuple and len(out) == 2 else _members(out, 2)
     if out is None:
         dw, dx = _fresh(w, w), _fresh(x, x)
@@ -359,25 +350,17 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
     (m, k), n = w.shape, x.shape[1]
     _shape("x", x, (k, n))
     _shape("dy", dy, (m, n))
-    c = _KERNELS[w.dtype]
-    at = c.at
-    dw_at = dx_at = ffi.NULL
     lddw = lddx = 0
-    results: list[Any] = []
+    others = [dy, w, x]
     if out is None or dw is not None:
-        dw, lddw = _output("out[0]", dw, (m, k), w.dtype, dy, w, x)
-        dw_at = at[id(dw) >> 3]
-        results.append(dw)
+        dw, lddw = _output("out[0]", dw, (m, k), w.dtype, *others)
+        others.append(dw)
     if out is None or dx is not None:
-        dx, lddx = _output("out[1]", dx, (k, n), w.dtype, dy, w, x, *results)
-        dx_at = at[id(dx) >> 3]
-        results.append(dx)
-    kernel = c.matmul_backward_set if overwrite else c.matmul_backward
+        dx, lddx = _output("out[1]", dx, (k, n), w.dtype, *others)
+    name = "matmul_backward_set" if overwrite else "matmul_backward"
     (dy, lddy), (w, ldw), (x, ldx) = _columns(dy), _columns(w), _columns(x)
-    kernel(
-        dw_at, dx_at, at[id(dy) >> 3], at[id(w) >> 3], at[id(x) >> 3], m, k, n, lddw, lddx, lddy, ldw, ldx
-    )
-    return tuple(results) if out is None else out
+    _run(name, w.dtype, dw, dx, dy, w, x, m, k, n, lddw, lddx, lddy, ldw, ldx)
+    return (dw, dx) if out is None else out
 
 
 # ---- softmax ----
@@ -399,12 +382,11 @@ def softmax_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[
     p = _fresh(x, x) if out is None else out
     if _call(_NUMPY, lib.SOFTMAX_FORWARD, 0, 0, id(p), id(x), 0, 0, 0):
         return p
-    (x,) = _matrices("x", x)
+    x = _array("x", x)
     m, n = x.shape
     p, ldp = _output("out", out, (m, n), x.dtype, x)
     x, ldx = _columns(x)
-    c = _KERNELS[x.dtype]
-    c.softmax_forward(c.at[id(p) >> 3], c.at[id(x) >> 3], m, n, ldp, ldx)
+    _run("softmax_forward", x.dtype, p, x, m, n, ldp, ldx)
     return p if out is None else out
 
 
@@ -419,7 +401,7 @@ def softmax_backward(
     array([[ 0.25],
            [-0.25]])
     """
-    overwrite = not _adds(accumulate, out)
+    overwrite = _overwrites(accumulate, out)
     dx = _fresh(p, p) if out is None else out
     if _call(_NUMPY, lib.SOFTMAX_BACKWARD, overwrite, 0, id(dx), id(dp), id(p), 0, 0):
         return dx
@@ -427,11 +409,9 @@ def softmax_backward(
     m, n = p.shape
     _shape("dp", dp, (m, n))
     dx, lddx = _output("out", out, (m, n), p.dtype, dp, p)
-    c = _KERNELS[p.dtype]
-    at = c.at
-    kernel = c.softmax_backward_set if overwrite else c.softmax_backward
+    name = "softmax_backward_set" if overwrite else "softmax_backward"
     (dp, lddp), (p, ldp) = _columns(dp), _columns(p)
-    kernel(at[id(dx) >> 3], at[id(dp) >> 3], at[id(p) >> 3], m, n, lddx, lddp, ldp)
+    _run(name, p.dtype, dx, dp, p, m, n, lddx, lddp, ldp)
     return dx if out is None else out
 
 
@@ -455,14 +435,12 @@ def rmsnorm_forward(
         rstd = np.empty(y.shape[1], y.dtype)
     if _call(_NUMPY, lib.RMSNORM_FORWARD, 0, eps, id(y), id(rstd), id(x), 0, 0):
         return (y, rstd) if out is None else out
-    (x,) = _matrices("x", x)
+    x = _array("x", x)
     m, n = x.shape
     y, ldy = _output("out[0]", y, (m, n), x.dtype, x)
     rstd, _ = _output("out[1]", rstd, (n,), x.dtype, x, y)
     x, ldx = _columns(x)
-    c = _KERNELS[x.dtype]
-    at = c.at
-    c.rmsnorm_forward(at[id(y) >> 3], at[id(rstd) >> 3], at[id(x) >> 3], eps, m, n, ldy, ldx)
+    _run("rmsnorm_forward", x.dtype, y, rstd, x, eps, m, n, ldy, ldx)
     return (y, rstd) if out is None else out
 
 
@@ -483,7 +461,7 @@ def rmsnorm_backward(
     array([[ 1.],
            [-1.]])
     """
-    overwrite = not _adds(accumulate, out)
+    overwrite = _overwrites(accumulate, out)
     dx = _fresh(y, y) if out is None else out
     if _call(_NUMPY, lib.RMSNORM_BACKWARD, overwrite, 0, id(dx), id(dy), id(y), id(rstd), 0):
         return dx
@@ -492,11 +470,9 @@ def rmsnorm_backward(
     _shape("dy", dy, (m, n))
     rstd = _vector("rstd", rstd, n, y.dtype)
     dx, lddx = _output("out", out, (m, n), y.dtype, dy, y, rstd)
-    c = _KERNELS[y.dtype]
-    at = c.at
-    kernel = c.rmsnorm_backward_set if overwrite else c.rmsnorm_backward
+    name = "rmsnorm_backward_set" if overwrite else "rmsnorm_backward"
     (dy, lddy), (y, ldy), rstd = _columns(dy), _columns(y), _packed(rstd)
-    kernel(at[id(dx) >> 3], at[id(dy) >> 3], at[id(y) >> 3], at[id(rstd) >> 3], m, n, lddx, lddy, ldy)
+    _run(name, y.dtype, dx, dy, y, rstd, m, n, lddx, lddy, ldy)
     return dx if out is None else out
 
 
@@ -504,7 +480,7 @@ def rmsnorm_backward(
 
 
 def relu_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
-    """y = max(0, x), a NaN staying one.  x: (m, n); y: (m, n).  At most 2**30 - 1 elements.
+    """y = max(0, x), a NaN staying one.  x: (m, n); y: (m, n).
 
     Nair & Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, 2010.
 
@@ -514,12 +490,10 @@ def relu_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Rea
     y = _fresh(x, x) if out is None else out
     if _call(_NUMPY, lib.RELU_FORWARD, 0, 0, id(y), id(x), 0, 0, 0):
         return y
-    (x,) = _matrices("x", x)
-    size = _elements("x", x)
+    x = _array("x", x)
     y = _packed_output("out", out, x.shape, x.dtype, x)
     x = _packed(x)
-    c = _KERNELS[x.dtype]
-    c.relu_forward(c.at[id(y) >> 3], c.at[id(x) >> 3], size)
+    _run("relu_forward", x.dtype, y, x, x.size)
     return y if out is None else out
 
 
@@ -531,24 +505,21 @@ def relu_backward(
     >>> relu_backward(np.array([[5.0, 5.0]]), np.array([[0.0, 2.0]]))
     array([[0., 5.]])
     """
-    overwrite = not _adds(accumulate, out)
+    overwrite = _overwrites(accumulate, out)
     dx = _fresh(y, y) if out is None else out
     if _call(_NUMPY, lib.RELU_BACKWARD, overwrite, 0, id(dx), id(dy), id(y), 0, 0):
         return dx
     dy, y = _matrices("dy y", dy, y)
     _shape("dy", dy, y.shape)
-    size = _elements("y", y)
     dx = _packed_output("out", out, y.shape, y.dtype, dy, y)
-    _start(accumulate, out, dx)
+    _start(overwrite, dx)
     dy, y = _packed(dy), _packed(y)
-    c = _KERNELS[y.dtype]
-    at = c.at
-    c.relu_backward(at[id(dx) >> 3], at[id(dy) >> 3], at[id(y) >> 3], size)
+    _run("relu_backward", y.dtype, dx, dy, y, y.size)
     return dx if out is None else out
 
 
 def add_forward(a: Array[Real], b: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
-    """y = a + b, the residual connection.  a, b: (m, n); y: (m, n).  At most 2**30 - 1 elements.
+    """y = a + b, the residual connection.  a, b: (m, n); y: (m, n).
 
     He, Zhang, Ren & Sun, Deep Residual Learning for Image Recognition, 2015.
 
@@ -560,12 +531,9 @@ def add_forward(a: Array[Real], b: Array[Real], *, out: Array[Real] | None = Non
         return y
     a, b = _matrices("a b", a, b)
     _shape("b", b, a.shape)
-    size = _elements("a", a)
     y = _packed_output("out", out, a.shape, a.dtype, a, b)
     a, b = _packed(a), _packed(b)
-    c = _KERNELS[a.dtype]
-    at = c.at
-    c.add_forward(at[id(y) >> 3], at[id(a) >> 3], at[id(b) >> 3], size)
+    _run("add_forward", a.dtype, y, a, b, a.size)
     return y if out is None else out
 
 
@@ -577,16 +545,13 @@ def add_backward(
     >>> add_backward(np.array([[3.0]]))
     (array([[3.]]), array([[3.]]))
     """
-    (dy,) = _matrices("dy", dy)
-    size = _elements("dy", dy)
+    dy = _array("dy", dy)
     da, db = _members(out, 2)
     da = _packed_output("out[0]", da, dy.shape, dy.dtype, dy)
     db = _packed_output("out[1]", db, dy.shape, dy.dtype, dy, da)
-    _start(accumulate, out, da, db)
+    _start(_overwrites(accumulate, out), da, db)
     dy = _packed(dy)
-    c = _KERNELS[dy.dtype]
-    at = c.at
-    c.add_backward(at[id(da) >> 3], at[id(db) >> 3], at[id(dy) >> 3], size)
+    _run("add_backward", dy.dtype, da, db, dy, dy.size)
     return (da, db) if out is None else out
 
 
@@ -614,10 +579,7 @@ def embedding_forward(
     _shape("positions", positions, tokens.shape)
     x = _packed_output("out", out, (n_embd, len(tokens)), wte.dtype, wte, wpe)
     wte, wpe = _packed(wte), _packed(wpe)
-    c = _KERNELS[wte.dtype]
-    at = c.at
-    pointers = (at[id(a) >> 3] for a in (x, wte, wpe))
-    c.embedding_forward(*pointers, _i32_at[id(tokens) >> 3], _i32_at[id(positions) >> 3], n_embd, len(tokens))
+    _run("embedding_forward", wte.dtype, x, wte, wpe, tokens, positions, n_embd, len(tokens))
     return x if out is None else out
 
 
@@ -639,7 +601,7 @@ def embedding_backward(
     >>> embedding_backward(np.array([[3.0, 4.0]]), np.array([1, 1]), np.array([0, 1]), vocab_size=2, block_size=2)
     (array([[0., 7.]]), array([[3., 4.]]))
     """
-    (dx,) = _matrices("dx", dx)
+    dx = _array("dx", dx)
     n_embd, n_tokens = dx.shape
     n_vocab, n_block = _count("vocab_size", vocab_size), _count("block_size", block_size)
     tokens = _indices("tokens", tokens, n_vocab)
@@ -649,12 +611,9 @@ def embedding_backward(
     dwte, dwpe = _members(out, 2)
     dwte = _packed_output("out[0]", dwte, (n_embd, n_vocab), dx.dtype, dx)
     dwpe = _packed_output("out[1]", dwpe, (n_embd, n_block), dx.dtype, dx, dwte)
-    _start(accumulate, out, dwte, dwpe)
+    _start(_overwrites(accumulate, out), dwte, dwpe)
     dx = _packed(dx)
-    c = _KERNELS[dx.dtype]
-    at = c.at
-    pointers = (at[id(a) >> 3] for a in (dwte, dwpe, dx))
-    c.embedding_backward(*pointers, _i32_at[id(tokens) >> 3], _i32_at[id(positions) >> 3], n_embd, n_tokens)
+    _run("embedding_backward", dx.dtype, dwte, dwpe, dx, tokens, positions, n_embd, n_tokens)
     return (dwte, dwpe) if out is None else out
 
 
@@ -736,11 +695,9 @@ def _attend(out: Any, q: Any, k: Any, v: Any, positions: Any, n_head: int, block
     """attention_forward in C, all arguments being right; returns probs."""
     n_embd, n_tokens = q.shape
     rows = lib.attention_rows(n_tokens)
-    probs = _new((rows, n_head * block_size), q.dtype, np.zeros)  # not all of it is written
+    probs = _new((rows, n_head * block_size), q.dtype, np.zeros)  # C leaves gaps, and equal calls shall give equal caches
     work = _new((rows, 4 * n_embd), q.dtype)
-    c = _KERNELS[q.dtype]
-    pointers = (c.at[id(a) >> 3] for a in (out, probs, work, q, k, v))
-    c.attention_forward(*pointers, _i32_at[id(positions) >> 3], n_embd, n_head, block_size, n_tokens)
+    _run("attention_forward", q.dtype, out, probs, work, q, k, v, positions, n_embd, n_head, block_size, n_tokens)
     return probs
 
 
@@ -761,9 +718,7 @@ def attention_backward(
     (array([[0.  , 0.25, 0.  ]]), array([[0., 0., 0.]]), array([[1.5, 0.5, 1. ]]))
     """
     (probs, q, k, v, _, heads, block_size), positions = _checked(cache)
-    (dout,) = _matrices("dout", dout)
-    if dout.dtype != q.dtype:
-        raise TypeError(f"dout: expected {q.dtype} like the cache, found {dout.dtype}")
+    dout = _array("dout", dout, q.dtype)
     _shape("dout", dout, q.shape)
     n_embd, n_tokens = q.shape
     dq, dk, dv = _members(out, 3)
@@ -771,11 +726,9 @@ def attention_backward(
     dk = _packed_output("out[1]", dk, q.shape, q.dtype, dout, probs, q, k, v, dq)
     dv = _packed_output("out[2]", dv, q.shape, q.dtype, dout, probs, q, k, v, dq, dk)
     work = _new((len(probs), 7 * n_embd + block_size), q.dtype)
-    _start(accumulate, out, dq, dk, dv)
+    _start(_overwrites(accumulate, out), dq, dk, dv)
     dout, probs, q, k, v = map(_packed, (dout, probs, q, k, v))
-    c = _KERNELS[q.dtype]
-    pointers = (c.at[id(a) >> 3] for a in (dq, dk, dv, work, dout, probs, q, k, v))
-    c.attention_backward(*pointers, _i32_at[id(positions) >> 3], n_embd, heads, block_size, n_tokens)
+    _run("attention_backward", q.dtype, dq, dk, dv, work, dout, probs, q, k, v, positions, n_embd, heads, block_size, n_tokens)
     return (dq, dk, dv) if out is None else out
 
 
@@ -840,7 +793,7 @@ def cross_entropy_forward(
     >>> loss == np.log(4), probs[0, 0]
     (np.True_, np.float64(0.25))
     """
-    (logits,) = _matrices("logits", logits)
+    logits = _array("logits", logits)
     m, n = logits.shape
     dtype = logits.dtype
     targets = _indices("targets", targets, m)
@@ -851,10 +804,7 @@ def cross_entropy_forward(
     probs = _packed_output("out[1]", probs_out, (m, n), dtype, logits, weights, losses)
     logits, weights = _packed(logits), _packed(weights)
     loss = np.empty(1, dtype)
-    c = _KERNELS[dtype]
-    at = c.at
-    pointers = (at[id(a) >> 3] for a in (loss, losses, probs, logits))
-    c.cross_entropy_forward(*pointers, _i32_at[id(targets) >> 3], at[id(weights) >> 3], m, n)
+    _run("cross_entropy_forward", dtype, loss, losses, probs, logits, targets, weights, m, n)
     if out is not None:
         losses, probs = out
     return float(loss[0]), losses, probs
@@ -877,20 +827,16 @@ def cross_entropy_backward(
     array([[-0.25,  0.25],
            [ 0.25, -0.25]])
     """
-    (probs,) = _matrices("probs", probs)
+    probs = _array("probs", probs)
     m, n = probs.shape
     dtype = probs.dtype
     targets = _indices("targets", targets, m)
     _shape("targets", targets, (n,))
     weights = _weights(weights, n, dtype)
     dlogits = _packed_output("out", out, (m, n), dtype, probs, weights)
-    _start(accumulate, out, dlogits)
+    _start(_overwrites(accumulate, out), dlogits)
     probs, weights = _packed(probs), _packed(weights)
-    c = _KERNELS[dtype]
-    at = c.at
-    c.cross_entropy_backward(
-        at[id(dlogits) >> 3], at[id(probs) >> 3], _i32_at[id(targets) >> 3], at[id(weights) >> 3], m, n
-    )
+    _run("cross_entropy_backward", dtype, dlogits, probs, targets, weights, m, n)
     return dlogits if out is None else out
 
 

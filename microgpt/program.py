@@ -15,7 +15,7 @@ class Program:
     def __init__(self, dtype, max_tokens):
         self.dtype = np.dtype(dtype)
         self.max_tokens = max_tokens
-        self.columns = lib.attention_rows(max_tokens)  # of every array, for attention's
+        self.columns = lib.attention_rows(max_tokens)  # that every array has: attention's need a few more
         self.values = {}  # every named array, for whoever wants to look
         self._calls = []
         self._keep = []
@@ -66,7 +66,7 @@ class Program:
     def attention_forward(self, name, q, k, v, n_head, block_size):
         n_embd = len(q)
         out, probs = self.array(name, n_embd), self.array(name + ".probs", n_head * block_size)
-        work = self.array("work", 7 * n_embd + block_size)
+        work = self.array("work", 7 * n_embd + block_size)  # what attention_backward needs, which is more
         self._record(lib.ATTENTION_FORWARD, [out, probs, work, q, k, v], [n_embd, n_head, block_size])
         return out
 
@@ -120,8 +120,11 @@ class Program:
     # ---- recording and running ----
 
     def _record_backward(self, kernel, gradients, others, sizes):
-        fresh = [self._zeros.pop(array.ctypes.data, None) is not None for array in gradients]
-        self._record(kernel, gradients + others, sizes, set_=sum(2**i for i, is_fresh in enumerate(fresh) if is_fresh))
+        set_ = 0
+        for i, array in enumerate(gradients):
+            if self._zeros.pop(array.ctypes.data, None):
+                set_ |= 1 << i
+        self._record(kernel, gradients + others, sizes, set_=set_)
 
     def _record(self, kernel, arrays, sizes, eps=0.0, set_=0):
         for array in arrays:

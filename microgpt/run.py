@@ -56,10 +56,8 @@ class Run:
             raise OSError(f"--out: expected {A_DIRECTORY}, found {path!r}: {reason(error)}") from None
         held = [name for name in (CHECKPOINT, PREVIOUS, METRICS, CONFIG) if os.path.lexists(self.file(name))]
         if held:
-            raise ConfigError(
-                f"--out: expected a directory without a run, found {held[0]} in {path!r}; "
-                f"--resume {path} goes on with it"
-            )
+            goes_on = f"; --resume {path} goes on with it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
+            raise ConfigError(f"--out: expected a directory without a run, found {held[0]} in {path!r}{goes_on}")
 
     def resume(self):
         """The checkpoint with which to go on; CheckpointError when there is none that can be used."""

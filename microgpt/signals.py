@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from contextlib import contextmanager
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -24,15 +26,49 @@ def leave(number, frame):
     os._exit(128 + number)
 
 
+BOUNCE_SECONDS = 0.5  # within which one Ctrl-C may arrive twice: a terminal sends it, and so does a wrapper
+
+
 @contextmanager
 def stop_on_signals():
-    """A list to which a signal adds itself, for a loop to see; a second SIGINT ends the process at once."""
-    stop = []
+    """A list to which a signal adds itself, for a loop to see; a second Ctrl-C ends the process at once."""
+    stop, first = [], time.monotonic()
 
     def handle(number, frame):
-        if stop and number == signal.SIGINT:
+        nonlocal first
+        if not stop:
+            first = time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() > first + BOUNCE_SECONDS:
+            os.write(2, b"microgpt: stopped at once, without saving\n")
             leave(number, frame)
         stop.append(signal.Signals(number))
 
     with handled(handle):
         yield stop
+
+
+@contextmanager
+def interrupt_at_the_end():
+    """The same for Ctrl-C in somebody's Python: it stops the loop, and is a KeyboardInterrupt when all is saved.
+
+    A second one is a KeyboardInterrupt at once.  Where Ctrl-C means something else, or no signal can be caught because
+    this is not the main thread, the list stays empty.
+    """
+    stop = []
+
+    def handle(number, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(number)
+
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not default or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if stop:
+        raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """No argument, however wrong, gets past the checks: a TypeError or a ValueError names it, and no output has changed."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -461,6 +462,49 @@ def test_heads_that_do_not_divide(wrong):
     """n_head must divide n_embd, which is 6 here."""
     case = arguments(kernels, "attention_forward", FLOAT64, M, N)
     refuse("attention_forward", case | {"n_head": wrong}, error=ValueError, argument="n_head: ")
+
+
+# ---- arrays of other libraries ----
+
+
+class Meddler:
+    """An array of another library that changes an argument when it is looked at."""
+
+    def __init__(self, a, meddle):
+        self.a, self.meddle = a, meddle
+
+    def __array__(self, dtype=None, copy=None):
+        self.meddle()
+        return self.a
+
+
+def test_an_argument_that_changes_another():
+    """A dtype that changes while the other arguments are checked is not what C goes by: nothing beyond `out` is written."""
+    w, x = np.ones((1, 2), np.float32, "F"), np.ones((2, 1000), np.float32, "F")
+    memory = np.zeros(2000, np.float32)
+
+    def meddle():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            w.dtype = np.float64
+
+    kernels.matmul_forward(w, x, out=Meddler(memory[:1000].reshape(1, 1000), meddle))
+    assert w.dtype == np.float64
+    assert (memory[:1000] == 2).all() and (memory[1000:] == 0).all()
+
+
+def test_out_that_gives_a_copy():
+    """An `out` of another library that can only be copied cannot take a result."""
+
+    class Copies:
+        def __array__(self, dtype=None, copy=None):
+            if copy is False:
+                raise ValueError("this is always a copy")
+            return np.zeros((2, 2), order="F")
+
+    assert kernels.relu_forward(Copies()).shape == (2, 2)
+    with pytest.raises(TypeError, match="out: expected .*always a copy"):
+        kernels.relu_forward(np.ones((2, 2)), out=Copies())
 
 
 # ---- the attention cache ----

@@ -241,10 +241,11 @@ def test_attention(kernels, dtype, n_head, head_dim, lengths):
         assert_close(out[:, first : first + length], mixed, longest, big[2])
 
 
-def test_attention_of_long_documents(kernels, dtype):
+@pytest.mark.parametrize("lengths", [[300, 3, 0, 250, 7, 40, 513, 1], [255, 30, 256, 9, 257]], ids=str)
+def test_attention_of_long_documents(kernels, dtype, lengths):
     """Documents longer and shorter than C works on at a time: packed, each has the bits it has alone, and those are
     the formulas'."""
-    n_head, lengths = 2, [300, 3, 0, 250, 7, 40, 513, 1]
+    n_head = 2
     offsets = np.cumsum([0, *lengths])
     rng = np.random.default_rng(1)
     q, k, v, dout = (np.asfortranarray(rng.standard_normal((8, offsets[-1])).astype(dtype)) for _ in range(4))
@@ -445,6 +446,15 @@ def in_layout(layout, value):
     if isinstance(value, tuple):  # an attention cache
         return type(value)(*(in_layout(layout, member) for member in value))
     return value
+
+
+def test_zeros_in_any_layout(kernels):
+    """A gradient of -0 is the same 0 whether or not its arrays needed a copy, and whether it is added to 0 or not."""
+    dy, y, out = np.full((3, 2), -0.0, order="F"), np.ones((3, 2), order="F"), np.zeros((3, 2), order="F")
+    expected = [kernels.relu_backward(dy, y)]
+    assert not np.signbit(expected).any()
+    assert same_bits([kernels.relu_backward(dy[:], y.copy("C"))], expected)
+    assert same_bits([kernels.relu_backward(dy, y, out=out, accumulate=True)], expected)
 
 
 @names

@@ -76,8 +76,9 @@ VARIANTS = list(itertools.product(["float64", "float32"], [1, 16], [0, 0.1]))
 
 @pytest.mark.parametrize("dtype, batch_size, val_fraction", VARIANTS if SLOW else [VARIANTS[0], VARIANTS[-1]])
 def test_killed_at_random_moments(folder, dtype, batch_size, val_fraction):
-    """1,000 steps killed again and again give the same checkpoint, metrics and samples as 1,000 steps straight."""
+    """Steps killed again and again give the same checkpoint, metrics and samples as the same steps straight."""
     flags = ["--input", "names.txt", "--dtype", dtype, "--batch-size", batch_size, "--val-fraction", val_fraction]
+    flags += ["--num-steps", often(1000, 5000)]  # more than are done before the last kill
     flags += ["--checkpoint-every", often(4 if val_fraction else 2, 1), "--eval-every", 50]
     straight = train("--out", "straight", *flags, cwd=folder)
     n_kills = often(8 if val_fraction else 20, 200)

@@ -75,13 +75,46 @@ def test_at_random_moments(folder, number, code, every):
 
 @pytest.mark.parametrize("every", [0, 1], ids=["in training", "in saving"])
 def test_twice(folder, every):
-    """A second SIGINT ends at once, and a checkpoint is safe."""
+    """A second SIGINT that follows the first as only a machine does changes nothing: the run is saved."""
     for i in range(often(3, 20)):
+        before = run.load(str(folder / "run")).step if i else 0
         process = start(folder, *(["--resume", "run"] if i else out(**SETTINGS, checkpoint_every=every)))
         time.sleep(0.02)
         code, seconds = stop(process, signal.SIGINT, signal.SIGINT)
         assert code == 130 and seconds < 1.1
-        checkpoint.load(str(folder / "run" / run.CHECKPOINT))
+        assert checkpoint.load(str(folder / "run" / run.CHECKPOINT)).step > before
+
+
+def test_impatience(folder):
+    """A second SIGINT some time after the first, in a long evaluation, ends at once, and says what that means."""
+    write_names(folder / "names.txt", 20_000)
+    settings = {"n_embd": 256, "n_layer": 8, "val_fraction": 0.9, "eval_every": 1}
+    process = start(folder, *out(**settings))
+    for _ in range(2):
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error == "microgpt: stopped at once, without saving\n"
+    assert run.load(str(folder / "run")).step == 0
+
+
+def test_from_python(folder):
+    """Ctrl-C in microgpt.train() is a KeyboardInterrupt after the run is saved, and Ctrl-C means what it did before."""
+    code = """
+import signal, microgpt
+try:
+    microgpt.train(input="names.txt", out="run", num_steps=10**9)
+except KeyboardInterrupt:
+    print("interrupted", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    while not (folder / "run" / run.METRICS).exists() or not (folder / "run" / run.METRICS).stat().st_size:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "interrupted True\n" and process.returncode == 0
+    lines = (folder / "run" / run.METRICS).read_text().splitlines()
+    assert run.load(str(folder / "run")).step == len(lines) > 0
 
 
 def test_without_a_directory(folder):

@@ -1,5 +1,7 @@
 """The kernels run side by side: without the GIL, and with the bytes that one thread gives."""
 
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -7,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from kernel_cases import NAMES, arguments, call, outs, same_bits
 
 from microgpt import kernels
@@ -41,13 +44,13 @@ def test_same_bytes_from_eight_threads(name, dtype, eager_switching):
 
 def test_the_gil_is_released():
     """While one thread is inside a kernel, another goes on: it never waits for as long as the call takes."""
-    w = np.ones((1500, 1500), order="F")
+    w, x, y = (np.ones((1500, 1500), order="F") for _ in range(3))
     kernels.matmul_forward(w[:, :9], w[:9])  # load the code
     took = []
 
     def long_call():
         begin = time.perf_counter()
-        kernels.matmul_forward(w, w)
+        kernels.matmul_forward(w, x, out=y)
         took.append(time.perf_counter() - begin)
 
     thread = threading.Thread(target=long_call)
@@ -67,3 +70,38 @@ def test_one_output_in_many_threads(eager_switching):
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda _: kernels.matmul_backward(**case, out=out), range(200)))
     assert same_bits(call(kernels, "matmul_backward", case, out=out), call(kernels, "matmul_backward", case))
+
+
+# One thread gives x now this shape, now that, which frees what held the other; views take its place in memory.
+CHANGING = """
+import sys, threading, time
+import numpy as np
+from microgpt import kernels
+
+n = 2048
+x, y = np.zeros((1, n), order="F"), np.ones((n, n), order="F")
+
+def change():
+    while True:
+        for shape in (n, 1), (1, n):
+            x.shape = shape
+            views = y[:], y[:]
+
+sys.setswitchinterval(1e-6)
+threading.Thread(target=change, daemon=True).start()
+refused, end = 0, time.monotonic() + 4
+while time.monotonic() < end:
+    for a, out in (x, y), (y, x):
+        try:
+            kernels.relu_forward(a, out=out)
+        except ValueError:
+            refused += 1
+print(refused > 100)
+"""
+
+
+def test_a_shape_that_changes_meanwhile():
+    """Whatever another thread does to an argument's shape, what is wrong is refused, and memory stays as it is."""
+    command = [sys.executable, "-W", "ignore", "-c", CHANGING]
+    result = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr

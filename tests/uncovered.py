@@ -23,7 +23,7 @@ MAY_REMAIN = {
 def main(paths):
     lines, branches = defaultdict(int), defaultdict(int)  # how often, by (source, function, line number[, branch])
     for path in paths:
-        for file in json.loads(gzip.open(path).read())["files"]:
+        for file in json.loads(gzip.decompress(Path(path).read_bytes()))["files"]:
             source = Path(file["file"]).name
             if source not in ("kernels.c", "kernels.inc", "vector.inc", "arrays.c"):
                 continue  # cffi's wrapper, and the system's headers
