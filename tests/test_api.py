@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import microgpt
@@ -14,7 +15,8 @@ from runs import TINY, tiny_trainer, write_names
 
 def test_train_and_load(tmp_path):
     """train() returns a model, and load() the same one from its directory."""
-    names, out = write_names(tmp_path / "names.txt"), str(tmp_path / "run")
+    out = str(tmp_path / "run")
+    names = Path(write_names(tmp_path / "names.txt"))  # a path is as good as its text
     trained = microgpt.train(input=names, out=out, metrics=str(tmp_path / "m"), **TINY)
     loaded = microgpt.load(out)
     assert trained.sample(9) == loaded.sample(9) and trained.score("ab") == loaded.score("ab")
@@ -52,6 +54,18 @@ def test_a_failed_run_is_closed(tmp_path):
     with pytest.raises(microgpt.NotFiniteError):
         microgpt.train(input=names, out=out, beta2=0, beta1=0.9, init_std=1, learning_rate=1000, num_steps=500)
     run.Run(out).resume()
+
+
+def test_a_directory_that_is_not_empty(tmp_path):
+    """A new run is begun in no other's directory; --resume is the way on only where there is a checkpoint."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.toml").write_text("")
+    with pytest.raises(microgpt.ConfigError, match=r"found config.toml in '\S+'$"):
+        microgpt.train(input=write_names(tmp_path / "names.txt"), out=str(out))
+    (out / "checkpoint.npz").write_text("")
+    with pytest.raises(microgpt.ConfigError, match="--resume"):
+        microgpt.train(input=str(tmp_path / "names.txt"), out=str(out))
 
 
 def test_names():

@@ -66,9 +66,11 @@ def test_eval_command(folder):
 
 
 def test_eval_of_the_beginnings(folder):
-    """Of documents longer than the context the beginnings count, as in training."""
+    """Of documents longer than the context the beginnings count, as in training, and that is said."""
     (folder / "long.txt").write_text("abcdefgh" * 3)
-    found = json.loads(microgpt("eval", "run", "--input", "long.txt", "--json", cwd=folder).stdout)
+    process = microgpt("eval", "run", "--input", "long.txt", "--json", cwd=folder)
+    assert process.stderr.startswith("microgpt: long.txt: 1 line longer than --block-size 8:")
+    found = json.loads(process.stdout)
     score = json.loads(microgpt("score", "run", "abcdefgh", "--json", cwd=folder).stdout)
     assert found["loss"] == pytest.approx(score["loss"])
 
