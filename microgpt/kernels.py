@@ -71,7 +71,6 @@ MAX_SIZE = 2**30 - 1  # of any one dimension, so that C's int sizes have room fo
 
 _ndarray = np.ndarray
 
-
 # _data[id(a) >> 3] is the pointer to the data of the ndarray a.  An array's object holds it right behind the object
 # header, as NumPy's ABI says.  Reading it there takes a tenth of a microsecond; a.ctypes.data, the same number, one.
 _data = ffi.cast("void **", object.__basicsize__)
@@ -85,8 +84,8 @@ def _run(name: str, dtype: Any, *arguments: Any) -> None:
     kernel(*[_data[id(a) >> 3] if type(a) is _ndarray else ffi.NULL if a is None else a for a in arguments])
 
 
-# Tried first where it can be: arrays that need no closer look are checked in C (csrc/arrays.h), and 0 means look closer.
-_call = lib.call_plain
+# Tried first where it can be: plain arrays are checked in C (csrc/arrays.h), and 0 means that they need a closer look.
+_call_plain = lib.call_plain
 _NUMPY = ffi.new("struct numpy *", [id(_ndarray), id(np.dtype(np.float32)), id(np.dtype(np.float64))])
 
 _x, _y = np.ones((1, 1)), np.zeros((1, 1))
@@ -94,7 +93,7 @@ if (
     sys.implementation.name != "cpython"
     or ffi.sizeof("void *") != 8
     or _data[id(_x) >> 3] != ffi.from_buffer("double[]", _x)
-    or not _call(_NUMPY, lib.RELU_FORWARD, 0, 0, id(_y), id(_x), 0, 0, 0)
+    or not _call_plain(_NUMPY, lib.RELU_FORWARD, 0, 0, id(_y), id(_x), 0, 0, 0)
     or _y[0, 0] != 1
 ):
     raise ImportError("microgpt.kernels: expected 64-bit CPython, where id() is the address of an array's object")
@@ -302,7 +301,7 @@ def matmul_forward(w: Array[Real], x: Array[Real], *, out: Array[Real] | None = 
            [43.]])
     """
     y = _fresh(w, x) if out is None else out
-    if _call(_NUMPY, lib.MATMUL_FORWARD, 0, 0, id(y), id(w), id(x), 0, 0):
+    if _call_plain(_NUMPY, lib.MATMUL_FORWARD, 0, 0, id(y), id(w), id(x), 0, 0):
         return y
     w, x = _matrices("w x", w, x)
     (m, k), n = w.shape, x.shape[1]
@@ -344,7 +343,7 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
     dw, dx = out if type(out) is tuple and len(out) == 2 else _members(out, 2)
     if out is None:
         dw, dx = _fresh(w, w), _fresh(x, x)
-    if _call(_NUMPY, lib.MATMUL_BACKWARD, 3 * overwrite, 0, id(dw), id(dx), id(dy), id(w), id(x)):
+    if _call_plain(_NUMPY, lib.MATMUL_BACKWARD, 3 * overwrite, 0, id(dw), id(dx), id(dy), id(w), id(x)):
         return (dw, dx) if out is None else out
     dy, w, x = _matrices("dy w x", dy, w, x)
     (m, k), n = w.shape, x.shape[1]
@@ -380,7 +379,7 @@ def softmax_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[
            [0.5]])
     """
     p = _fresh(x, x) if out is None else out
-    if _call(_NUMPY, lib.SOFTMAX_FORWARD, 0, 0, id(p), id(x), 0, 0, 0):
+    if _call_plain(_NUMPY, lib.SOFTMAX_FORWARD, 0, 0, id(p), id(x), 0, 0, 0):
         return p
     x = _array("x", x)
     m, n = x.shape
@@ -403,7 +402,7 @@ def softmax_backward(
     """
     overwrite = _overwrites(accumulate, out)
     dx = _fresh(p, p) if out is None else out
-    if _call(_NUMPY, lib.SOFTMAX_BACKWARD, overwrite, 0, id(dx), id(dp), id(p), 0, 0):
+    if _call_plain(_NUMPY, lib.SOFTMAX_BACKWARD, overwrite, 0, id(dx), id(dp), id(p), 0, 0):
         return dx
     dp, p = _matrices("dp p", dp, p)
     m, n = p.shape
@@ -433,7 +432,7 @@ def rmsnorm_forward(
     y, rstd = _members(out, 2)
     if out is None and (y := _fresh(x, x)) is not None:
         rstd = np.empty(y.shape[1], y.dtype)
-    if _call(_NUMPY, lib.RMSNORM_FORWARD, 0, eps, id(y), id(rstd), id(x), 0, 0):
+    if _call_plain(_NUMPY, lib.RMSNORM_FORWARD, 0, eps, id(y), id(rstd), id(x), 0, 0):
         return (y, rstd) if out is None else out
     x = _array("x", x)
     m, n = x.shape
@@ -463,7 +462,7 @@ def rmsnorm_backward(
     """
     overwrite = _overwrites(accumulate, out)
     dx = _fresh(y, y) if out is None else out
-    if _call(_NUMPY, lib.RMSNORM_BACKWARD, overwrite, 0, id(dx), id(dy), id(y), id(rstd), 0):
+    if _call_plain(_NUMPY, lib.RMSNORM_BACKWARD, overwrite, 0, id(dx), id(dy), id(y), id(rstd), 0):
         return dx
     dy, y = _matrices("dy y", dy, y)
     m, n = y.shape
@@ -488,7 +487,7 @@ def relu_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Rea
     array([[0., 2.]])
     """
     y = _fresh(x, x) if out is None else out
-    if _call(_NUMPY, lib.RELU_FORWARD, 0, 0, id(y), id(x), 0, 0, 0):
+    if _call_plain(_NUMPY, lib.RELU_FORWARD, 0, 0, id(y), id(x), 0, 0, 0):
         return y
     x = _array("x", x)
     y = _packed_output("out", out, x.shape, x.dtype, x)
@@ -507,7 +506,7 @@ def relu_backward(
     """
     overwrite = _overwrites(accumulate, out)
     dx = _fresh(y, y) if out is None else out
-    if _call(_NUMPY, lib.RELU_BACKWARD, overwrite, 0, id(dx), id(dy), id(y), 0, 0):
+    if _call_plain(_NUMPY, lib.RELU_BACKWARD, overwrite, 0, id(dx), id(dy), id(y), 0, 0):
         return dx
     dy, y = _matrices("dy y", dy, y)
     _shape("dy", dy, y.shape)
@@ -527,7 +526,7 @@ def add_forward(a: Array[Real], b: Array[Real], *, out: Array[Real] | None = Non
     array([[11., 22.]])
     """
     y = _fresh(a, b) if out is None else out
-    if _call(_NUMPY, lib.ADD_FORWARD, 0, 0, id(y), id(a), id(b), 0, 0):
+    if _call_plain(_NUMPY, lib.ADD_FORWARD, 0, 0, id(y), id(a), id(b), 0, 0):
         return y
     a, b = _matrices("a b", a, b)
     _shape("b", b, a.shape)
@@ -695,7 +694,8 @@ def _attend(out: Any, q: Any, k: Any, v: Any, positions: Any, n_head: int, block
     """attention_forward in C, all arguments being right; returns probs."""
     n_embd, n_tokens = q.shape
     rows = lib.attention_rows(n_tokens)
-    probs = _new((rows, n_head * block_size), q.dtype, np.zeros)  # C leaves gaps, and equal calls shall give equal caches
+    # C leaves gaps in probs, and equal calls shall give equal caches
+    probs = _new((rows, n_head * block_size), q.dtype, np.zeros)
     work = _new((rows, 4 * n_embd), q.dtype)
     _run("attention_forward", q.dtype, out, probs, work, q, k, v, positions, n_embd, n_head, block_size, n_tokens)
     return probs
@@ -728,7 +728,8 @@ def attention_backward(
     work = _new((len(probs), 7 * n_embd + block_size), q.dtype)
     _start(_overwrites(accumulate, out), dq, dk, dv)
     dout, probs, q, k, v = map(_packed, (dout, probs, q, k, v))
-    _run("attention_backward", q.dtype, dq, dk, dv, work, dout, probs, q, k, v, positions, n_embd, heads, block_size, n_tokens)
+    arrays = dq, dk, dv, work, dout, probs, q, k, v, positions
+    _run("attention_backward", q.dtype, *arrays, n_embd, heads, block_size, n_tokens)
     return (dq, dk, dv) if out is None else out
 
 

@@ -108,7 +108,8 @@ except KeyboardInterrupt:
     print("interrupted", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     while not (folder / "run" / run.METRICS).exists() or not (folder / "run" / run.METRICS).stat().st_size:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
