@@ -90,8 +90,8 @@ def test_impatience(folder):
     write_names(folder / "names.txt", 20_000)
     settings = {"n_embd": 256, "n_layer": 8, "val_fraction": 0.9, "eval_every": 1}
     process = start(folder, *out(**settings))
-    for _ in range(2):
-        time.sleep(0.7)
+    for seconds in 0.5, 2:
+        time.sleep(seconds)
         process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and error == "microgpt: stopped at once, without saving\n"
