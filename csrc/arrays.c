@@ -24,49 +24,60 @@ struct ndarray {
     uintptr_t dtype;
     int flags;
 };
-enum { F_CONTIGUOUS = 0x2, OWNDATA = 0x4, ALIGNED = 0x100, WRITEABLE = 0x400 }; /* NPY_ARRAY_ in NumPy */
+enum { F_CONTIGUOUS = 0x2, ALIGNED = 0x100, WRITEABLE = 0x400 }; /* NPY_ARRAY_ in NumPy */
 
-/* the arrays' shapes, a letter for each size */
+/* The shapes of outputs: inputs, a letter for each size. */
 static const char *const shapes[] = {
-    [MATMUL_FORWARD] = "mn mk kn",    [MATMUL_BACKWARD] = "mk kn mn mk kn",
-    [SOFTMAX_FORWARD] = "mn mn",      [SOFTMAX_BACKWARD] = "mn mn mn",
-    [RMSNORM_FORWARD] = "mn n mn",    [RMSNORM_BACKWARD] = "mn mn mn n",
-    [RELU_FORWARD] = "mn mn",         [RELU_BACKWARD] = "mn mn mn",
-    [ADD_FORWARD] = "mn mn mn",
+    [MATMUL_FORWARD] = "mn: mk kn",    [MATMUL_BACKWARD] = "mk kn: mn mk kn",
+    [SOFTMAX_FORWARD] = "mn: mn",      [SOFTMAX_BACKWARD] = "mn: mn mn",
+    [RMSNORM_FORWARD] = "mn n: mn",    [RMSNORM_BACKWARD] = "mn: mn mn n",
+    [RELU_FORWARD] = "mn: mn",         [RELU_BACKWARD] = "mn: mn mn",
+    [ADD_FORWARD] = "mn: mn mn",
 };
 
 /* Write down the call's arrays and sizes; returns the size of an element, or 0 where the objects need a closer look. */
 static int look_at(struct call *call, int *n, const struct numpy *numpy, const uintptr_t objects[])
 {
-    const int plain = F_CONTIGUOUS | OWNDATA | ALIGNED | WRITEABLE;
     const struct ndarray *first = (const struct ndarray *)objects[0];
     if (first->type != numpy->ndarray || (first->dtype != numpy->float32 && first->dtype != numpy->float64))
         return 0;
+    const int element = first->dtype == numpy->float32 ? sizeof(float) : sizeof(double);
     ptrdiff_t size['n' - 'k' + 1] = {-1, -1, -1, -1}; /* of k, (l,) m and n, once it is known */
+    uintptr_t begin[5], end[5]; /* of each array's memory */
     const char *shape = shapes[call->kernel];
+    int n_outputs = 0, needed = F_CONTIGUOUS | ALIGNED | WRITEABLE;
     for (int i = 0; *shape; i++) {
         const struct ndarray *array = (const struct ndarray *)objects[i];
-        if (array->type != numpy->ndarray || array->dtype != first->dtype || (array->flags & plain) != plain)
+        if (array->type != numpy->ndarray || array->dtype != first->dtype || (array->flags & needed) != needed)
             return 0;
-        for (int j = 0; j < i; j++)
-            if (objects[j] == objects[i])
-                return 0;
+        begin[i] = (uintptr_t)array->data;
+        uintptr_t bytes = element;
         int ndim = 0;
-        for (; *shape && *shape != ' '; shape++, ndim++) {
+        for (; *shape >= 'k'; shape++, ndim++) {
             ptrdiff_t *known = &size[*shape - 'k'];
             if (ndim == array->ndim || array->shape[ndim] >> 30 || (*known >= 0 && *known != array->shape[ndim]))
                 return 0;
             *known = array->shape[ndim];
+            bytes *= *known;
         }
         if (ndim != array->ndim)
             return 0;
-        shape += *shape == ' ';
+        end[i] = begin[i] + bytes;
+        if (needed & WRITEABLE)
+            n_outputs++;
+        for (int j = 0; j < n_outputs && j < i; j++)
+            if (begin[i] < end[j] && begin[j] < end[i])
+                return 0;
         call->array[i] = array->data;
+        if (*shape == ':')
+            needed = F_CONTIGUOUS | ALIGNED;
+        for (; *shape && *shape < 'k'; shape++)
+            ;
     }
     call->size[0] = size['m' - 'k'];
     call->size[1] = size['k' - 'k'];
     *n = size['n' - 'k'];
-    return first->dtype == numpy->float32 ? sizeof(float) : sizeof(double);
+    return element;
 }
 
 int call_plain(const struct numpy *numpy, enum kernel kernel, int set, double eps, uintptr_t a, uintptr_t b,

@@ -120,12 +120,15 @@ class _Attention(Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, offsets: Any, n_head: int) -> Tensor:
         out, ctx.cache = kernels.attention_forward(_array(q), _array(k), _array(v), _array(offsets), n_head)
+        ctx.save_for_backward(q, k, v)
         return torch.from_numpy(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> Any:
-        return *_tensors(*kernels.attention_backward(_array(dout), ctx.cache)), None, None
+        q, k, v = map(_array, ctx.saved_tensors)  # the cache has them too, but here a change since is an error
+        cache = ctx.cache._replace(q=q, k=k, v=v)
+        return *_tensors(*kernels.attention_backward(_array(dout), cache)), None, None
 
 
 class _CrossEntropy(Function):

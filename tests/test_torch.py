@@ -132,12 +132,12 @@ def test_only_once():
 
 def test_saved_tensors_may_not_change():
     """A tensor that the backward pass needs and that was written to meanwhile is an error, as in PyTorch."""
-    w, x = tensor(3, 2), tensor(2, 4)
-    y = k.matmul(w, x)
-    with torch.no_grad():
-        x.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+    w, x, q = tensor(3, 2), tensor(2, 4), tensor(4, 3)
+    for y, used in (k.matmul(w, x), x), (k.attention(q, q, q, torch.tensor([0, 3]), 2), q):
+        with torch.no_grad():
+            used.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
 
 
 def test_only_the_gradients_asked_for():
