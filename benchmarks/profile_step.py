@@ -13,6 +13,15 @@ counting.  The matrix products, half of a step, were at three quarters of the pe
     Adam                               7.0  ->  4.4                 2.0  ->  1.8    a root without the divider
     setting gradients to zero          0.2  ->  0.1                 1.3  ->  0.6    the first to add sets instead
 
+Columns without masks, gradients set and not zeroed first (another machine, the same way): 49.6 -> 48.9 at batch 16.
+
+At 6 layers, 384 wide, 256 tokens and batch 12, float32, in ms: rows of tokens a power of two apart had crowded each
+other out of the cache, until they were some 256 tokens long and an odd number of vectors.
+
+    attention, forward                          200  ->  83
+    attention, backward                         431  -> 158
+    all of the step                           2,640  -> 2,170
+
 Long runs at 64 wide were three times slower than their first steps until subnormal numbers were kept out of attention
 weights, gradients and Adam.
 """
