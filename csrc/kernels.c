@@ -39,6 +39,10 @@ size_t attention_rows(int n_tokens)
     return n_tokens + (size_t)(n_tokens / STRETCH + 1) * 2 * LANES;
 }
 
+/* Whether to go from the last column to the first.  Where `out` lies a little after `in`, but for their pages, loads of
+   the next columns would wait for the stores to this one: the processor takes their addresses for the same. */
+static inline int from_last(const void *out, const void *in) { return ((uintptr_t)out - (uintptr_t)in) % 4096 < 2048; }
+
 #define real float
 #define bits uint32_t
 #define REAL_BYTES 4
