@@ -23,7 +23,8 @@ except ImportError:
     hypothesis = None
 
 MATMUL_DIMS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65)
-SHAPES = [(1, 1), (1, 5), (2, 3), (3, 1), (5, 7), (7, 2), (8, 3), (9, 4), (13, 11), (16, 5), (17, 3), (33, 2)]
+SHAPES = [(1, 1), (1, 5), (2, 3), (3, 1), (5, 7), (7, 2), (8, 3), (9, 4), (13, 11)]
+SHAPES += [(16, 5), (17, 3), (32, 4), (33, 2), (64, 5)]
 GAP = -1e10  # what stands between the columns of an output
 
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -448,6 +449,28 @@ def in_layout(layout, value):
     return value
 
 
+@pytest.mark.parametrize("rows", [5, 16, 32, 64])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("softmax", "rmsnorm"))])
+def test_from_the_first_column_or_the_last(kernels, dtype, name, rows):
+    """Where an output lies decides which column is first (see from_last in C), and changes no bit."""
+    case = arguments(kernels, name, dtype, rows, 7)
+    expected = call(kernels, name, case)
+    memory = np.empty(5 * 4096, np.uint8)
+    page = -memory.ctypes.data % 4096
+
+    def placed(a, at):
+        view = memory[page + at : page + at + a.nbytes].view(dtype).reshape(a.shape, order="F")
+        view[...] = a
+        return view
+
+    key = {"softmax_forward": "x", "softmax_backward": "p", "rmsnorm_forward": "x", "rmsnorm_backward": "y"}[name]
+    case[key] = placed(case[key], 0)
+    for at in 2 * 4096 - 64, 2 * 4096 + 64:
+        out = outs(kernels, name, case)
+        out = (placed(out[0], at), out[1]) if isinstance(out, tuple) else placed(out, at)
+        assert same_bits(call(kernels, name, case, out=out), expected)
+
+
 def test_zeros_in_any_layout(kernels):
     """A gradient of -0 is the same 0 whether or not its arrays needed a copy, and whether it is added to 0 or not."""
     dy, y, out = np.full((3, 2), -0.0, order="F"), np.ones((3, 2), order="F"), np.zeros((3, 2), order="F")
@@ -547,7 +570,7 @@ def test_disjoint_blocks_of_one_array(kernels, dtype):
 @pytest.mark.parametrize("isa", KERNELS)
 def test_same_bits_on_every_path(isa, dtype, name):
     """Every instruction set gives the bits of the plain C one, for every kernel, at sizes about every vector's."""
-    for m, n in ((1, 1), (3, 5), (8, 7), (15, 16), (16, 17), (17, 31), (33, 32), (65, 40), (130, 3)):
+    for m, n in ((1, 1), (3, 5), (8, 7), (15, 16), (16, 17), (17, 31), (32, 6), (33, 32), (64, 9), (65, 40), (130, 3)):
         results = []
         for path in ("scalar", isa):
             case = arguments(KERNELS["scalar"], name, dtype, m, n)
