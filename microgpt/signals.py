@@ -29,21 +29,31 @@ def leave(number, frame):
 BOUNCE_SECONDS = 0.5  # within which one Ctrl-C may arrive twice: a terminal sends it, and so does a wrapper
 
 
-@contextmanager
-def stop_on_signals():
-    """A list to which a signal adds itself, for a loop to see; a second Ctrl-C ends the process at once."""
-    stop, first = [], time.monotonic()
+def stopper(stop, at_once):
+    """A handler that adds each signal to the list `stop`; a Ctrl-C that comes again, later, goes to at_once instead."""
+    first = 0.0
 
     def handle(number, frame):
         nonlocal first
         if not stop:
             first = time.monotonic()
         elif number == signal.SIGINT and time.monotonic() > first + BOUNCE_SECONDS:
-            os.write(2, b"microgpt: stopped at once, without saving\n")
-            leave(number, frame)
+            at_once(number, frame)
         stop.append(signal.Signals(number))
 
-    with handled(handle):
+    return handle
+
+
+@contextmanager
+def stop_on_signals():
+    """A list to which a signal adds itself, for a loop to see; a second Ctrl-C ends the process at once."""
+
+    def at_once(number, frame):
+        os.write(2, b"microgpt: stopped at once, without saving\n")
+        leave(number, frame)
+
+    stop = []
+    with handled(stopper(stop, at_once)):
         yield stop
 
 
@@ -54,21 +64,14 @@ def interrupt_at_the_end():
     A second one is a KeyboardInterrupt at once.  Where Ctrl-C means something else, or no signal can be caught because
     this is not the main thread, the list stays empty.
     """
-    stop = []
-
-    def handle(number, frame):
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(number)
-
-    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not default or threading.current_thread() is not threading.main_thread():
+    stop, default = [], signal.default_int_handler
+    if signal.getsignal(signal.SIGINT) is not default or threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGINT, stopper(stop, default))
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, default)
     if stop:
         raise KeyboardInterrupt

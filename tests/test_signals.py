@@ -98,8 +98,10 @@ def test_impatience(folder):
     assert run.load(str(folder / "run")).step == 0
 
 
-def test_from_python(folder):
-    """Ctrl-C in microgpt.train() is a KeyboardInterrupt after the run is saved, and Ctrl-C means what it did before."""
+@pytest.mark.parametrize("times", [1, 2])
+def test_from_python(folder, times):
+    """Ctrl-C in microgpt.train(), even if it arrives twice, is a KeyboardInterrupt after the run is saved, and Ctrl-C
+    means again what it did before."""
     code = """
 import signal, microgpt
 try:
@@ -112,7 +114,8 @@ except KeyboardInterrupt:
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     while not (folder / "run" / run.METRICS).exists() or not (folder / "run" / run.METRICS).stat().st_size:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[0] == "interrupted True\n" and process.returncode == 0
     lines = (folder / "run" / run.METRICS).read_text().splitlines()
     assert run.load(str(folder / "run")).step == len(lines) > 0
