@@ -1,7 +1,12 @@
-"""What several test files share: the golden runs, running the command line, small training runs."""
+"""What several test files share: the golden runs, running the command line, small trainers and runs.
+
+MICROGPT_SLOW=1 makes the tests marked `slow` as long as they should be before a release.
+"""
 
 import json
 import os
+import random
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +16,8 @@ from microgpt.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUT = ROOT / "input.txt"
+SLOW = bool(os.environ.get("MICROGPT_SLOW"))
+TINY = {"n_embd": 4, "n_head": 2, "block_size": 4, "num_steps": 8}
 
 
 def golden(name):
@@ -37,3 +44,30 @@ def encoded(trainer):
     """Every document as a list of ids, BOS at both ends, in the order of training."""
     bos = len(trainer.vocab)
     return [[bos, *map(trainer.vocab.index, document), bos] for document in trainer.documents]
+
+
+def often(few, many):
+    """How many times to try something: few, or many when there is time."""
+    return many if SLOW else few
+
+
+def write_names(path, n=60):
+    """A file of n short random names; returns its path as text."""
+    rng = random.Random(1)
+    names = ("".join(rng.choices(string.ascii_lowercase[:8], k=rng.randint(1, 7))) for _ in range(n))
+    path.write_text("\n".join(names), encoding="utf-8")
+    return str(path)
+
+
+def tiny_trainer(folder, steps=0, **settings):
+    """A Trainer of a tiny model after some steps."""
+    trainer = Trainer(Config(input=write_names(folder / "names.txt"), **{**TINY, **settings}))
+    trainer.steps(steps, [], ())
+    return trainer
+
+
+def everything(checkpoint):
+    """All that a checkpoint holds, as values that == compares exactly."""
+    arrays = {**checkpoint.params, "m": checkpoint.m, "v": checkpoint.v}
+    values = {key: value for key, value in vars(checkpoint).items() if key not in ("params", "m", "v")}
+    return values | {name: (a.dtype.str, a.shape, a.tobytes("F")) for name, a in arrays.items()}

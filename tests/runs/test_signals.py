@@ -8,11 +8,10 @@ import sys
 import time
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, everything, often, write_names
 from microgpt import checkpoint, run
 from microgpt.config import Config
 from microgpt.trainer import Trainer
-from runs import everything, often, write_names
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SETTINGS = {"num_steps": 10**6, "n_embd": 32, "n_layer": 2, "batch_size": 16}

@@ -6,12 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from helpers import microgpt
+from helpers import microgpt, tiny_trainer, write_names
 from microgpt import api
 from microgpt.data import DataError
 from microgpt.evaluate import Evaluator
 from microgpt.trainer import Trainer
-from runs import tiny_trainer, write_names
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def run(isa):
 
 
 def in_a_process(code):
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
     return subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )

@@ -9,13 +9,12 @@ import time
 
 import numpy as np
 import pytest
-from helpers import INPUT, microgpt
+from helpers import INPUT, SLOW, microgpt, write_names
 from microgpt import api, kernels, model, sample
 from microgpt.config import Config, ConfigError, Sampling
 from microgpt.program import Program
 from microgpt.sample import Sampler, SamplingError
 from microgpt.trainer import Trainer
-from runs import SLOW, write_names
 
 
 @pytest.fixture(scope="module", params=["float64", "float32"])

@@ -14,7 +14,7 @@ import microgpt
 from microgpt import kernels
 
 HERE = Path(__file__).parent
-GOLDEN = (HERE / "golden" / "bits.txt").read_text()
+GOLDEN = (HERE.parent / "golden" / "bits.txt").read_text()
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
 FLAGS = {"scalar": ["-DMICROGPT_SCALAR"], "avx2": AVX2, "avx512": AVX512, "neon": []}

@@ -3,10 +3,9 @@
 import os
 
 import pytest
-from helpers import microgpt
+from helpers import microgpt, write_names
 from microgpt.__main__ import main
 from microgpt.config import Config, read_toml, to_toml
-from runs import write_names
 
 NUMBERS = ["nan", "inf", "-inf", "1e400", str(2**63), str(10**20), "1_000", "١٢", "", "ten", "0x10", " 1", "-1"]
 TRAIN = {

@@ -12,9 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from helpers import tiny_trainer
 from microgpt import run
 from microgpt.checkpoint import CheckpointError
-from runs import tiny_trainer
 
 SHORT, KILL = -1, -2
 FAULTS = [(kind, action) for kind in ("open", "close", "rename", "link", "unlink") for action in (errno.EIO, KILL)]

@@ -4,8 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import microgpt
-from runs import write_names
+from helpers import microgpt, write_names
 
 
 @pytest.fixture

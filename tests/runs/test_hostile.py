@@ -12,9 +12,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers import everything, often, tiny_trainer
 from microgpt import checkpoint
 from microgpt.checkpoint import CheckpointError
-from runs import everything, often, tiny_trainer
 
 
 @pytest.fixture(scope="module")

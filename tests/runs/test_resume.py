@@ -10,11 +10,10 @@ import sys
 import time
 
 import pytest
-from helpers import ROOT, microgpt
+from helpers import ROOT, SLOW, microgpt, often, write_names
 from microgpt import run
 from microgpt.__main__ import main
 from microgpt.checkpoint import CheckpointError
-from runs import SLOW, often, write_names
 
 SMALL = ["--n-embd", 8, "--n-head", 2, "--block-size", 8]
 FILES = [run.CHECKPOINT, run.METRICS, run.CONFIG]

@@ -7,10 +7,9 @@ from types import ModuleType
 
 import microgpt
 import pytest
-from helpers import INPUT, golden
+from helpers import INPUT, TINY, golden, tiny_trainer, write_names
 from microgpt import run
 from microgpt.config import Config
-from runs import TINY, tiny_trainer, write_names
 
 
 def test_train_and_load(tmp_path):
