@@ -43,7 +43,9 @@ def _library():
 #define CHAINS 16
 #endif
 """
-    body = "".join(SOURCE.replace("REAL", c).replace("NAME", n) for c, n in (("float", "float32"), ("double", "float64")))
+    body = "".join(
+        SOURCE.replace("REAL", c).replace("NAME", n) for c, n in (("float", "float32"), ("double", "float64"))
+    )
     builder = FFI()
     builder.cdef("double peak_float32(int n); double peak_float64(int n);")
     flags = ["-O3", "-march=native", "-ffp-contract=fast", "-funroll-loops"]

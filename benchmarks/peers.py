@@ -60,7 +60,10 @@ def torch_step(config):
         tokens, targets, weight = next(batches)
         x = norm(p["wte"][tokens] + p["wpe"][: tokens.shape[1]])
         for layer in range(config.n_layer):
-            w = {name: p[f"layer{layer}.{name}"] for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")}
+            w = {
+                name: p[f"layer{layer}.{name}"]
+                for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
+            }
             h = norm(x)
             q, k, v = (heads(F.linear(h, w[name])) for name in ("attn_wq", "attn_wk", "attn_wv"))
             h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -116,7 +119,10 @@ def numpy_step(config):
         x0, rstd0 = norm(p["wte"][:, token] + p["wpe"][:, position])
         x = x0
         for layer in range(config.n_layer):
-            w = {name: p[f"layer{layer}.{name}"] for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")}
+            w = {
+                name: p[f"layer{layer}.{name}"]
+                for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
+            }
             h1, rstd1 = norm(x)
             q, k, value = w["attn_wq"] @ h1, w["attn_wk"] @ h1, w["attn_wv"] @ h1
             out, probs = np.empty_like(q), []

@@ -158,7 +158,11 @@ def print_growth(arguments):
 
 def table(rows):
     names = ["PyTorch", "NumPy", "Python"]
-    yield "| dtype | batch | n_embd | floor, µs | **microgpt, µs** | of peak | " + " | ".join(f"{n}, µs" for n in names) + " |"
+    yield (
+        "| dtype | batch | n_embd | floor, µs | **microgpt, µs** | of peak | "
+        + " | ".join(f"{n}, µs" for n in names)
+        + " |"
+    )
     yield "|---|--:|--:|--:|--:|--:|" + "--:|" * len(names)
     for r in rows:
         cells = []
@@ -181,7 +185,9 @@ def plot(rows, path):
     labels = [f"{r['dtype']}\nbatch {r['batch_size']}\nn_embd {r['n_embd']}" for r in rows]
     x = np.arange(len(rows))
     series = [("floor", [r["floor_us"] for r in rows])]
-    series += [(name, [r["us"].get(name, math.nan) for r in rows]) for name in ("microgpt", "NumPy", "PyTorch", "Python")]
+    series += [
+        (name, [r["us"].get(name, math.nan) for r in rows]) for name in ("microgpt", "NumPy", "PyTorch", "Python")
+    ]
     for i, (name, values) in enumerate(series):
         axes.bar(x + (i - 2) * 0.17, values, 0.17, label=name)
     axes.set_yscale("log")
@@ -209,7 +215,9 @@ def main():
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--large", action="store_true", help="6 layers, 384 wide, block 256, batch 12 instead (minutes)")
+    instead.add_argument(
+        "--large", action="store_true", help="6 layers, 384 wide, block 256, batch 12 instead (minutes)"
+    )
     instead.add_argument("--growth", action="store_true", help="what more layers, documents and tokens cost instead")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):

@@ -18,11 +18,11 @@ _HOME = {
     "train": "api",
     "load": "api",
     "Model": "api",
-    "ConfigError": "config",
-    "DataError": "data",
-    "CheckpointError": "checkpoint",
-    "NotFiniteError": "trainer",
-    "SamplingError": "sample",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "CheckpointError": "errors",
+    "NotFiniteError": "errors",
+    "SamplingError": "errors",
 }
 __all__ = ["__version__", "get_include", "kernels", *_HOME]
 

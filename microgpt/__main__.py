@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import suppress
 
+from .errors import ConfigError, DataError
 from .signals import handled, leave
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FINITE = 0, 1, 2, 3
@@ -50,8 +51,6 @@ def drop_stdout():
 
 def exit_code(error):
     """The exit code of an error that a user can cause, None for a bug."""
-    from .config import ConfigError
-    from .data import DataError
 
     if isinstance(error, ConfigError):
         return EXIT_USAGE

@@ -30,7 +30,5 @@ class Adam:
         self.step_count += 1
         self.beta1_t *= c.beta1
         self.beta2_t *= c.beta2
-        self._adam(
-            *self._pointers, rate, c.beta1, c.beta2, c.eps, 1 - self.beta1_t, 1 - self.beta2_t, len(self.m)
-        )
+        self._adam(*self._pointers, rate, c.beta1, c.beta2, c.eps, 1 - self.beta1_t, 1 - self.beta2_t, len(self.m))
         return rate

@@ -11,8 +11,9 @@ import os
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
-from . import data, loop
-from .config import Config, ConfigError, Sampling, resumed
+from . import loop
+from .config import Config, Sampling, resumed
+from .errors import ConfigError, DataError
 from .evaluate import Evaluator, bits_per_character, mean_loss
 from .metrics import Metrics
 from .params import Parameters
@@ -32,7 +33,7 @@ def train(out=None, resume=None, metrics=None, **settings):
         settings["input"] = os.fspath(settings["input"])
     with training(settings, out, resume, metrics) as (trainer, run, metrics), interrupt_at_the_end() as stop:
         loop.train(trainer, run, metrics, stop=stop)
-    return Model(trainer.config, trainer.params, trainer.vocab)
+    return Model(trainer.params)
 
 
 @contextmanager
@@ -64,9 +65,9 @@ def load(path):
     from . import run
 
     saved = run.load(path)
-    params = Parameters(saved.config, len(saved.vocab) + 1)
+    params = Parameters(saved.config, saved.vocab)
     params.copy_from(saved.params)
-    return Model(saved.config, params, saved.vocab)
+    return Model(params)
 
 
 class Score(NamedTuple):
@@ -85,8 +86,8 @@ class Evaluation(NamedTuple):
 class Model:
     """A trained model: `config`, `vocab` (characters by id) and `params` (arrays by name)."""
 
-    def __init__(self, config, params, vocab):
-        self.config, self.params, self.vocab = config, params, vocab
+    def __init__(self, params):
+        self.params, self.config, self.vocab = params, params.config, params.vocab
 
     def __repr__(self):
         return f"<Model of {self.params.flat.size} parameters and {len(self.vocab)} characters>"
@@ -102,24 +103,24 @@ class Model:
     def batches(self, sampling, probs=False):
         """The same, batch by batch as they are drawn: (texts, their probabilities or None)."""
         self._check_text("--prompt", sampling.prompt, self.config.block_size - 1)
-        sampler = Sampler(self.config, self.params, self.vocab, columns_for(self.config, sampling.num_samples))
+        sampler = Sampler(self.params, columns_for(self.config, sampling.num_samples))
         return sampler.samples(sampling, probs)
 
     def score(self, text):
         """The Score of a text.  Raises ConfigError for unknown characters, or more than the context holds."""
         self._check_text("TEXT", text, self.config.block_size)
-        losses = Evaluator(self.config, self.params, self.vocab, [text]).losses()
+        losses = Evaluator(self.params, [text]).losses()
         return Score(text, mean_loss(losses, [0, len(losses)]), losses.tolist())
 
     def evaluate(self, documents):
         """The Evaluation of a list of texts; of one longer than the context the beginning counts."""
         if not documents:
-            raise data.DataError("expected at least one document, found none")
+            raise DataError("expected at least one document, found none")
         known = set(self.vocab)
         for document in documents:
             if not known.issuperset(document):
-                raise data.DataError(unknown(document, known, self.vocab))
-        evaluator = Evaluator(self.config, self.params, self.vocab, documents)
+                raise DataError(unknown(document, known, self.vocab))
+        evaluator = Evaluator(self.params, documents)
         losses = evaluator.losses()
         d = evaluator.dataset
         return Evaluation(len(documents), d.n_truncated, mean_loss(losses, d.offsets), bits_per_character(losses))

@@ -20,18 +20,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from . import __version__
-from .config import Config, ConfigError
-from .data import DataError
+from .config import Config
+from .errors import CheckpointError, ConfigError
 from .params import table
 
 FORMAT = 1
 MAX_JSON = 2**20  # bytes; all of Unicode as a vocabulary takes half
 MAX_JSON_PARTS = 5000  # brackets and commas: parsed JSON may take 20 times its length in memory, but its texts do not
 MAX_MEMBER_OVERHEAD = 1024  # what a member may take beyond its data: two zip headers, its name twice, one .npy header
-
-
-class CheckpointError(DataError):
-    """A checkpoint cannot be used; the message names the file, what was expected and what was found."""
 
 
 @dataclass

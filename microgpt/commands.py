@@ -5,6 +5,7 @@ import sys
 from dataclasses import fields
 
 from .config import Config, Sampling, flag, parsed, read_toml
+from .errors import DataError
 from .report import Reporter, escaped, notice, printable
 from .signals import stop_on_signals
 
@@ -94,7 +95,7 @@ def run_train(arguments):
         from .sample import Sampler
 
         print("\n--- inference (new, hallucinated names) ---")
-        sampler = Sampler(config, trainer.params, trainer.vocab)
+        sampler = Sampler(trainer.params)
         for i in range(1, config.num_samples + 1):
             print(f"sample {i:2d}: {printable(sampler.sample(trainer.rng, config.temperature))}")
 
@@ -149,8 +150,8 @@ def run_eval(arguments):
     documents, _ = data.read_documents(path)
     try:
         result = model.evaluate(documents)
-    except data.DataError as error:
-        raise data.DataError(f"{path}: {error}") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     say_what_is_cut(path, result.n_truncated, model.config.block_size)
     if arguments.json:
         print(to_json({"input": path, **result._asdict()}))

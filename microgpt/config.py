@@ -3,11 +3,8 @@
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 
+from .errors import ConfigError
 from .report import reason
-
-
-class ConfigError(ValueError):
-    """A setting is out of its range; the message names it as its flag."""
 
 
 def flag(name):

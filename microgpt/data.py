@@ -5,13 +5,10 @@ import stat
 
 import numpy as np
 
+from .errors import DataError
 from .report import reason
 
 MAX_COUNT = 2**31 - 1  # what int32 can count
-
-
-class DataError(ValueError):
-    """A file cannot be used, such as an input that cannot be trained on; the message names it."""
 
 
 def read_documents(path):

@@ -14,8 +14,9 @@ COLUMNS = 1024  # at once, or as many as the longest document has
 class Evaluator:
     """The losses of some documents, again and again as the parameters change.  All characters must be known."""
 
-    def __init__(self, config, params, vocab, documents):
-        self.dataset = d = Dataset(documents, vocab, config.block_size, 1, config.dtype)
+    def __init__(self, params, documents):
+        config = params.config
+        self.dataset = d = Dataset(documents, params.vocab, config.block_size, 1, config.dtype)
         self._program = k = Program(config.dtype, min(d.offsets[-1], max(d.max_columns, COLUMNS)))
         model.loss(k, model.forward(k, params, config, k.attention_forward))
         self._run = k.compile(d.token, d.position, d.target, d.weight)

@@ -3,9 +3,9 @@
 import time
 
 from .config import Sampling
+from .errors import NotFiniteError
 from .report import notice
 from .sample import Sampler
-from .trainer import NotFiniteError
 
 CHUNK_SECONDS = 0.05  # how long to run steps and do nothing else
 SAVE_SECONDS = 60  # how often to save a run that has no --checkpoint-every
@@ -70,7 +70,7 @@ def a_few_samples(trainer):
     """Drawn with a generator of their own: looking does not change the run."""
     config = trainer.config
     sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed)
-    sampler = Sampler(config, trainer.params, trainer.vocab, N_SAMPLES)
+    sampler = Sampler(trainer.params, N_SAMPLES)
     return [text for texts, _ in sampler.samples(sampling) for text in texts]
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 
-from .config import ConfigError
+from .errors import ConfigError
 from .report import reason
 
 

@@ -25,10 +25,14 @@ def aligned(size, dtype):
 
 
 class Parameters:
-    """A flat buffer of all parameters (or of as many gradients): `flat`, and params["layer0.attn_wq"] and so on."""
+    """A model: its settings, its vocabulary, and a flat buffer of its parameters (or of as many gradients).
 
-    def __init__(self, config, vocab_size):
-        self.table = table(config, vocab_size)
+    `flat` is the buffer, params["layer0.attn_wq"] and so on are the matrices in it.
+    """
+
+    def __init__(self, config, vocab):
+        self.config, self.vocab = config, vocab
+        self.table = table(config, len(vocab) + 1)  # the characters and BOS
         self.flat = aligned(sum(rows * columns for _, rows, columns in self.table), config.dtype)
         self.views = {}
         start = 0

@@ -3,13 +3,9 @@
 import json
 import os
 
-from .data import DataError
+from .errors import PlotError
 from .report import SMOOTHING, reason
 from .run import METRICS
-
-
-class PlotError(DataError):
-    """There is nothing to draw, or nothing to draw it with."""
 
 
 def read_metrics(path):
@@ -73,6 +69,8 @@ def plot(paths, output):
         # without the date, so that equal runs give equal files
         figure.savefig(output, metadata={"Date": None} if output.endswith(".svg") else None)
     except (OSError, ValueError) as error:
-        raise PlotError(f"--output: expected a picture file that can be written, found {output!r}: {reason(error)}") from None
+        raise PlotError(
+            f"--output: expected a picture file that can be written, found {output!r}: {reason(error)}"
+        ) from None
     finally:
         pyplot.close(figure)

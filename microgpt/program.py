@@ -73,7 +73,10 @@ class Program:
     def attention_cached(self, name, q, k, v, n_head, block_size):
         n_embd = len(q)
         out, probs = self.array(name, n_embd), self.array(name + ".probs", n_head * block_size)
-        keys, values = self.array(name + ".keys", n_embd * block_size), self.array(name + ".values", n_embd * block_size)
+        keys, values = (
+            self.array(name + ".keys", n_embd * block_size),
+            self.array(name + ".values", n_embd * block_size),
+        )
         work = self.array("work", 2 * n_embd)
         self._record(lib.ATTENTION_CACHED, [out, probs, keys, values, work, q, k, v], [n_embd, n_head, block_size])
         return out

@@ -4,8 +4,8 @@ import os
 from contextlib import suppress
 
 from . import checkpoint
-from .checkpoint import CheckpointError
-from .config import ConfigError, to_toml
+from .config import to_toml
+from .errors import CheckpointError, ConfigError
 from .metrics import Metrics
 from .report import notice, reason
 

@@ -5,6 +5,7 @@ import random
 import numpy as np
 
 from . import kernels, model
+from .errors import SamplingError
 from .kernels import lib
 from .program import Program
 
@@ -12,17 +13,13 @@ COLUMNS = 2048  # documents drawn side by side, when that many fit into CACHE nu
 CACHE = 2**21
 
 
-class SamplingError(ArithmeticError):
-    """The model's numbers are so large that they say nothing about what comes next."""
-
-
 class Sampler:
     """The model with a cache of keys and values, for up to `columns` documents that grow side by side."""
 
-    def __init__(self, config, params, vocab, columns=1):
-        self.config = config
-        self.vocab = vocab
-        self.bos = len(vocab)
+    def __init__(self, params, columns=1):
+        self.config = config = params.config
+        self.vocab = params.vocab
+        self.bos = len(self.vocab)
         self.columns = columns
         k = Program(config.dtype, columns)
         self._logits = model.forward(k, params, config, k.attention_cached)
@@ -42,7 +39,9 @@ class Sampler:
         """
         n = len(tokens)
         if not 0 < n <= self.columns or not 0 <= position < self.config.block_size:
-            raise ValueError(f"expected up to {self.columns} columns and a position in the context, found {n} at {position}")
+            raise ValueError(
+                f"expected up to {self.columns} columns and a position in the context, found {n} at {position}"
+            )
         if not 0 <= np.min(tokens) <= np.max(tokens) <= self.bos:
             raise ValueError(f"expected ids from 0 to {self.bos}, found {tokens}")
         self._token[:n] = tokens

@@ -9,18 +9,10 @@ import numpy as np
 
 from . import data, kernels, model
 from .adam import Adam
-from .config import ConfigError
+from .errors import ConfigError, DataError, NotFiniteError
 from .kernels import ffi
 from .params import Parameters, table
 from .program import Program
-
-
-class NotFiniteError(ArithmeticError):
-    """The loss, or what Adam made of it, became infinite or NaN; `step` (from 1) says when."""
-
-    def __init__(self, step, found, expected="a finite loss"):
-        super().__init__(f"step {step}: expected {expected}, found {found}; a smaller --learning-rate may help")
-        self.step = step
 
 
 class Trainer:
@@ -38,7 +30,7 @@ class Trainer:
         self.vocab = data.vocabulary(self.documents)
         self.rng.shuffle(self.documents)
         if checkpoint is not None and self.data_sha256 != checkpoint.data_sha256:
-            raise data.DataError(
+            raise DataError(
                 f"{config.input}: expected the documents with which the run began (SHA-256 {checkpoint.data_sha256}), "
                 f"found others ({self.data_sha256}); --input says where they are now"
             )
@@ -47,9 +39,7 @@ class Trainer:
         self.dataset = data.Dataset(
             self.documents[:n_train], self.vocab, config.block_size, config.batch_size, config.dtype, self._check_memory
         )
-        vocab_size = len(self.vocab) + 1  # the characters and BOS
-        self.params = Parameters(config, vocab_size)
-        self.grads = Parameters(config, vocab_size)
+        self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
         self.adam = Adam(self.params.flat, self.grads.flat, config)
         self.best_val_loss, self.n_worse = None, 0
         if checkpoint is None:
@@ -94,7 +84,7 @@ class Trainer:
             from .evaluate import Evaluator
 
             held_out = self.documents[len(self.documents) - self.n_held_out :]
-            self._evaluator = Evaluator(self.config, self.params, self.vocab, held_out)
+            self._evaluator = Evaluator(self.params, held_out)
         loss = self._evaluator.loss()
         if not math.isfinite(loss):
             raise NotFiniteError(self.step_count, loss)

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import microgpt
 import pytest
 from helpers import INPUT, TINY, golden, tiny_trainer, write_names
+
+import microgpt
 from microgpt import run
 from microgpt.config import Config
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from helpers import microgpt, write_names
+
 from microgpt.__main__ import main
 from microgpt.config import Config, read_toml, to_toml
 

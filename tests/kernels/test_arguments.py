@@ -183,7 +183,9 @@ WRONG_ALIKE = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("matmul", "softmax", "rmsnorm", *PACKED[:2]))])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name.startswith(("matmul", "softmax", "rmsnorm", *PACKED[:2]))]
+)
 @pytest.mark.parametrize("kind", WRONG_ALIKE)
 def test_all_wrong_alike(name, kind):
     """Arrays that fit together, outputs too, and own their memory are refused all the same when no kernel takes them."""

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from microgpt.data import DataError, Dataset, read_documents, vocabulary
+from microgpt.data import Dataset, read_documents, vocabulary
+from microgpt.errors import DataError
 
 FILES = {
     "plain": b"emma\nolivia\nava\n",

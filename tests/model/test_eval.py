@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 from helpers import microgpt, tiny_trainer, write_names
+
 from microgpt import api
-from microgpt.data import DataError
+from microgpt.errors import DataError
 from microgpt.evaluate import Evaluator
 from microgpt.trainer import Trainer
 
@@ -26,7 +27,7 @@ def folder(tmp_path):
 def test_equals_the_loss_of_training(tmp_path, dtype):
     """The loss of a set of documents is that of one training step on a batch of them all."""
     trainer = tiny_trainer(tmp_path, batch_size=60, dtype=dtype)
-    evaluator = Evaluator(trainer.config, trainer.params, trainer.vocab, trainer.documents)
+    evaluator = Evaluator(trainer.params, trainer.documents)
     found = evaluator.loss()
     np.testing.assert_allclose(found, trainer.step(), rtol=1e-12 if dtype == "float64" else 1e-5)
 
@@ -34,17 +35,17 @@ def test_equals_the_loss_of_training(tmp_path, dtype):
 def test_any_number_of_columns(tmp_path, monkeypatch):
     """However many documents are run at once, every loss is the same to the last bit."""
     trainer = tiny_trainer(tmp_path, 5)
-    expected = Evaluator(trainer.config, trainer.params, trainer.vocab, trainer.documents).losses()
+    expected = Evaluator(trainer.params, trainer.documents).losses()
     for columns in 1, 5, 64:
         monkeypatch.setattr("microgpt.evaluate.COLUMNS", columns)
-        found = Evaluator(trainer.config, trainer.params, trainer.vocab, trainer.documents).losses()
+        found = Evaluator(trainer.params, trainer.documents).losses()
         np.testing.assert_array_equal(found, expected)
 
 
 def test_scores_are_log_probabilities(tmp_path):
     """The probabilities of all one-character texts, of the empty one and of those that go on sum to 1."""
     trainer = tiny_trainer(tmp_path, 5)
-    model = api.Model(trainer.config, trainer.params, trainer.vocab)
+    model = api.Model(trainer.params)
     first = sum(math.exp(-model.score(char).losses[0]) for char in model.vocab)
     assert first + math.exp(-model.score("").losses[0]) == pytest.approx(1, abs=1e-12)
     score = model.score("abba")
@@ -104,5 +105,5 @@ def test_documents_with_unknown_characters(tmp_path):
     """From Python the same is a DataError."""
     trainer = tiny_trainer(tmp_path)
     with pytest.raises(DataError, match="found '!'"):
-        api.Model(trainer.config, trainer.params, trainer.vocab).evaluate(["ab", "a!"])
+        api.Model(trainer.params).evaluate(["ab", "a!"])
     assert isinstance(trainer, Trainer)

@@ -38,9 +38,7 @@ def names(n, n_characters, seed=0):
 def fixed(folder, documents, n_layer, n_embd, n_head, block_size, **settings):
     """A Trainer whose steps leave the parameters as they are; they are large, so that nothing is nearly linear."""
     settings = {"init_std": 0.3, "learning_rate": 1e-300, "num_steps": 10**6} | settings
-    return train(
-        folder, documents, n_layer=n_layer, n_embd=n_embd, n_head=n_head, block_size=block_size, **settings
-    )
+    return train(folder, documents, n_layer=n_layer, n_embd=n_embd, n_head=n_head, block_size=block_size, **settings)
 
 
 def rows(params):
@@ -54,9 +52,7 @@ def rows(params):
 def test_loss_and_gradients(tmp_path, dtype, n_layer, n_embd, n_head, block_size, n_characters, batch_size):
     """The loss and the gradient of every parameter of a packed batch are those of the tape, to a few roundings."""
     documents = names(batch_size, n_characters)
-    trainer = fixed(
-        tmp_path, documents, n_layer, n_embd, n_head, block_size, batch_size=batch_size, dtype=dtype
-    )
+    trainer = fixed(tmp_path, documents, n_layer, n_embd, n_head, block_size, batch_size=batch_size, dtype=dtype)
     eps = float(np.finfo(dtype).eps)
     loss, gradients = reference.loss_and_gradients(trainer.config, rows(trainer.params), encoded(trainer))
     assert trainer.step() == pytest.approx(loss, rel=8 * eps)
@@ -115,8 +111,8 @@ def test_columns_do_not_depend_on_their_neighbours(tmp_path, dtype, n_embd, n_he
     single = fixed(tmp_path, documents, *shape, dtype=dtype)
     packed.step()
     together = packed.value("logits")
-    sampler = Sampler(packed.config, packed.params, packed.vocab)
-    samplers = Sampler(packed.config, packed.params, packed.vocab, columns=3)
+    sampler = Sampler(packed.params)
+    samplers = Sampler(packed.params, columns=3)
     first = 0
     for document in encoded(packed):
         single.step()

@@ -10,7 +10,7 @@ from microgpt.config import Config
 from microgpt.params import Parameters
 
 CONFIG = Config(n_layer=2, n_embd=6, n_head=2, block_size=5)
-VOCAB_SIZE = 7
+VOCAB = list("abcdef")
 
 
 def reference_weights(config, vocab_size, rng, std):
@@ -33,9 +33,9 @@ def reference_weights(config, vocab_size, rng, std):
 def test_initial_weights(dtype):
     """The weights are the reference's draws, in its order and with nothing else drawn; an embedding is a column."""
     config = Config(n_layer=2, n_embd=6, n_head=2, block_size=5, dtype=dtype)
-    params, rng, reference_rng = Parameters(config, VOCAB_SIZE), random.Random(1), random.Random(1)
+    params, rng, reference_rng = Parameters(config, VOCAB), random.Random(1), random.Random(1)
     params.draw(rng, 0.3)
-    expected = reference_weights(config, VOCAB_SIZE, reference_rng, 0.3)
+    expected = reference_weights(config, len(VOCAB) + 1, reference_rng, 0.3)
     assert rng.getstate() == reference_rng.getstate()
     assert [name for name, _, _ in params.table] == list(expected)
     for name, rows in expected.items():
@@ -45,7 +45,7 @@ def test_initial_weights(dtype):
 
 def test_views_share_the_buffer():
     """The views are column-major, lie in the order of the table and together are the whole buffer."""
-    params = Parameters(CONFIG, VOCAB_SIZE)
+    params = Parameters(CONFIG, VOCAB)
     params.flat[:] = np.arange(params.flat.size)
     seen = []
     for name, rows, columns in params.table:
@@ -58,7 +58,7 @@ def test_views_share_the_buffer():
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_buffer(dtype):
     """The buffer is zero, in the run's precision and begins at a cache line."""
-    flat = Parameters(Config(dtype=dtype), VOCAB_SIZE).flat
+    flat = Parameters(Config(dtype=dtype), VOCAB).flat
     assert flat.dtype == dtype and flat.ctypes.data % 64 == 0 and not flat.any()
 
 
@@ -67,4 +67,4 @@ def test_number_of_parameters(run):
     """There are as many parameters as in the reference."""
     g = golden(run)
     config = Config(**{name: g[name] for name in ("n_layer", "n_embd", "n_head", "block_size")})
-    assert Parameters(config, g["vocab_size"]).flat.size == g["num_params"]
+    assert Parameters(config, [*map(chr, range(g["vocab_size"] - 1))]).flat.size == g["num_params"]

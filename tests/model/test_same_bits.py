@@ -22,7 +22,7 @@ for settings in json.loads(sys.argv[1]):
     config = Config(**settings)
     trainer = Trainer(config)
     losses = [trainer.step() for _ in range(config.num_steps)]
-    sampler = Sampler(config, trainer.params, trainer.vocab)
+    sampler = Sampler(trainer.params)
     samples = [sampler.sample(trainer.rng, 0.8) for _ in range(5)]
     written = (repr(losses).encode(), trainer.params.flat.tobytes(), "\\n".join(samples).encode())
     hashes[json.dumps(settings)] = [hashlib.sha256(part).hexdigest() for part in written]

@@ -10,10 +10,12 @@ import time
 import numpy as np
 import pytest
 from helpers import INPUT, SLOW, microgpt, write_names
+
 from microgpt import api, kernels, model, sample
-from microgpt.config import Config, ConfigError, Sampling
+from microgpt.config import Config, Sampling
+from microgpt.errors import ConfigError, SamplingError
 from microgpt.program import Program
-from microgpt.sample import Sampler, SamplingError
+from microgpt.sample import Sampler
 from microgpt.trainer import Trainer
 
 
@@ -23,11 +25,11 @@ def trained(request, tmp_path_factory):
     path = write_names(tmp_path_factory.mktemp("names") / "names.txt", 300)
     trainer = Trainer(Config(input=path, num_steps=300, n_layer=2, batch_size=4, dtype=request.param))
     trainer.steps(300, [], ())
-    return api.Model(trainer.config, trainer.params, trainer.vocab)
+    return api.Model(trainer.params)
 
 
 def drawn(trained, columns, probs=False, **settings):
-    sampler = Sampler(trained.config, trained.params, trained.vocab, columns)
+    sampler = Sampler(trained.params, columns)
     return [found for texts, p in sampler.samples(Sampling(**settings), probs) for found in zip(texts, p or texts)]
 
 
@@ -141,7 +143,7 @@ def test_bad_prompts(trained):
 
 def test_weights_without_sense(trained):
     """Weights so large that the logits overflow are an error, not a constant character."""
-    broken = api.Model(trained.config, api.Parameters(trained.config, len(trained.vocab) + 1), trained.vocab)
+    broken = api.Model(api.Parameters(trained.config, trained.vocab))
     broken.params.copy_from(trained.params)
     broken.params["lm_head"][:] = np.finfo(trained.config.dtype).max
     with pytest.raises(SamplingError):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from helpers import INPUT, golden, train
 
-from microgpt.config import Config, ConfigError
-from microgpt.data import DataError
-from microgpt.sample import Sampler, SamplingError
-from microgpt.trainer import NotFiniteError, Trainer
+from microgpt.config import Config
+from microgpt.errors import ConfigError, DataError, NotFiniteError, SamplingError
+from microgpt.sample import Sampler
+from microgpt.trainer import Trainer
 
 
 def run(g, path=INPUT, **settings):
@@ -19,7 +19,7 @@ def run(g, path=INPUT, **settings):
     config = Config(input=str(path), **{name: g[name] for name in names}, **settings)
     trainer = Trainer(config)
     losses = [trainer.step() for _ in range(config.num_steps)]
-    sampler = Sampler(config, trainer.params, trainer.vocab)
+    sampler = Sampler(trainer.params)
     samples = [sampler.sample(trainer.rng, config.temperature) for _ in range(config.num_samples)]
     return SimpleNamespace(trainer=trainer, losses=losses, samples=samples)
 
@@ -96,7 +96,7 @@ def test_it_learns(tmp_path):
     at_best = np.mean([np.log(4) / (len(document) + 1) for document in documents])
     assert losses[0] > 2
     assert np.mean(losses[-12:]) == pytest.approx(at_best, rel=0.1)
-    sampler = Sampler(trainer.config, trainer.params, trainer.vocab)
+    sampler = Sampler(trainer.params)
     samples = {sampler.sample(trainer.rng, 0.1) for _ in range(20)}
     assert samples and samples <= set(documents)
 
@@ -104,7 +104,7 @@ def test_it_learns(tmp_path):
 def test_greedy_sampling(default):
     """At temperature 0 the likeliest token is taken, so every sample is the same, and low temperatures agree."""
     trainer = default.trainer
-    sampler = Sampler(trainer.config, trainer.params, trainer.vocab)
+    sampler = Sampler(trainer.params)
     assert len({sampler.sample(trainer.rng, t) for t in (0, 0, 0, 1e-3, 1e-6)}) == 1
 
 
@@ -113,7 +113,7 @@ def test_samples_end_with_the_block(tmp_path):
     trainer = train(tmp_path, ["abcabcabcabcabc"], num_steps=50, block_size=4)
     for _ in range(50):
         trainer.step()
-    sampler = Sampler(trainer.config, trainer.params, trainer.vocab)
+    sampler = Sampler(trainer.params)
     assert max(len(sampler.sample(trainer.rng, 1.0)) for _ in range(20)) == 4
 
 
@@ -135,7 +135,7 @@ def test_loss_not_finite(tmp_path, dtype, bad):
 def test_sampling_not_finite(tmp_path):
     """Where the logits are not finite nothing is drawn, at no temperature: the sampler raises."""
     trainer = train(tmp_path, ["ab"])
-    sampler = Sampler(trainer.config, trainer.params, trainer.vocab)
+    sampler = Sampler(trainer.params)
     for bad in (np.nan, np.inf):
         trainer.params["lm_head"][:] = bad
         for temperature in (0, 1.0):

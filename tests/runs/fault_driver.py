@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from helpers import tiny_trainer
+
 from microgpt import run
-from microgpt.checkpoint import CheckpointError
+from microgpt.errors import CheckpointError
 
 SHORT, KILL = -1, -2
 FAULTS = [(kind, action) for kind in ("open", "close", "rename", "link", "unlink") for action in (errno.EIO, KILL)]

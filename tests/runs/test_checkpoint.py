@@ -9,8 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 from helpers import everything, tiny_trainer
+
 from microgpt import checkpoint
-from microgpt.checkpoint import CheckpointError
+from microgpt.errors import CheckpointError
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

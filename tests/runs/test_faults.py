@@ -14,8 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import everything, microgpt, tiny_trainer, write_names
+
 from microgpt import checkpoint, loop, run
-from microgpt.checkpoint import CheckpointError
+from microgpt.errors import CheckpointError
 
 HERE = Path(__file__).parent
 TINY_FLAGS = ["--n-embd", 4, "--n-head", 2, "--block-size", 4, "--num-samples", 0]
@@ -33,7 +34,10 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     shim = folder / "faults.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, HERE / "faults.c", "-ldl"], check=True)
-    environment = os.environ | {"LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)])}
+    environment = os.environ | {
+        "LD_PRELOAD": str(shim),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)]),
+    }
     command = [sys.executable, HERE / "fault_driver.py", folder]
     process = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300

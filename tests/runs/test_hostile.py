@@ -13,8 +13,9 @@ import zipfile
 import numpy as np
 import pytest
 from helpers import everything, often, tiny_trainer
+
 from microgpt import checkpoint
-from microgpt.checkpoint import CheckpointError
+from microgpt.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")

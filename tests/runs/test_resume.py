@@ -11,9 +11,10 @@ import time
 
 import pytest
 from helpers import ROOT, SLOW, microgpt, often, write_names
+
 from microgpt import run
 from microgpt.__main__ import main
-from microgpt.checkpoint import CheckpointError
+from microgpt.errors import CheckpointError
 
 SMALL = ["--n-embd", 8, "--n-head", 2, "--block-size", 8]
 FILES = [run.CHECKPOINT, run.METRICS, run.CONFIG]

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from helpers import ROOT, everything, often, write_names
+
 from microgpt import checkpoint, run
 from microgpt.config import Config
 from microgpt.trainer import Trainer
