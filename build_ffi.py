@@ -1,20 +1,23 @@
 """Build the compiled kernels, one cffi (API mode) module for each instruction set: microgpt._kernels_<isa>.
 
 pyproject.toml says what is compiled; this file says what of it Python may call and for which processors it is built.
-All modules come from the same sources and give the same bits; microgpt/kernels.py picks one when it is imported.
+All modules come from the same sources and give the same bits; microgpt/c.py picks one when it is imported.
 """
 
 import copy
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 
+import numpy
 from cffi import FFI
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 CSRC = Path(__file__).resolve().parent / "csrc"
+HEADERS = "kernels.h", "program.h", "numpy.h"
 
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
@@ -25,12 +28,16 @@ FLAGS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(
 )
 
 
+def declarations(header):
+    """The header for cffi, which knows no preprocessor: without its lines that begin with #, and what is C++'s alone."""
+    text = re.sub(r"#ifdef __cplusplus\n.*?#endif\n", "", (CSRC / header).read_text(), flags=re.DOTALL)
+    return re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
+
+
 def make_ffibuilder(name):
     ffibuilder = FFI()
-    headers = "kernels.h", "arrays.h"
-    ffibuilder.cdef("\n".join((CSRC / header).read_text() for header in headers))
-    includes = "<stddef.h>", "<stdint.h>", *(f'"{header}"' for header in headers)
-    ffibuilder.set_source(name, "\n".join(f"#include {header}" for header in includes))
+    ffibuilder.cdef("\n".join(map(declarations, HEADERS)))
+    ffibuilder.set_source(name, "\n".join(f'#include "{header}"' for header in HEADERS))
     return ffibuilder
 
 
@@ -45,6 +52,7 @@ class BuildExt(build_ext):
             for isa, flags in FLAGS.items():
                 variant = copy.deepcopy(extensions[0])
                 variant.name = f"microgpt._kernels_{isa}"
+                variant.include_dirs.append(numpy.get_include())
                 variant.extra_compile_args += flags + extra
                 variant.extra_link_args += [flag for flag in extra if flag.startswith(("-fsanitize", "--coverage"))]
                 self.distribution.ext_modules.append(variant)

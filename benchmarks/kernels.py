@@ -8,12 +8,14 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import timeit
+from importlib import import_module
 
 import numpy as np
 
 from microgpt import kernels
 
 RNG = np.random.default_rng(0)
+C = import_module(f"microgpt._kernels_{kernels.ISA}")  # the compiled module itself
 
 
 def best(functions, number, repeat):
@@ -30,7 +32,7 @@ def matrix(m, n, dtype):
 
 
 def pointer(a):
-    return kernels.ffi.from_buffer(f"{'float' if a.dtype == np.float32 else 'double'}[]", a.T)
+    return C.ffi.from_buffer(f"{'float' if a.dtype == np.float32 else 'double'}[]", a.T)
 
 
 def overhead():
@@ -39,7 +41,7 @@ def overhead():
     for dtype in (np.float32, np.float64):
         for n in (4, 8, 16, 32, 64):
             w, x, y = matrix(n, n, dtype), matrix(n, n, dtype), matrix(n, n, dtype)
-            bare = kernels.lib.matmul_forward_f32 if dtype == np.float32 else kernels.lib.matmul_forward_f64
+            bare = C.lib.microgpt_matmul_forward_f32 if dtype == np.float32 else C.lib.microgpt_matmul_forward_f64
             arguments = (*map(pointer, (y, w, x)), n, n, n, n, n, n)
             times = best(
                 {
@@ -60,30 +62,30 @@ def overhead():
 def every_call():
     print("| a checked call on 16 x 16 float64, `out=` given | bare C call | checked call | the checks |")
     print("|---|---|---|---|")
-    n, lib = 16, kernels.lib
+    n, lib = 16, C.lib
     a, b, c, d, e = (matrix(n, n, np.float64) for _ in range(5))
     rstd = np.ones(n)
     pa, pb, pc, pd, pe, prstd = map(pointer, (a, b, c, d, e, rstd))
     rows = {
         "softmax_forward": (
-            lambda: lib.softmax_forward_f64(pc, pa, n, n, n, n),
+            lambda: lib.microgpt_softmax_forward_f64(pc, pa, n, n, n, n),
             lambda: kernels.softmax_forward(a, out=c),
         ),
         "softmax_backward": (
-            lambda: lib.softmax_backward_f64(pc, pa, pb, n, n, n, n, n),
+            lambda: lib.microgpt_softmax_backward_f64(pc, pa, pb, n, n, n, n, n, -1),
             lambda: kernels.softmax_backward(a, b, out=c, accumulate=True),
         ),
         "rmsnorm_forward": (
-            lambda: lib.rmsnorm_forward_f64(pc, prstd, pa, 1e-5, n, n, n, n),
+            lambda: lib.microgpt_rmsnorm_forward_f64(pc, prstd, pa, 1e-5, n, n, n, n),
             lambda: kernels.rmsnorm_forward(a, out=(c, rstd)),
         ),
         "rmsnorm_backward": (
-            lambda: lib.rmsnorm_backward_f64(pc, pa, pb, prstd, n, n, n, n, n),
+            lambda: lib.microgpt_rmsnorm_backward_f64(pc, pa, pb, prstd, n, n, n, n, n, -1),
             lambda: kernels.rmsnorm_backward(a, b, rstd, out=c, accumulate=True),
         ),
-        "relu_forward": (lambda: lib.relu_forward_f64(pc, pa, n * n), lambda: kernels.relu_forward(a, out=c)),
+        "relu_forward": (lambda: lib.microgpt_relu_forward_f64(pc, pa, n * n), lambda: kernels.relu_forward(a, out=c)),
         "matmul_backward": (
-            lambda: lib.matmul_backward_f64(pc, pd, pa, pb, pe, n, n, n, n, n, n, n, n),
+            lambda: lib.microgpt_matmul_backward_f64(pc, pd, pa, pb, pe, n, n, n, n, n, n, n, n, -1),
             lambda: kernels.matmul_backward(a, b, e, out=(c, d), accumulate=True),
         ),
     }

@@ -31,9 +31,9 @@ import argparse
 import time
 from collections import defaultdict
 
+from microgpt import c
 from microgpt.commands import add_settings
 from microgpt.config import Config, parsed
-from microgpt.kernels import ISA, ffi
 from microgpt.trainer import Trainer
 
 
@@ -54,22 +54,20 @@ def main():
     trainer = Trainer(config)
     for _ in range(100):
         trainer.step()
-    program, (start, n) = trainer.program, trainer.dataset.batch(100)
-    run, batch, calls = program.run_kernels, program.batch, program.calls
-    names = {number: name.lower() for number, name in ffi.typeof("enum kernel").elements.items()}
-    empty = least(lambda: run(calls, 0, batch, start, n))
+    replay, (start, n) = trainer.replay, trainer.dataset.batch(100)
+    nothing = c.recorded(config.dtype, [])
+    empty = least(lambda: nothing(start, n))
     spent, count = defaultdict(float), defaultdict(int)
-    for i in range(len(calls)):
-        name = names[calls[i].kernel]
+    for (name, _, fields), call in zip(trainer.program.calls, replay.calls):
         if name.startswith("matmul"):
-            name += f" {calls[i].size[0]} x {calls[i].size[1]}"
-        one = calls + i
-        spent[name] += least(lambda: run(one, 1, batch, start, n)) - empty
+            name += f" {fields['m']} x {fields['k']}"
+        alone = c.recorded(config.dtype, [call])
+        spent[name] += least(lambda: alone(start, n)) - empty
         count[name] += 1
     adam = least(trainer.adam.step)
-    whole = least(lambda: run(calls, len(calls), batch, start, n)) + adam
+    whole = least(lambda: replay.over(start, n)) + adam
     spent["adam (with its call)"], count["adam (with its call)"] = adam, 1
-    print(f"{config.dtype}, batch {config.batch_size}, n_embd {config.n_embd}, {n} columns, {ISA}")
+    print(f"{config.dtype}, batch {config.batch_size}, n_embd {config.n_embd}, {n} columns, {c.ISA}")
     for name, us in sorted(spent.items(), key=lambda item: -item[1]):
         print(f"{us:9.2f} us {100 * us / whole:5.1f} %  {count[name]:3d} x {name}")
     print(f"{sum(spent.values()):9.2f} us           sum\n{whole:9.2f} us           program and Adam together")

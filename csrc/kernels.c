@@ -1,134 +1,437 @@
-/* The kernels, compiled from one body for float and for double; kernels.h is what they offer.
+/* The kernels: matmul, softmax, RMSNorm and the others, each forward pass with its backward pass.  kernels.h says what
+   each one computes; attention has a file of its own.
 
-   Build with -ffp-contract=off: where a multiply and an add are fused the code says fma, and nowhere else.
-   With that, and without fast-math, every build gives the same bits: AVX-512, AVX2, NEON or plain C. */
+   This file is compiled twice, as part of f32.c and of f64.c, which say what a `real` is.  Build it with
+   -ffp-contract=off: where a multiply and an add are fused the code says fmadd, and nowhere else.  With that, and without
+   fast-math, every build gives the same bits: AVX-512, AVX2, NEON or plain C.
 
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-#if defined(__AVX2__) || defined(__AVX512F__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
+   Sizes of matrices are m, k, n; the distance between the columns of x is ldx.  `INLINE` functions whose argument is a
+   `const int` are compiled anew for each constant that they are called with. */
+
+#include "common.h"
 
 #include "kernels.h"
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
-#error "the kernels promise exact bits: build them without -ffast-math"
-#endif
+#include "vector.h"
 
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
-#error "expected gcc 12 or newer, or clang: the kernels use __builtin_shufflevector"
-#endif
+#include "functions.h"
 
-#define INLINE static inline __attribute__((always_inline))
+/* ---- transposing ---- */
 
-enum { STRETCH = 256 }; /* so many tokens, or a document more, are in attention's hands at a time */
-
-size_t token_rows(int n_tokens)
+/* dst (cols x rows, leading dimension ldd) = src^T (rows x cols, leading dimension lds), in squares of W x W.  With `pad`,
+   zeros follow each column of dst up to a whole vector; with `add`, dst += src^T. */
+INLINE void transpose_to(real *dst, size_t ldd, const real *src, size_t lds, int rows, int cols, const int pad,
+                         const int add)
 {
-    /* a multiple of LANES is whole vectors at any width; an odd one, for columns a power of two apart crowd the cache */
-    return (((size_t)n_tokens + LANES - 1) / LANES | 1) * LANES;
+    for (int j = 0; j < cols; j += W) {
+        const int width = cols - j < W ? cols - j : W;
+        for (int i = 0; i < rows; i += W) {
+            const int height = rows - i < W ? rows - i : W;
+            const real *from = src + (size_t)j * lds + i;
+            real *to = dst + (size_t)i * ldd + j;
+            vec r[W];
+            for (int l = 0; l < W; l++)
+                r[l] = l < width ? load_left(from + l * lds, height) : set1(0);
+            transpose_lanes(r);
+            for (int l = 0; l < height; l++, to += ldd)
+                store_left(to, add ? load_left(to, width) + r[l] : r[l], pad ? W : width);
+        }
+    }
 }
 
-size_t attention_rows(int n_tokens)
+static void transpose(real *dst, size_t ldd, const real *src, size_t lds, int rows, int cols)
 {
-    /* every stretch but the last has STRETCH tokens or more, and each is padded by less than 2 LANES */
-    return n_tokens + (size_t)(n_tokens / STRETCH + 1) * 2 * LANES;
+    transpose_to(dst, ldd, src, lds, rows, cols, 0, 0);
 }
 
-/* Whether to go from the last column to the first.  Where `out` lies a little after `in`, but for their pages, loads of
-   the next columns would wait for the stores to this one: the processor takes their addresses for the same. */
-static inline int from_last(const void *out, const void *in) { return ((uintptr_t)out - (uintptr_t)in) % 4096 < 2048; }
-
-#define real float
-#define bits uint32_t
-#define REAL_BYTES 4
-#define FN(name) name##_f32
-#define SCALAR(name) name##f
-#define AVX512(name) _mm512_##name##_ps
-#define AVX512_COMPARE _mm512_cmp_ps_mask
-#define AVX512_MASK __mmask16
-#define AVX2(name) _mm256_##name##_ps
-#define NEON(name) name##_f32
-#define ALL_ON -1, -1, -1, -1, -1, -1, -1, -1
-#define MANTISSA_BITS 23
-#define MANTISSA_MASK 0x7fffffu
-#define EXPONENT_BIAS 127
-#define ROUNDER 0x1.8p23f
-#define ROUNDER_BITS 0x4b400000u
-#define ONE_BITS 0x3f800000u
-#define SQRT_HALF_BITS 0x3f3504f3u
-#define RSQRT_BITS 0x5f375a86u
-#define RSQRT_STEPS 1
-#define TINY 0x1p-52f       /* what is far below the rounding of the numbers it meets */
-#define TINY_STATE 0x1p-108f /* Adam's m and v, with room to decay before they are subnormal */
-#define LOG_TINY -36.043653f
-#define EXP_MIN -87.33654f /* log of the smallest normal number */
-#define LOG2_E 1.44269504f
-#define LN2_HIGH 0.69140625f
-#define LN2_LOW 1.7409305599e-3f
-#define EXP_COEFFICIENTS {0.5f, 0.16666577f, 0.041666555f, 8.363179e-3f, 1.3926184e-3f}
-#define LOG_COEFFICIENTS {0.66666685f, 0.39988747f, 0.29581486f}
-#include "kernels.inc"
-
-#define real double
-#define bits uint64_t
-#define REAL_BYTES 8
-#define FN(name) name##_f64
-#define SCALAR(name) name
-#define AVX512(name) _mm512_##name##_pd
-#define AVX512_COMPARE _mm512_cmp_pd_mask
-#define AVX512_MASK __mmask8
-#define AVX2(name) _mm256_##name##_pd
-#define NEON(name) name##_f64
-#define ALL_ON -1, -1, -1, -1
-#define MANTISSA_BITS 52
-#define MANTISSA_MASK 0xfffffffffffffull
-#define EXPONENT_BIAS 1023
-#define ROUNDER 0x1.8p52
-#define ROUNDER_BITS 0x4338000000000000ull
-#define ONE_BITS 0x3ff0000000000000ull
-#define SQRT_HALF_BITS 0x3fe6a09e667f3bcdull
-#define RSQRT_BITS 0x5fe6eb50c7b537a9ull
-#define RSQRT_STEPS 2
-#define TINY 0x1p-460
-#define TINY_STATE 0x1p-924
-#define LOG_TINY -318.8477030575765
-#define EXP_MIN -708.3964185322641
-#define LOG2_E 1.4426950408889634
-#define LN2_HIGH 0x1.62e42fefa3800p-1
-#define LN2_LOW 5.497923018708371e-14
-#define EXP_COEFFICIENTS {0.5000000000000001, 0.16666666666666669, 0.04166666666662413, 0.008333333333330062,  \
-        0.0013888888917213717, 0.00019841269863053618, 2.4801521295954376e-05, 2.7557268459997064e-06,           \
-        2.7620088445409746e-07, 2.510038549551032e-08}
-#define LOG_COEFFICIENTS {0.666666666666667, 0.39999999999898594, 0.2857142862638853, 0.22222211067419392,     \
-        0.18182894030543298, 0.15331558670323325, 0.14618462083796982}
-#include "kernels.inc"
-
-int best_isa(void)
+static void transpose_pad(real *dst, size_t ldd, const real *src, size_t lds, int rows, int cols)
 {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw"))
-        return 2;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#elif defined(__aarch64__)
-    return 1;
+    transpose_to(dst, ldd, src, lds, rows, cols, 1, 0);
+}
+
+static void transpose_add(real *dst, size_t ldd, const real *src, size_t lds, int rows, int cols)
+{
+    transpose_to(dst, ldd, src, lds, rows, cols, 0, 1);
+}
+
+/* ---- matmul: one product serves forward, dw and dx, for they differ only in what is transposed ----
+
+   c is computed in tiles of up to TILE_HEIGHT vectors by TILE_WIDTH columns, whose sums stay in registers while k runs.
+   Each step of k loads a tile's height of a column of a, and multiplies it by one number of b for each column of c. */
+
+/* A tile `height` vectors high, the last of them masked, and `width` columns wide: c = a b, or c += a b, over k.
+   Its loops are unrolled, so that each of `sum` is a register.  a's columns are lda apart; element (p, j) of b is at
+   b[p*b_k + j*b_n]. */
+INLINE void tile(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t b_k, size_t b_n, int k,
+                 int accumulate, mask last, const int height, const int width)
+{
+    vec sum[TILE_HEIGHT][12];
+#pragma GCC unroll 12
+    for (int j = 0; j < width; j++)
+#pragma GCC unroll 4
+        for (int i = 0; i < height; i++)
+            sum[i][j] = accumulate ? load_some(c + j * ldc + i * W, i == height - 1 ? last : first(W)) : set1(0);
+    for (int p = 0; p < k; p++) {
+        vec column[TILE_HEIGHT];
+        for (int i = 0; i < height - 1; i++)
+            column[i] = load(a + i * W);
+        column[height - 1] = load_some(a + (height - 1) * W, last);
+#pragma GCC unroll 12
+        for (int j = 0; j < width; j++) {
+            const vec x = set1(b[j * b_n]);
+            for (int i = 0; i < height; i++)
+                sum[i][j] = fmadd(column[i], x, sum[i][j]);
+        }
+        a += lda;
+        b += b_k;
+    }
+#pragma GCC unroll 12
+    for (int j = 0; j < width; j++)
+#pragma GCC unroll 4
+        for (int i = 0; i < height; i++)
+            store_some(c + j * ldc + i * W, sum[i][j], i == height - 1 ? last : first(W));
+}
+
+/* One function for each size of tile, and tiles[height][width] to find it. */
+typedef void tile_function(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t b_k, size_t b_n, int k,
+                           int accumulate, mask last);
+
+#define UP_TO_2(size, h) size(h, 1) size(h, 2)
+#define UP_TO_6(size, h) UP_TO_2(size, h) size(h, 3) size(h, 4) size(h, 5) size(h, 6)
+#define UP_TO_8(size, h) UP_TO_6(size, h) size(h, 7) size(h, 8)
+#define UP_TO_12(size, h) UP_TO_8(size, h) size(h, 9) size(h, 10) size(h, 11) size(h, 12)
+#if W == 1
+#define TILES(size) UP_TO_2(size, 1) UP_TO_2(size, 2) UP_TO_2(size, 3) UP_TO_2(size, 4)
+#elif TILE_HEIGHT == 2
+#define TILES(size) UP_TO_12(size, 1) UP_TO_6(size, 2)
 #else
-    return 0;
+#define TILES(size) UP_TO_12(size, 1) UP_TO_12(size, 2) UP_TO_8(size, 3) UP_TO_6(size, 4)
 #endif
+
+#define DEFINE_TILE(height, width)                                                                                 \
+    static void tile_##height##x##width(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t b_k, \
+                                        size_t b_n, int k, int accumulate, mask last)                              \
+    {                                                                                                              \
+        tile(c, ldc, a, lda, b, b_k, b_n, k, accumulate, last, height, width);                                     \
+    }
+TILES(DEFINE_TILE)
+
+#define TILE_ENTRY(height, width) [height][width] = tile_##height##x##width,
+static tile_function *const tiles[TILE_HEIGHT + 1][13] = {TILES(TILE_ENTRY)};
+
+/* A panel of a: PANEL_ROWS rows and up to PANEL_DEPTH columns, laid out column after column, so that tiles read it in
+   order.  For fewer than MANY columns of c, packing costs more than it saves. */
+enum { PANEL_ROWS = TILE_HEIGHT * W, PANEL_DEPTH = 384, MANY = 192 };
+
+static void pack(real *panel, const real *a, size_t a_m, size_t a_k, int rows, int depth)
+{
+    if (a_m != 1)
+        transpose(panel, PANEL_ROWS, a, a_m, depth, rows);
+    else
+        for (int p = 0; p < depth; p++)
+            for (int i = 0; i < rows; i += W)
+                store(panel + p * PANEL_ROWS + i, load_some(a + p * a_k + i, first(rows - i)));
 }
 
-const char *compiler(void)
+/* c = a b or c += a b.  c: m x n.  Element (i, p) of a is at a[i*a_m + p*a_k] and one of the two strides is 1;
+   b as in tile.  Tiles and blocks of k change nothing in the order in which an element's products are added. */
+static void product(real *c, size_t ldc, const real *a, size_t a_m, size_t a_k, const real *b, size_t b_k, size_t b_n,
+                    int m, int n, int k, int accumulate)
 {
-#if defined(__clang__)
-    return "clang " __clang_version__;
-#elif defined(__GNUC__)
-    return "gcc " __VERSION__;
-#else
-    return "unknown";
-#endif
+    real panel[PANEL_DEPTH * PANEL_ROWS];
+    if (m > 0 && k == 0 && !accumulate)
+        for (int j = 0; j < n; j++)
+            memset(c + j * ldc, 0, m * sizeof *c);
+    for (int p = 0; p < k; p += PANEL_DEPTH) {
+        const int depth = k - p < PANEL_DEPTH ? k - p : PANEL_DEPTH, goes_on = accumulate || p > 0;
+        for (int i = 0; i < m; i += PANEL_ROWS) {
+            const int rows = m - i < PANEL_ROWS ? m - i : PANEL_ROWS, height = (rows + W - 1) / W;
+            const mask last = first(rows - (height - 1) * W);
+            const real *block = a + i * a_m + p * a_k;
+            size_t block_ld = a_k;
+            if (a_m != 1 || n >= MANY) {
+                pack(panel, block, a_m, a_k, rows, depth);
+                block = panel;
+                block_ld = PANEL_ROWS;
+            }
+            const int widest = TILE_WIDTH(height), n_tiles = (n + widest - 1) / widest;
+            for (int t = 0, j = 0; t < n_tiles; t++) {
+                const int width = (n - j + n_tiles - t - 1) / (n_tiles - t); /* even shares: 7 columns are 4 + 3 */
+                tiles[height][width](c + j * ldc + i, ldc, block, block_ld, b + p * b_k + j * b_n, b_k, b_n, depth,
+                                     goes_on, last);
+                j += width;
+            }
+        }
+    }
+}
+
+void API(matmul_forward)(real *y, const real *w, const real *x, int m, int k, int n, int ldy, int ldw, int ldx)
+{
+    product(y, ldy, w, 1, ldw, x, 1, ldx, m, n, k, 0);
+}
+
+void API(matmul_backward)(real *dw, real *dx, const real *dy, const real *w, const real *x, int m, int k, int n,
+                          int lddw, int lddx, int lddy, int ldw, int ldx, int accumulate)
+{
+    if (dw) /* (m x k) = dy x^T: sums over tokens */
+        product(dw, lddw, dy, 1, lddy, x, ldx, 1, m, k, n, accumulate & 1);
+    if (dx) /* (k x n) = w^T dy: sums over rows of w */
+        product(dx, lddx, w, ldw, 1, dy, 1, lddy, k, n, m, accumulate & 2);
+}
+
+/* ---- down each column: softmax and rmsnorm ---- */
+
+/* a . b, in LANES partial sums */
+INLINE real dot(const real *a, const real *b, int m)
+{
+    vec sum[LANES / W] = {0};
+    ptrdiff_t i = 0;
+    for (; m - i >= LANES; i += LANES)
+        for (int l = 0; l < LANES / W; l++)
+            sum[l] = fmadd(load(a + i + l * W), load(b + i + l * W), sum[l]);
+    for (int l = 0; i < m; l++, i += W)
+        sum[l] = fmadd(load_left(a + i, m - i), load_left(b + i, m - i), sum[l]);
+    return reduce(sum);
+}
+
+INLINE real largest(const real *x, int m)
+{
+    vec top = set1(x[0]);
+    ptrdiff_t i = 0;
+    for (; m - i >= W; i += W)
+        top = max(top, load(x + i));
+    const mask rest = first(m - i);
+    top = select(rest, max(top, load_some(x + i, rest)), top);
+    return lane0(max_lanes(top));
+}
+
+/* p = exp(x - top); returns the sum of p, taken in LANES partial sums */
+INLINE real exp_column(real *p, const real *x, real top, int m)
+{
+    vec sum[LANES / W] = {0};
+    ptrdiff_t i = 0;
+    for (; m - i >= LANES; i += LANES)
+        for (int l = 0; l < LANES / W; l++) {
+            const vec e = exp_nonpositive(load(x + i + l * W) - top, EXP_MIN);
+            store(p + i + l * W, e);
+            sum[l] += e;
+        }
+    for (int l = 0; i < m; l++, i += W) {
+        const vec e = exp_nonpositive(load_left(x + i, m - i) - top, EXP_MIN);
+        store_left(p + i, e, m - i);
+        sum[l] += select(first(m - i), e, set1(0));
+    }
+    return reduce(sum);
+}
+
+INLINE void scale_column(real *y, const real *x, real by, int m)
+{
+    for (ptrdiff_t i = 0; i < m; i += W)
+        store_left(y + i, load_left(x + i, m - i) * by, m - i);
+}
+
+/* Whether to go from the last column to the first.  A load whose address equals that of an earlier store in the low 12
+   bits waits for it, for that is all the processor compares at first.  Where `out` lies less than half a page behind
+   `in`, so counted, the loads of the next columns would meet the stores of this one; in the other direction they do not. */
+INLINE int backwards(const void *out, const void *in) { return ((uintptr_t)out - (uintptr_t)in) % 4096 < 2048; }
+
+/* call(m) for every column j, with m as a constant where it is a common size: the column then stays in registers from
+   one pass over it to the next. */
+#define EACH_COLUMN(out, in, call)            \
+    const int from_last = backwards(out, in); \
+    switch (m) {                              \
+    case 16:                                  \
+        COLUMNS(call, 16)                     \
+        break;                                \
+    case 32:                                  \
+        COLUMNS(call, 32)                     \
+        break;                                \
+    case 64:                                  \
+        COLUMNS(call, 64)                     \
+        break;                                \
+    default:                                  \
+        COLUMNS(call, m)                      \
+    }
+#define COLUMNS(call, m)                            \
+    for (int i = 0; i < n; i++) {                   \
+        const size_t j = from_last ? n - 1 - i : i; \
+        call(m);                                    \
+    }
+
+INLINE void softmax_column(real *restrict p, const real *restrict x, int m)
+{
+    if (m == 0)
+        return;
+    const real sum = exp_column(p, x, largest(x, m), m);
+    scale_column(p, p, 1 / sum, m);
+}
+
+void API(softmax_forward)(real *p, const real *x, int m, int n, int ldp, int ldx){
+#define SOFTMAX(m) softmax_column(p + j * ldp, x + j * ldx, m)
+    EACH_COLUMN(p, x, SOFTMAX)}
+
+INLINE void softmax_column_backward(real *restrict dx, const real *restrict dp, const real *restrict p, int m,
+                                    int accumulate)
+{
+    const real mean = dot(dp, p, m); /* of dp, by the probabilities p */
+    for (ptrdiff_t i = 0; i < m; i += W) {
+        const vec d = load_left(dp + i, m - i) - mean, before = accumulate ? load_left(dx + i, m - i) : set1(0);
+        store_left(dx + i, fmadd(load_left(p + i, m - i), d, before), m - i);
+    }
+}
+
+void API(softmax_backward)(real *dx, const real *dp, const real *p, int m, int n, int lddx, int lddp, int ldp,
+                           int accumulate){
+#define SOFTMAX_BACKWARD(m) softmax_column_backward(dx + j * lddx, dp + j * lddp, p + j * ldp, m, accumulate)
+    EACH_COLUMN(dx, p, SOFTMAX_BACKWARD)}
+
+INLINE void rmsnorm_column(real *restrict y, real *restrict rstd, const real *restrict x, real eps, int m)
+{
+    *rstd = 1 / SQRT(dot(x, x, m) / m + eps);
+    scale_column(y, x, *rstd, m);
+}
+
+void API(rmsnorm_forward)(real *y, real *rstd, const real *x, real eps, int m, int n, int ldy, int ldx){
+#define RMSNORM(m) rmsnorm_column(y + j * ldy, rstd + j, x + j * ldx, eps, m)
+    EACH_COLUMN(y, x, RMSNORM)}
+
+INLINE void rmsnorm_column_backward(real *restrict dx, const real *restrict dy, const real *restrict y, real rstd,
+                                    int m, int accumulate)
+{
+    /* forward: y = x rstd, and d rstd / dx = -rstd^3 x / m = -rstd^2 y / m */
+    const vec mean = set1(dot(dy, y, m) / m), scale = set1(rstd);
+    for (ptrdiff_t i = 0; i < m; i += W) {
+        const vec d = fmadd(set1(0) - mean, load_left(y + i, m - i), load_left(dy + i, m - i));
+        const vec before = accumulate ? load_left(dx + i, m - i) : set1(0);
+        store_left(dx + i, fmadd(scale, d, before), m - i);
+    }
+}
+
+void API(rmsnorm_backward)(real *dx, const real *dy, const real *y, const real *rstd, int m, int n, int lddx, int lddy,
+                           int ldy, int accumulate)
+{
+#define RMSNORM_BACKWARD(m) rmsnorm_column_backward(dx + j * lddx, dy + j * lddy, y + j * ldy, rstd[j], m, accumulate)
+    EACH_COLUMN(dx, y, RMSNORM_BACKWARD)
+}
+
+/* ---- elementwise ---- */
+
+void API(relu_forward)(real *y, const real *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = 0 > x[i] ? 0 : x[i]; /* a NaN stays one */
+}
+
+void API(relu_backward)(real *dx, const real *dy, const real *y, size_t n, int accumulate)
+{
+    for (size_t i = 0; i < n; i += W) {
+        const ptrdiff_t left = n - i;
+        const mask on = less(set1(0), load_left(y + i, left));
+        const vec d = select(on, load_left(dy + i, left), set1(0));
+        const vec before = accumulate ? load_left(dx + i, left) : set1(0);
+        store_left(dx + i, before + d, left); /* 0 + -0 is 0, so overwriting never gives -0 */
+    }
+}
+
+void API(add_forward)(real *y, const real *a, const real *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = a[i] + b[i];
+}
+
+/* d = dy, or d += dy */
+INLINE void add_to(real *d, const real *dy, size_t n, int accumulate)
+{
+    if (accumulate)
+        API(add_forward)(d, d, dy, n);
+    else if (n > 0)
+        memcpy(d, dy, n * sizeof *d);
+}
+
+void API(add_backward)(real *da, real *db, const real *dy, size_t n, int accumulate)
+{
+    add_to(da, dy, n, accumulate & 1);
+    add_to(db, dy, n, accumulate & 2);
+}
+
+/* ---- embedding ---- */
+
+void API(embedding_forward)(real *x, const real *wte, const real *wpe, const int32_t *token, const int32_t *position,
+                            int n_embd, int n_tokens)
+{
+    for (int t = 0; t < n_tokens; t++)
+        API(add_forward)(x + (size_t)t * n_embd, wte + (size_t)token[t] * n_embd, wpe + (size_t)position[t] * n_embd,
+                         n_embd);
+}
+
+void API(embedding_backward)(real *dwte, real *dwpe, const real *dx, const int32_t *token, const int32_t *position,
+                             int n_embd, int vocab_size, int block_size, int n_tokens, int accumulate)
+{
+    if (n_embd > 0 && !(accumulate & 1))
+        memset(dwte, 0, (size_t)n_embd * vocab_size * sizeof *dwte);
+    if (n_embd > 0 && !(accumulate & 2))
+        memset(dwpe, 0, (size_t)n_embd * block_size * sizeof *dwpe);
+    for (int t = 0; t < n_tokens; t++)
+        API(add_backward)(dwte + (size_t)token[t] * n_embd, dwpe + (size_t)position[t] * n_embd,
+                          dx + (size_t)t * n_embd, n_embd, -1);
+}
+
+/* ---- cross-entropy: softmax and -log in one ---- */
+
+void API(cross_entropy_forward)(real *losses, real *probs, real *loss, const real *logits, const int32_t *target,
+                                const real *weight, int m, int n)
+{
+    /* -log p[target] = log(sum exp(x - max)) - (x[target] - max), and the sum is 1 or more: it has a term exp(0) */
+    *loss = 0;
+    for (int j = 0; j < n; j += W) {
+        const int columns = n - j < W ? n - j : W;
+        real top[W], sum[W] = {0}, picked[W] = {0};
+        for (int l = 0; l < columns; l++, logits += m) {
+            top[l] = largest(logits, m);
+            sum[l] = exp_column(probs + (size_t)l * m, logits, top[l], m);
+            picked[l] = logits[target[j + l]] - top[l];
+        }
+        for (int l = 0; l < columns; l++, probs += m)
+            scale_column(probs, probs, 1 / sum[l], m);
+        store_left(losses + j, log_from_one(load(sum)) - load(picked), columns);
+        for (int l = 0; l < columns; l++)
+            *loss = FMA(weight[j + l], losses[j + l], *loss);
+    }
+}
+
+void API(cross_entropy_backward)(real *dlogits, const real *probs, const int32_t *target, const real *weight, int m,
+                                 int n, int accumulate)
+{
+    for (int j = 0; j < n; j++, dlogits += m, probs += m) {
+        const vec w = set1(weight[j]);
+        for (ptrdiff_t i = 0; i < m; i += W) {
+            const vec p = drop_tiny(load_left(probs + i, m - i), TINY);
+            const vec before = accumulate ? load_left(dlogits + i, m - i) : set1(0);
+            store_left(dlogits + i, fmadd(w, p, before), m - i);
+        }
+        dlogits[target[j]] -= weight[j]; /* d -log p[target] / dx = p - onehot(target) */
+    }
+}
+
+/* ---- Adam ----
+
+   Where a gradient is tiny or stays 0, its square, and m and v as they decay, would be subnormal, and slow: they are
+   dropped before, where they are far too small to matter beside eps. */
+
+void API(adam)(real *param, real *m, real *v, const real *grad, double learning_rate, double beta1, double beta2,
+               double eps, double m_correction, double v_correction, size_t n)
+{
+    const vec b1 = set1(beta1), b2 = set1(beta2), c1 = set1(1 - beta1), c2 = set1(1 - beta2);
+    const vec rate = set1(-learning_rate / m_correction), widen = set1(1 / v_correction);
+    const vec eps_ = set1(eps);
+    for (size_t i = 0; i < n; i += W) {
+        const ptrdiff_t left = n - i;
+        const vec g = drop_tiny(load_left(grad + i, left), TINY);
+        const vec m_ = fmadd(b1, load_left(m + i, left), c1 * g);
+        const vec v_ = fmadd(b2, load_left(v + i, left), c2 * (g * g));
+        const vec root = square_root(v_ * widen) + eps_;
+        store_left(m + i, drop_tiny(m_, TINY_STATE), left);
+        store_left(v + i, drop_tiny(v_, TINY_STATE), left);
+        store_left(param + i, fmadd(rate, m_ / root, load_left(param + i, left)), left);
+    }
 }

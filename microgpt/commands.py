@@ -194,15 +194,14 @@ def run_info(arguments):
     import cffi
     import numpy
 
-    from . import __version__, kernels
+    from . import __version__, c
 
-    compiler = kernels.ffi.string(kernels.lib.compiler()).decode()
     print(f"microgpt     {__version__}")
     print(f"package      {Path(__file__).parent}")
     print(f"python       {platform.python_version()} ({sys.executable})")
     print(f"numpy, cffi  {numpy.__version__}, {cffi.__version__}")
-    print(f"compiler     {compiler}")
-    print(f"kernels      {kernels.ISA} (MICROGPT_ISA forces another)")
+    print(f"compiler     {c.compiler()}")
+    print(f"kernels      {c.ISA} (MICROGPT_ISA forces another)")
     print("threads      1")
 
 

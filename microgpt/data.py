@@ -86,6 +86,11 @@ class Dataset:
         self.weight = np.resize(self.weight, n_columns)
         self.offsets = offsets.tolist()  # plain ints: the training loop indexes it every step
 
+    @property
+    def arrays(self):
+        """What a program reads of a batch, by the names of model.py."""
+        return {"tokens": self.token, "positions": self.position, "targets": self.target, "weights": self.weight}
+
     def batch(self, step):
         """The first column of this step's batch and how many columns it has."""
         first = step * self.batch_size % self.n_documents

@@ -1,163 +1,143 @@
-"""A program: kernel calls written down once, with their arrays, and then run on batch after batch by one C call.
+"""A program: kernel calls recorded once, given memory, and then replayed on batch after batch by one call of C.
 
-Each method records one call of the kernel of its name.  A forward method makes the array it computes and returns it;
-a backward method takes the gradients it adds to, and sets those that were just said to be zero.  An activation is
-features x tokens, with room for max_tokens, of which a run over n_tokens uses the first n_tokens columns.
+Recording needs no memory: it deals in Arrays, which are names and shapes.  The methods that record are the kernels (see
+csrc/table.h): outputs, inputs, and the sizes that no input has, as in
+
+    q = program.matmul_forward("layer0.q", wq, x)
+    _, dx = program.matmul_backward((dwq, "dx"), dq, wq, x, accumulate=(True, False))
+
+An output is an Array, or the name of one, which is made when it is new.  Arrays of one name are one: what is recorded
+under it later overwrites what came before, so a name that is used again for every layer takes memory once.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .kernels import ffi, lib
-from .params import aligned
+from . import c
+from .table import KERNELS, extent
+
+
+class Array(NamedTuple):
+    """rows x columns numbers; `columns` is None where there is one for each token."""
+
+    name: str
+    rows: int = 1
+    columns: int | None = None
 
 
 class Program:
-    def __init__(self, dtype, max_tokens):
-        self.dtype = np.dtype(dtype)
-        self.max_tokens = max_tokens
-        self.columns = lib.attention_rows(max_tokens)  # that every array has: attention's need a few more
-        self.values = {}  # every named array, for whoever wants to look
-        self._calls = []
-        self._keep = []
-        self._zeros = {}  # arrays to be set to zero before their next use, by address
+    def __init__(self) -> None:
+        self.arrays: dict[str, Array] = {}  # all that the calls make
+        self.calls: list[tuple[str, list[str], dict[str, Any]]] = []  # kernel, arrays, other fields of C's record
 
-    # ---- arrays ----
+    def __getattr__(self, kernel: str) -> Callable[..., Any]:
+        if kernel not in KERNELS:
+            raise AttributeError(f"expected the name of a kernel, found {kernel!r}")
+        return partial(self._record, kernel)
 
-    def array(self, name, rows):
-        """The features x tokens array of this name, made if it is new."""
-        if name not in self.values:
-            flat = aligned(rows * self.columns, self.dtype)
-            self.values[name] = flat.reshape(rows, self.columns, order="F")
-        array = self.values[name]
-        if len(array) != rows:
-            raise ValueError(f"{name}: expected {len(array)} rows, as before, found {rows}")
-        return array
+    def _record(
+        self,
+        kernel: str,
+        outputs: Array | str | tuple[Array | str, ...],
+        *inputs: Array,
+        accumulate: bool | tuple[bool, ...] = False,
+        eps: float = 0.0,
+        **sizes: int,
+    ) -> Array | tuple[Array, ...]:
+        """Record a call; returns the outputs that were named: the Array of a name, or a tuple of them for a tuple.
 
-    def zeros(self, name, rows):
-        """The same, counted as zero from here on: what would next add to it sets it, or it is set to zero before."""
-        array = self.array(name, rows)
-        self._zero(array, [rows, 0])
-        return array
-
-    def zero(self, array):
-        """The same for an array that is not one of tokens, such as a parameter's gradient."""
-        self._zero(array, [0, array.size])
-
-    def _zero(self, array, sizes):
-        self._zeros[array.ctypes.data] = array, sizes
-
-    # ---- kernels, forward ----
-
-    def embedding_forward(self, name, wte, wpe):
-        x = self.array(name, len(wte))
-        self._record(lib.EMBEDDING_FORWARD, [x, wte, wpe], [len(wte)])
-        return x
-
-    def rmsnorm_forward(self, name, x, eps=1e-5):
-        y, rstd = self.array(name, len(x)), self.array(name + ".rstd", 1)
-        self._record(lib.RMSNORM_FORWARD, [y, rstd, x], [len(x)], eps)
-        return y
-
-    def matmul_forward(self, name, w, x):
-        y = self.array(name, len(w))
-        self._record(lib.MATMUL_FORWARD, [y, w, x], w.shape)
-        return y
-
-    def attention_forward(self, name, q, k, v, n_head, block_size):
-        n_embd = len(q)
-        out, probs = self.array(name, n_embd), self.array(name + ".probs", n_head * block_size)
-        work = self.array("work", 7 * n_embd + block_size)  # what attention_backward needs, which is more
-        self._record(lib.ATTENTION_FORWARD, [out, probs, work, q, k, v], [n_embd, n_head, block_size])
-        return out
-
-    def attention_cached(self, name, q, k, v, n_head, block_size):
-        n_embd = len(q)
-        out, probs = self.array(name, n_embd), self.array(name + ".probs", n_head * block_size)
-        keys, values = (
-            self.array(name + ".keys", n_embd * block_size),
-            self.array(name + ".values", n_embd * block_size),
-        )
-        work = self.array("work", 2 * n_embd)
-        self._record(lib.ATTENTION_CACHED, [out, probs, keys, values, work, q, k, v], [n_embd, n_head, block_size])
-        return out
-
-    def relu_forward(self, name, x):
-        y = self.array(name, len(x))
-        self._record(lib.RELU_FORWARD, [y, x], [len(x)])
-        return y
-
-    def add_forward(self, name, a, b):
-        y = self.array(name, len(a))
-        self._record(lib.ADD_FORWARD, [y, a, b], [len(a)])
-        return y
-
-    def cross_entropy_forward(self, name, logits):
-        """probs; the weighted loss is values["loss"][0, 0], each column's own values["losses"]."""
-        loss, losses, probs = self.array("loss", 1), self.array("losses", 1), self.array(name, len(logits))
-        self._record(lib.CROSS_ENTROPY_FORWARD, [loss, losses, probs, logits], [len(logits)])
-        return probs
-
-    # ---- kernels, backward ----
-
-    def cross_entropy_backward(self, dlogits, probs):
-        self._record_backward(lib.CROSS_ENTROPY_BACKWARD, [dlogits], [probs], [len(probs)])
-
-    def matmul_backward(self, dw, dx, dy, w, x):
-        self._record_backward(lib.MATMUL_BACKWARD, [dw, dx], [dy, w, x], w.shape)
-
-    def relu_backward(self, dx, dy, y):
-        self._record_backward(lib.RELU_BACKWARD, [dx], [dy, y], [len(y)])
-
-    def rmsnorm_backward(self, dx, dy, name):
-        y, rstd = self.values[name], self.values[name + ".rstd"]
-        self._record_backward(lib.RMSNORM_BACKWARD, [dx], [dy, y, rstd], [len(y)])
-
-    def attention_backward(self, dq, dk, dv, dout, name, q, k, v, n_head, block_size):
-        work, probs = self.values["work"], self.values[name + ".probs"]
-        sizes = [len(dq), n_head, block_size]
-        self._record_backward(lib.ATTENTION_BACKWARD, [dq, dk, dv], [work, dout, probs, q, k, v], sizes)
-
-    def embedding_backward(self, dwte, dwpe, dx):
-        self._record(lib.EMBEDDING_BACKWARD, [dwte, dwpe, dx], [len(dwte)])
-
-    # ---- recording and running ----
-
-    def _record_backward(self, kernel, gradients, others, sizes):
-        set_ = 0
-        for i, array in enumerate(gradients):
-            if self._zeros.pop(array.ctypes.data, None):
-                set_ |= 1 << i
-        self._record(kernel, gradients + others, sizes, set_=set_)
-
-    def _record(self, kernel, arrays, sizes, eps=0.0, set_=0):
-        for array in arrays:
-            if array.ctypes.data in self._zeros:
-                zeroed, extent = self._zeros.pop(array.ctypes.data)
-                self._record(lib.ZERO, [zeroed], extent)
-        self._keep += arrays
-        pointers = [ffi.cast("void *", array.ctypes.data) for array in arrays]
-        sizes = [int(n) for n in sizes]
-        self._calls.append({"kernel": kernel, "array": pointers, "size": sizes, "eps": eps, "set": set_})
-
-    def compile(self, token, position, target=None, weight=None):
-        """A function run(start, n_tokens) that runs the calls on those columns of the given int32 and weight arrays.
-
-        The arrays are read when it runs, so they may be rewritten between runs.
+        An output that was not named is called after the first ("attn" leads to "attn.probs"), and scratch is "work".
+        `accumulate` says which outputs are added to: none, all, or one by one.
         """
+        row = KERNELS[kernel]
 
-        def pointer(kind, array):
-            return ffi.NULL if array is None else ffi.cast(kind, array.ctypes.data)
+        def fit(operand: Any, array: Array) -> Array:
+            """Sizes that are not known yet are the array's; the others must be."""
+            for size, n in ((operand.rows, array.rows), (operand.columns, array.columns)):
+                if size.isidentifier() and size != "n" and n is not None:
+                    sizes.setdefault(size, n)
+                expected = None if size == "n" else extent(size, sizes)
+                if n != expected:
+                    raise ValueError(f"{kernel}: {operand.name}: expected {size} = {expected}, found {array}")
+            return array
 
-        batch = ffi.new("struct batch *")
-        batch.token, batch.position = pointer("int32_t *", token), pointer("int32_t *", position)
-        batch.target, batch.weight = pointer("int32_t *", target), pointer("void *", weight)
-        calls, n_calls = ffi.new("struct call[]", self._calls), len(self._calls)
-        run_kernels = lib.run_f32 if self.dtype == np.float32 else lib.run_f64
+        for operand, array in zip(row.inputs, inputs, strict=True):
+            fit(operand, array)
+        single = isinstance(outputs, (Array, str))  # an Array is a tuple too
+        named: tuple[Array | str, ...] = (outputs,) if isinstance(outputs, (Array, str)) else outputs
+        first = named[0].name if isinstance(named[0], Array) else named[0]
+        for operand in row.outputs[len(named) :]:
+            named += ("work" if operand.name == "work" else f"{first}.{operand.name}",)
+        made = [
+            fit(operand, output)
+            if isinstance(output, Array)
+            else self._array(
+                output,
+                extent(operand.rows, sizes),
+                None if operand.columns == "n" else extent(operand.columns, sizes),
+            )
+            for operand, output in zip(row.outputs, named)
+        ]
+        arrays = [*made, *inputs]
+        added_to = accumulate if isinstance(accumulate, tuple) else (accumulate,) * len(made)
+        fields = {"kernel": row.index, "accumulate": c.bits(added_to), "eps": eps, **sizes}
+        if row.strided:
+            fields["ld"] = [array.rows for array in arrays]
+        self.calls.append((kernel, [array.name for array in arrays], fields))
+        return made[0] if single else tuple(made[: len(outputs)])
 
-        def run(start, n_tokens):
-            run_kernels(calls, n_calls, batch, start, n_tokens)
+    def _array(self, name: str, rows: int, columns: int | None) -> Array:
+        array = Array(name, rows, columns)
+        before = self.arrays.setdefault(name, array)
+        if name == "work":  # scratch is as large as the largest needs it
+            self.arrays[name] = max(before, array)
+        elif before != array:
+            raise ValueError(f"{name}: expected {before}, as before, found {array}")
+        return array
 
-        # C holds bare pointers: the memory must live as long as the function
-        run.keep = [*self._keep, token, position, target, weight]
-        self.run_kernels, self.calls, self.batch = run_kernels, calls, batch  # for benchmarks/profile_step.py
-        return run
+    def count(self, max_tokens: int) -> int:
+        """How many numbers the arrays take, with columns for so many tokens."""
+        width = c.attention_rows(max_tokens)
+        return sum(rows * (width if columns is None else columns) for _, rows, columns in self.arrays.values())
+
+
+class Replay:
+    """A program with memory for batches of up to max_tokens.
+
+    `given` has the memory of the arrays that the program does not make.  Those among them with a column for each token
+    may be longer than a batch, which is a slice of them.
+    """
+
+    def __init__(self, program: Program, dtype: Any, max_tokens: int, given: Mapping[str, Any]) -> None:
+        self.max_tokens = max_tokens
+        width = c.attention_rows(max_tokens)  # that every array has: attention's need a few columns more
+        self.values = {  # every array that the program makes, for whoever wants to look
+            name: aligned(rows * (columns or width), dtype).reshape(rows, columns or width, order="F")
+            for name, rows, columns in program.arrays.values()
+        }
+        memory = {**self.values, **given}
+        calls = []
+        for kernel, names, fields in program.calls:
+            row = KERNELS[kernel]
+            steps = [
+                memory[name].itemsize if name in given and operand.columns == "n" else 0
+                for operand, name in zip(row.outputs + row.inputs, names)
+            ]
+            arrays = [memory[name] for name in names]
+            calls.append({**fields, "array": arrays, "step": steps, "moves": any(steps)})
+        self.calls = calls
+        # over(start, n) runs the program on the batch of the columns start .. start + n of the given arrays
+        self.over = c.recorded(dtype, calls)
+
+
+def aligned(size: int, dtype: Any) -> Any:
+    """A zeroed 1-D array that begins at a cache line."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64 // itemsize, dtype)
+    skip = -c.address(raw) % 64 // itemsize
+    return raw[skip : skip + size]

@@ -4,10 +4,9 @@ import random
 
 import numpy as np
 
-from . import kernels, model
+from . import c, kernels, model
 from .errors import SamplingError
-from .kernels import lib
-from .program import Program
+from .program import Program, Replay
 
 COLUMNS = 2048  # documents drawn side by side, when that many fit into CACHE numbers
 CACHE = 2**21
@@ -21,15 +20,19 @@ class Sampler:
         self.vocab = params.vocab
         self.bos = len(self.vocab)
         self.columns = columns
-        k = Program(config.dtype, columns)
-        self._logits = model.forward(k, params, config, k.attention_cached)
+        ops = Program()
+        parameters = {array.name: array for array in params.table}
+        model.forward(ops, parameters, config, ops.attention_cached)
+        self._tokens, self._positions = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
+        given = {**params.views, "tokens": self._tokens, "positions": self._positions}
+        self._replay = Replay(ops, config.dtype, columns, given)
+        values = self._replay.values
+        self._logits = values["logits"]
         self._caches = [
-            k.values[f"layer{layer}.attn.{name}"].reshape(-1, order="F")
+            values[f"layer{layer}.attn.{name}"].reshape(-1, order="F")
             for layer in range(config.n_layer)
             for name in ("keys", "values")
         ]
-        self._token, self._position = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
-        self._run = k.compile(self._token, self._position)
 
     def logits(self, tokens, position):
         """vocab_size x len(tokens): what follows these tokens, all of them at this position.
@@ -44,9 +47,9 @@ class Sampler:
             )
         if not 0 <= np.min(tokens) <= np.max(tokens) <= self.bos:
             raise ValueError(f"expected ids from 0 to {self.bos}, found {tokens}")
-        self._token[:n] = tokens
-        self._position[:n] = position
-        self._run(0, n)
+        self._tokens[:n] = tokens
+        self._positions[:n] = position
+        self._replay.over(0, n)
         logits = self._logits[:, :n]
         if not np.isfinite(logits).all():
             raise SamplingError("expected finite logits, found others: the model's weights are too large")
@@ -56,8 +59,8 @@ class Sampler:
         """Go on with these of the n columns only."""
         rows = n_positions * self.config.n_embd  # the cache is token_rows(columns) x n_embd for each position
         for cache in self._caches:
-            kept = np.take(cache[: rows * lib.token_rows(n)].reshape(rows, -1), columns, axis=1)
-            moved = cache[: rows * lib.token_rows(len(columns))].reshape(rows, -1)
+            kept = np.take(cache[: rows * c.token_rows(n)].reshape(rows, -1), columns, axis=1)
+            moved = cache[: rows * c.token_rows(len(columns))].reshape(rows, -1)
             moved[:, : len(columns)] = kept
 
     def sample(self, rng, temperature):

@@ -1,18 +1,26 @@
 """The trainer: documents to batches, batches to losses and gradients, gradients to better parameters."""
 
+from __future__ import annotations
+
 import math
 import os
 import random
+from collections.abc import Sized
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import data, kernels, model
 from .adam import Adam
+from .config import Config
 from .errors import ConfigError, DataError, NotFiniteError
-from .kernels import ffi
-from .params import Parameters, table
-from .program import Program
+from .params import Parameters, size, table
+from .program import Program, Replay
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+    from .evaluate import Evaluator
 
 
 class Trainer:
@@ -23,7 +31,7 @@ class Trainer:
     Raises DataError for a file that cannot be trained on, ConfigError for a model that does not fit into memory.
     """
 
-    def __init__(self, config, checkpoint=None):
+    def __init__(self, config: Config, checkpoint: Checkpoint | None = None) -> None:
         self.config = config
         self.rng = random.Random(config.seed)
         self.documents, self.had_bom = data.read_documents(config.input)
@@ -35,50 +43,50 @@ class Trainer:
                 f"found others ({self.data_sha256}); --input says where they are now"
             )
         self.n_held_out = n_held_out(len(self.documents), config.val_fraction)
+        self.program = record(config, len(self.vocab) + 1)
         n_train = len(self.documents) - self.n_held_out
         self.dataset = data.Dataset(
             self.documents[:n_train], self.vocab, config.block_size, config.batch_size, config.dtype, self._check_memory
         )
         self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
         self.adam = Adam(self.params.flat, self.grads.flat, config)
-        self.best_val_loss, self.n_worse = None, 0
+        self.best_val_loss: float | None = None
+        self.n_worse = 0
         if checkpoint is None:
             self.params.draw(self.rng, config.init_std)
         else:
             self._restore(checkpoint)
 
-        self.program = k = Program(config.dtype, self.dataset.max_columns)
-        model.loss(k, model.forward(k, self.params, config, k.attention_forward))
-        model.backward(k, self.params, self.grads, config)
-        d = self.dataset
-        self._run = k.compile(d.token, d.position, d.target, d.weight)
-        self._loss = ffi.cast("float *" if config.dtype == "float32" else "double *", k.values["loss"].ctypes.data)
+        gradients = {gradient_of(name): view for name, view in self.grads.views.items()}
+        given = {**self.params.views, **gradients, **self.dataset.arrays}
+        self.replay = Replay(self.program, config.dtype, self.dataset.max_columns, given)
+        self._over, self._loss = self.replay.over, self.replay.values["loss"].item
         self._start = self.n_columns = 0  # of the last step
-        self._evaluator = None
+        self._evaluator: Evaluator | None = None
 
     @property
-    def step_count(self):
+    def step_count(self) -> int:
         return self.adam.step_count
 
-    def step(self):
+    def step(self) -> float:
         """One training step: the loss of its batch, before the update.  Raises NotFiniteError; ValueError past the end."""
         if self.adam.step_count >= self.config.num_steps:
             raise ValueError(f"expected no more than num_steps {self.config.num_steps}, which have been done")
         self._start, self.n_columns = self.dataset.batch(self.adam.step_count)
-        self._run(self._start, self.n_columns)
-        loss = self._loss[0]
+        self._over(self._start, self.n_columns)
+        loss: float = self._loss()
         if not math.isfinite(loss):
             raise NotFiniteError(self.adam.step_count + 1, loss)
         self.adam.step()
         return loss
 
-    def steps(self, until, losses, stop):
+    def steps(self, until: int, losses: list[float], stop: Sized) -> None:
         """Steps to step `until`, each loss appended to `losses`, or as far as `stop` stays empty."""
         step, append, adam = self.step, losses.append, self.adam
         while adam.step_count < until and not stop:
             append(step())
 
-    def evaluate(self):
+    def evaluate(self) -> float:
         """The loss of the held-out documents, which early stopping counts."""
         if self._evaluator is None:
             from .evaluate import Evaluator
@@ -93,19 +101,19 @@ class Trainer:
         return loss
 
     @property
-    def done(self):
+    def done(self) -> bool:
         """True after the last step, or when early stopping has lost patience."""
         c = self.config
         return self.step_count >= c.num_steps or c.patience > 0 and self.n_worse >= c.patience
 
     @cached_property
-    def data_sha256(self):
+    def data_sha256(self) -> str:
         """Of the shuffled documents, so that another shuffle would be noticed too."""
         from hashlib import sha256
 
         return sha256("\n".join(self.documents).encode()).hexdigest()
 
-    def checkpoint(self):
+    def checkpoint(self) -> Checkpoint:
         """The run as it is now, in arrays that the next step will change."""
         from .checkpoint import Checkpoint
 
@@ -128,7 +136,7 @@ class Trainer:
             v=adam.v,
         )
 
-    def _restore(self, checkpoint):
+    def _restore(self, checkpoint: Checkpoint) -> None:
         self.params.copy_from(checkpoint.params)
         self.rng.setstate(checkpoint.rng_state)
         self.best_val_loss, self.n_worse = checkpoint.best_val_loss, checkpoint.n_worse
@@ -136,15 +144,15 @@ class Trainer:
         adam.m[:], adam.v[:] = checkpoint.m, checkpoint.v
         adam.step_count, adam.beta1_t, adam.beta2_t = checkpoint.step, checkpoint.beta1_t, checkpoint.beta2_t
 
-    def value(self, name):
+    def value(self, name: str) -> Any:
         """An intermediate of the last step as a view: rows x columns, one column per token (see model.py for names)."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
         if name.endswith(".probs") or name == "work":
             raise ValueError(f"{name}: expected an array of one column per token; see Trainer.attention")
-        return self.program.values[name][:, : self.n_columns]
+        return self.replay.values[name][:, : self.n_columns]
 
-    def attention(self, layer):
+    def attention(self, layer: int) -> list[Any]:
         """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
@@ -154,13 +162,11 @@ class Trainer:
         _, cache = kernels.attention_forward(q, k, v, offsets, self.config.n_head)
         return [kernels.attention_weights(cache, i) for i in range(len(offsets) - 1)]
 
-    def _check_memory(self, max_columns, n_columns):
+    def _check_memory(self, max_columns: int, n_columns: int) -> None:
         """ConfigError unless model, gradients, Adam, activations and data fit into this machine."""
-        c, vocab_size = self.config, len(self.vocab) + 1
-        n_params = sum(rows * columns for _, rows, columns in table(c, vocab_size))
-        per_column = numbers_per_column(c, vocab_size)
-        itemsize = 4 if c.dtype == "float32" else 8
-        needed = (4 * n_params + per_column * kernels.lib.attention_rows(max_columns)) * itemsize + 40 * n_columns
+        c = self.config
+        n_params = sum(map(size, table(c, len(self.vocab) + 1)))
+        needed = (4 * n_params + self.program.count(max_columns)) * np.dtype(c.dtype).itemsize + 40 * n_columns
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > available or n_params > data.MAX_COUNT:
             raise ConfigError(
@@ -170,14 +176,22 @@ class Trainer:
             )
 
 
-def numbers_per_column(config, vocab_size):
-    """How many numbers the program of a step keeps for each column of its batch: see model.py."""
-    c = config
-    of_layers = c.n_layer * (18 * c.n_embd + c.n_head * c.block_size + 2)
-    return of_layers + 24 * c.n_embd + c.block_size + 3 * vocab_size + 3
+def record(config: Config, vocab_size: int) -> Program:
+    """The program of a step."""
+    parameters = {array.name: array for array in table(config, vocab_size)}
+    gradients = {name: array._replace(name=gradient_of(name)) for name, array in parameters.items()}
+    ops = Program()
+    model.loss(ops, model.forward(ops, parameters, config, ops.attention_forward))
+    model.backward(ops, parameters, gradients, config)
+    return ops
 
 
-def n_held_out(n_documents, fraction):
+def gradient_of(name: str) -> str:
+    """What a program calls the gradient of the parameter of this name."""
+    return "grad." + name
+
+
+def n_held_out(n_documents: int, fraction: float) -> int:
     """How many of the documents to hold out; ConfigError when that leaves none to train on."""
     if fraction == 0:
         return 0

@@ -1,7 +1,6 @@
 """Fixtures of the kernel tests: microgpt.kernels once for every instruction set this machine can run."""
 
-import importlib.util
-import os
+import importlib
 import sys
 
 import numpy as np
@@ -9,25 +8,28 @@ import pytest
 
 import microgpt.kernels
 
+PARTS = ["c", "table", "arguments", "kernels"]  # what of the package depends on the instruction set
+
 
 def load_kernels(isa):
-    """A second copy of the module microgpt.kernels, for one instruction set."""
-    name = f"microgpt._{isa}_kernels"
-    spec = importlib.util.spec_from_file_location(name, microgpt.kernels.__file__)
-    module = importlib.util.module_from_spec(spec)
-    before = os.environ.get("MICROGPT_ISA")
-    os.environ["MICROGPT_ISA"] = isa
-    try:
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    except ImportError:
-        del sys.modules[name]
-        return None
-    finally:
-        del os.environ["MICROGPT_ISA"]
-        if before is not None:
-            os.environ["MICROGPT_ISA"] = before
-    return module
+    """A second copy of the module microgpt.kernels, for one instruction set; None if this machine has it not."""
+    names = [f"microgpt.{part}" for part in PARTS]
+    before = {name: sys.modules.pop(name) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MICROGPT_ISA", isa)
+        try:
+            return importlib.import_module("microgpt.kernels")
+        except ImportError:
+            return None
+        finally:
+            sys.modules.update(before)
+            for part in PARTS:
+                setattr(microgpt, part, before[f"microgpt.{part}"])
+
+
+def compiled(isa):
+    """The compiled module itself: its `lib` and `ffi`."""
+    return importlib.import_module(f"microgpt._kernels_{isa}")
 
 
 KERNELS = {isa: module for isa in ("scalar", "neon", "avx2", "avx512") if (module := load_kernels(isa))}

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import KERNELS, compiled
 
 import microgpt
 from microgpt import kernels
 
 HERE = Path(__file__).parent / "c_api"
+SOURCES = "f32.c", "f64.c", "common.c"
 CC = shutil.which(os.environ.get("CC", "cc"))
+CXX = shutil.which(os.environ.get("CXX", "c++"))
 
 pytestmark = pytest.mark.skipif(CC is None, reason="needs a C compiler")
 
@@ -30,9 +33,11 @@ def test_get_include():
     """get_include() names a directory with the header and the sources, and the header declares every kernel."""
     include = Path(microgpt.get_include())
     header = (include / "kernels.h").read_text()
-    assert all((include / name).is_file() for name in ("kernels.c", "kernels.inc", "vector.inc"))
+    assert all((include / name).is_file() for name in SOURCES)
     declared = set(re.findall(r"^void (\w+)\(", header, re.MULTILINE))
-    assert declared == {name for name in dir(kernels.lib) if name.endswith(("_f32", "_f64"))}
+    assert declared == {
+        name for name in dir(compiled("scalar").lib) if name.endswith(("_f32", "_f64")) and "replay" not in name
+    }
 
 
 def test_cffi_project(tmp_path):
@@ -54,7 +59,9 @@ def test_c_program(tmp_path):
     """A C program that links the kernels prints the numbers, exactly, that Python gets."""
     include = microgpt.get_include()
     flags = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{include}"]
-    run(CC, *flags, HERE / "program.c", f"{include}/kernels.c", "-lm", "-o", "program", cwd=tmp_path)
+    run(
+        CC, *flags, HERE / "program.c", *(f"{include}/{name}" for name in SOURCES), "-lm", "-o", "program", cwd=tmp_path
+    )
     found = [float.fromhex(line) for line in run(tmp_path / "program", cwd=tmp_path).split()]
     w, x, dy = (
         np.array([[1, 4], [2, 5], [3, 6]], "f4"),
@@ -68,10 +75,38 @@ def test_c_program(tmp_path):
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_no_state(tmp_path):
     """The kernels hold no data that could be written, and call nothing but memory moves, roots and multiply-adds."""
-    source = f"{microgpt.get_include()}/kernels.c"
-    run(CC, "-std=c11", "-O1", "-ffp-contract=off", "-c", source, "-o", "kernels.o", cwd=tmp_path)
-    symbols = [line.split()[-2:] for line in run("nm", "kernels.o", cwd=tmp_path).splitlines()]
+    include = Path(microgpt.get_include())
+    flags = ["-std=c11", "-O1", "-fno-pie", "-ffp-contract=off", f"-I{include}"]
+    run(CC, *flags, "-c", *(include / name for name in SOURCES), cwd=tmp_path)
+    symbols = [
+        line.split()[-2:] for name in SOURCES for line in run("nm", f"{name[:-2]}.o", cwd=tmp_path).splitlines() if line
+    ]
     assert len(symbols) > 30
     assert not [name for kind, name in symbols if kind in "bBdDcC"]
-    calls = {name for kind, name in symbols if kind in "Uw" and not name.startswith(("_GLOBAL_", "__cpu_"))}
+    calls = {
+        name for kind, name in symbols if kind in "Uw" and not name.startswith(("_GLOBAL_", "__cpu_", "microgpt_"))
+    }
     assert calls <= {"memset", "memcpy", "sqrt", "sqrtf", "fma", "fmaf"}
+    others = {name for kind, name in symbols if kind == "T" and not name.startswith("microgpt_")}
+    assert not others, "every symbol has the prefix"
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
+@pytest.mark.parametrize("isa", KERNELS)
+def test_exported_symbols(isa, tmp_path):
+    """A compiled module exports its PyInit_ and nothing that another library could replace or be replaced by."""
+    lines = run("nm", "-D", "--defined-only", compiled(isa).__file__, cwd=tmp_path).splitlines()
+    assert [line.split()[-1] for line in lines] == [f"PyInit__kernels_{isa}"]
+
+
+@pytest.mark.skipif(CXX is None, reason="needs a C++ compiler")
+def test_the_header_stands_alone(tmp_path):
+    """kernels.h needs nothing before it, may come twice, and serves C++ as it does C."""
+    text = '#include "kernels.h"\n#include "kernels.h"\nint main() { return microgpt_token_rows(1) != 16; }\n'
+    include = Path(microgpt.get_include())
+    for compiler, name, flags in ((CC, "main.c", ["-std=c11"]), (CXX, "main.cpp", [])):
+        (tmp_path / name).write_text(text)
+        run(compiler, *flags, "-Wall", "-Wextra", "-Werror", "-c", name, f"-I{include}", cwd=tmp_path)
+        run(CC, "-std=c11", "-c", include / "common.c", f"-I{include}", cwd=tmp_path)
+        run(compiler, f"{Path(name).stem}.o", "common.o", "-o", "main", cwd=tmp_path)
+        run(tmp_path / "main", cwd=tmp_path)

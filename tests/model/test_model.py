@@ -8,7 +8,6 @@ import reference
 from helpers import encoded, train
 
 from microgpt.sample import Sampler
-from microgpt.trainer import numbers_per_column
 
 # n_layer, n_embd, n_head, block_size, distinct characters, documents in the batch
 SHAPES = [
@@ -43,7 +42,7 @@ def fixed(folder, documents, n_layer, n_embd, n_head, block_size, **settings):
 
 def rows(params):
     """{name: rows}, as the reference holds them: an embedding is a row."""
-    views = {name: params[name] for name, _, _ in params.table}
+    views = params.views
     return {name: (view.T if name in ("wte", "wpe") else view).tolist() for name, view in views.items()}
 
 
@@ -196,9 +195,8 @@ def test_memory_is_foreseen(tmp_path, n_layer, n_embd, n_head, block_size):
     """The memory that a model is refused for is what its program takes."""
     settings = dict(n_layer=n_layer, n_embd=n_embd, n_head=n_head, block_size=block_size)
     trainer = train(tmp_path, ["abc", "b"], **settings)
-    taken = sum(array.size for array in trainer.program.values.values())
-    vocab_size = len(trainer.vocab) + 1
-    assert numbers_per_column(trainer.config, vocab_size) * trainer.program.columns == taken
+    taken = sum(array.size for array in trainer.replay.values.values())
+    assert trainer.program.count(trainer.dataset.max_columns) == taken
 
 
 def test_nothing_to_look_at_yet(tmp_path):

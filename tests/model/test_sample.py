@@ -14,7 +14,7 @@ from helpers import INPUT, SLOW, microgpt, write_names
 from microgpt import api, kernels, model, sample
 from microgpt.config import Config, Sampling
 from microgpt.errors import ConfigError, SamplingError
-from microgpt.program import Program
+from microgpt.program import Program, Replay
 from microgpt.sample import Sampler
 from microgpt.trainer import Trainer
 
@@ -49,16 +49,17 @@ def test_without_cache(trained):
     """The same samples come without a cache of keys and values: from a full forward pass for each character."""
     config, vocab = trained.config, trained.vocab
     n = config.block_size
-    k = Program(config.dtype, n)
-    logits = model.forward(k, trained.params, config, k.attention_forward)
+    ops, params = Program(), trained.params
+    model.forward(ops, {array.name: array for array in params.table}, config, ops.attention_forward)
     token, position = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)
-    run = k.compile(token, position)
+    replay = Replay(ops, config.dtype, n, {**params.views, "tokens": token, "positions": position})
+    logits = replay.values["logits"]
     rng, found = random.Random(42), []
     for _ in range(30):
         uniforms, text = [rng.random() for _ in range(n)], ""
         token[0] = len(vocab)
         for i in range(n):
-            run(0, i + 1)
+            replay.over(0, i + 1)
             column = logits.reshape(-1, order="F")[len(logits) * i : len(logits) * (i + 1)].reshape(-1, 1, order="F")
             drawn_token = sample.choose(column, np.array([uniforms[i]]), Sampling())[0]
             if drawn_token == len(vocab):

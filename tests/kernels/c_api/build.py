@@ -17,19 +17,18 @@ ffi.cdef("void layer(double *p, double *y, double *work, const double *x, const 
 ffi.set_source(
     "_layer",
     """
-    #include <stdint.h>
     #include "kernels.h"
 
     /* y = rmsnorm(x), p = softmax(w y); work: (n_embd + 1) x n_tokens */
     static void layer(double *p, double *y, double *work, const double *x, const double *w, int n_embd, int n_tokens)
     {
         double *rstd = work, *logits = work + n_tokens;
-        rmsnorm_forward_f64(y, rstd, x, 1e-5, n_embd, n_tokens, n_embd, n_embd);
-        matmul_forward_f64(logits, w, y, n_embd, n_embd, n_tokens, n_embd, n_embd, n_embd);
-        softmax_forward_f64(p, logits, n_embd, n_tokens, n_embd, n_embd);
+        microgpt_rmsnorm_forward_f64(y, rstd, x, 1e-5, n_embd, n_tokens, n_embd, n_embd);
+        microgpt_matmul_forward_f64(logits, w, y, n_embd, n_embd, n_tokens, n_embd, n_embd, n_embd);
+        microgpt_softmax_forward_f64(p, logits, n_embd, n_tokens, n_embd, n_embd);
     }
     """,
-    sources=[os.path.join(include, "kernels.c")],
+    sources=[os.path.join(include, name) for name in ("f32.c", "f64.c", "common.c")],
     include_dirs=[include],
     extra_compile_args=["-std=c11", "-O1", "-ffp-contract=off"],
     libraries=["m"],

@@ -1,0 +1,54 @@
+/* What is the same for both precisions: the sizes of attention's arrays, the table of kernels, processor and compiler. */
+
+#include "common.h"
+
+#include "kernels.h"
+
+#include "program.h"
+
+enum { PADDING = 16 }; /* elements: whole vectors at any width */
+
+size_t microgpt_token_rows(int n_tokens)
+{
+    /* an odd multiple: columns a power of two apart would crowd the same places of the cache */
+    return (((size_t)n_tokens + PADDING - 1) / PADDING | 1) * PADDING;
+}
+
+size_t microgpt_attention_rows(int n_tokens)
+{
+    /* every stretch but the last has STRETCH tokens or more, and each is padded by less than 2 PADDING */
+    return n_tokens + (size_t)(n_tokens / STRETCH + 1) * 2 * PADDING;
+}
+
+#define KERNEL(name, layout, shapes, arguments) {#name, shapes, layout},
+enum { PACKED, STRIDED };
+const struct microgpt_kernel microgpt_kernels[] = {
+#include "table.h"
+    {NULL, NULL, 0},
+};
+#undef KERNEL
+
+int microgpt_best_isa(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw"))
+        return 2;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#elif defined(__aarch64__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+const char *microgpt_compiler(void)
+{
+#if defined(__clang__)
+    return "clang " __clang_version__;
+#elif defined(__GNUC__)
+    return "gcc " __VERSION__;
+#else
+    return "unknown";
+#endif
+}

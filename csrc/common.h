@@ -1,0 +1,26 @@
+/* What all of the C here begins with, whatever the precision. */
+
+#ifndef MICROGPT_COMMON_H
+#define MICROGPT_COMMON_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "the kernels promise exact bits: build them without -ffast-math"
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#error "expected gcc 12 or newer, or clang: the kernels use __builtin_shufflevector"
+#endif
+
+#ifdef MICROGPT_COVERAGE
+#define INLINE static __attribute__((unused)) /* so that a function is counted once, not once for each call */
+#else
+#define INLINE static inline __attribute__((always_inline))
+#endif
+
+/* Attention works on so many tokens at a time, or a document more, so that its scratch stays in the cache. */
+enum { STRETCH = 256 };
+
+#endif

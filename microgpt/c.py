@@ -1,0 +1,100 @@
+"""The one door to C: the compiled module for this machine's instruction set, and all that is asked of it.
+
+MICROGPT_ISA forces an instruction set (scalar, avx2, avx512, or neon on Arm); unset, the best this machine can run is
+taken.  Nothing here checks anything: see arguments.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from importlib import import_module, util
+from typing import Any
+
+import numpy as np
+
+
+def _load(isa: str) -> Any:
+    return import_module(f"._kernels_{isa}", __package__)
+
+
+def _choose_isa() -> str:
+    best = _load("scalar").lib.microgpt_best_isa()
+    order = [("scalar", 0), ("neon", 1), ("avx2", 1), ("avx512", 2)]
+    runnable = [isa for isa, level in order if level <= best and util.find_spec(f"{__package__}._kernels_{isa}")]
+    forced = os.environ.get("MICROGPT_ISA", "")
+    if not forced:
+        return runnable[-1]
+    if forced not in runnable:
+        raise ImportError(f"MICROGPT_ISA: expected one of {', '.join(runnable)} on this machine, found {forced!r}")
+    return forced
+
+
+ISA = _choose_isa()
+_module = _load(ISA)
+_lib, _ffi = _module.lib, _module.ffi
+
+REALS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
+
+# Functions that C adds here (csrc/numpy.c), since cffi's own take no Python objects:
+call: Callable[..., Any]  # call(kernel, out, accumulate, eps, *inputs): the common case, checked in C ...
+careful: Callable[..., Any]  # ... and behind it the same for all others, which arguments.py puts here
+address: Callable[[Any], int]  # where an array's memory begins
+if _lib.microgpt_add_functions(id(globals())):
+    raise ImportError("microgpt.c: NumPy's C API cannot be had")
+
+
+def attention_rows(n_tokens: int) -> int:
+    """How many columns the arrays of attention need for so many tokens."""
+    return int(_lib.microgpt_attention_rows(n_tokens))
+
+
+def token_rows(n_tokens: int) -> int:
+    """The same for the cache of attention_cached."""
+    return int(_lib.microgpt_token_rows(n_tokens))
+
+
+def compiler() -> str:
+    """Name and version of the compiler that made the kernels."""
+    return str(_ffi.string(_lib.microgpt_compiler()).decode())
+
+
+def table() -> list[tuple[str, str, bool]]:
+    """(name, shapes, strided) of every kernel, in the order of csrc/table.h."""
+    rows, row = [], _lib.microgpt_kernels
+    while row.name != _ffi.NULL:
+        rows.append((_ffi.string(row.name).decode(), _ffi.string(row.shapes).decode(), bool(row.strided)))
+        row += 1
+    return rows
+
+
+def bits(accumulate: Sequence[bool]) -> int:
+    """C's `accumulate`: bit i says that the i-th gradient is added to."""
+    return sum(1 << i for i, added_to in enumerate(accumulate) if added_to)
+
+
+def _pointer(array: Any) -> Any:
+    return _ffi.NULL if array is None else _ffi.cast("void *", address(array))
+
+
+def recorded(dtype: Any, calls: Iterable[dict[str, Any]]) -> Callable[[int, int], None]:
+    """A function over(start, n) that replays kernel calls, without the GIL, on n columns from column `start` on.
+
+    A call has the fields of struct microgpt_call (csrc/program.h), `array` being a list of arrays, or None for those
+    left out.  They live as long as the function.
+    """
+    calls = list(calls)
+    records = _ffi.new("struct microgpt_call[]", [call | {"array": [*map(_pointer, call["array"])]} for call in calls])
+    replay, n_calls = getattr(_lib, f"microgpt_replay_{REALS[np.dtype(dtype)]}"), len(calls)
+
+    def over(start: int, n: int, keep: Any = calls) -> None:
+        replay(records, n_calls, start, n)
+
+    return over
+
+
+def adam(param: Any, m: Any, v: Any, grad: Any) -> Callable[..., None]:
+    """microgpt_adam on these arrays, which must live as long: a function of its numbers and sizes."""
+    kernel = getattr(_lib, f"microgpt_adam_{REALS[param.dtype]}")
+    return partial(kernel, *(_ffi.cast(_ffi.typeof(kernel).args[0], address(array)) for array in (param, m, v, grad)))
