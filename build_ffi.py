@@ -11,13 +11,12 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy
 from cffi import FFI
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 CSRC = Path(__file__).resolve().parent / "csrc"
-HEADERS = "kernels.h", "program.h", "numpy.h"
+HEADERS = "kernels.h", "program.h", "python.h"
 
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
@@ -52,7 +51,6 @@ class BuildExt(build_ext):
             for isa, flags in FLAGS.items():
                 variant = copy.deepcopy(extensions[0])
                 variant.name = f"microgpt._kernels_{isa}"
-                variant.include_dirs.append(numpy.get_include())
                 variant.extra_compile_args += flags + extra
                 variant.extra_link_args += [flag for flag in extra if flag.startswith(("-fsanitize", "--coverage"))]
                 self.distribution.ext_modules.append(variant)

@@ -7,7 +7,7 @@
    arguments  how the C function is called with arrays a[...], leading dimensions ld[...], both in the order of `shapes`,
               and the sizes.
 
-   The checks of arguments in C (numpy.c) and in Python (arguments.py), and recorded programs (program.c, program.py),
+   The checks of arguments in C (python.c) and in Python (arguments.py), and recorded programs (program.c, program.py),
    follow from these rows. */
 
 KERNEL(matmul_forward, STRIDED, "y[m,n] = w[m,k] x[k,n]", (a[0], a[1], a[2], m, k, n, ld[0], ld[1], ld[2]))

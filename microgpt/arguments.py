@@ -228,7 +228,7 @@ def run(
         placed.append(a)
         ld.append(len(a) if distance is None and a is not None else distance or 0)
     fields = {name: n for name, n in sizes.items() if name != "n"}
-    call = {"kernel": row.index, "accumulate": -accumulate, "eps": eps, "array": placed, "ld": ld[:5], **fields}
+    call = {"kernel": row.number, "accumulate": -accumulate, "eps": eps, "array": placed, "ld": ld[:5], **fields}
     c.recorded(dtype, [call])(0, sizes["n"])
 
 

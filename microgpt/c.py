@@ -13,6 +13,7 @@ from importlib import import_module, util
 from typing import Any
 
 import numpy as np
+from numpy import empty as empty, float32 as float32, float64 as float64, ndarray as ndarray  # for C
 
 
 def _load(isa: str) -> Any:
@@ -37,12 +38,17 @@ _lib, _ffi = _module.lib, _module.ffi
 
 REALS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
-# Functions that C adds here (csrc/numpy.c), since cffi's own take no Python objects:
-call: Callable[..., Any]  # call(kernel, out, accumulate, eps, *inputs): the common case, checked in C ...
-careful: Callable[..., Any]  # ... and behind it the same for all others, which arguments.py puts here
-address: Callable[[Any], int]  # where an array's memory begins
-if _lib.microgpt_add_functions(id(globals())):
-    raise ImportError("microgpt.c: NumPy's C API cannot be had")
+# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it here, for cffi's functions take no objects: see
+# csrc/python.c, which looks at the common case itself and leaves the rest to `careful`, arguments.py's.
+call: Callable[..., Any]
+careful: Callable[..., Any]
+if _lib.microgpt_add_call(id(globals())):
+    raise ImportError("microgpt.c: expected Python to take a function from C, found that it does not")
+
+
+def address(array: Any) -> int:
+    """Where an array's memory begins."""
+    return int(array.__array_interface__["data"][0])
 
 
 def attention_rows(n_tokens: int) -> int:

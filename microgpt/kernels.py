@@ -29,6 +29,9 @@ A matrix is features x tokens, one column per token.  What holds for every funct
 Here are the functions and what they compute; what is asked of their arguments is in arguments.py.
 """
 
+# mypy: disable-error-code="no-any-return"
+# What comes from C has no type that mypy knows: the functions here say what it is.
+
 from __future__ import annotations
 
 from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload

@@ -85,7 +85,7 @@ class Program:
         ]
         arrays = [*made, *inputs]
         added_to = accumulate if isinstance(accumulate, tuple) else (accumulate,) * len(made)
-        fields = {"kernel": row.index, "accumulate": c.bits(added_to), "eps": eps, **sizes}
+        fields: dict[str, Any] = {"kernel": row.number, "accumulate": c.bits(added_to), "eps": eps, **sizes}
         if row.strided:
             fields["ld"] = [array.rows for array in arrays]
         self.calls.append((kernel, [array.name for array in arrays], fields))

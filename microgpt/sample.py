@@ -1,11 +1,17 @@
 """Sampling: one token after another, from BOS until BOS comes again or the context is full."""
 
+from __future__ import annotations
+
 import random
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from . import c, kernels, model
+from .config import Config, Sampling
 from .errors import SamplingError
+from .params import Parameters
 from .program import Program, Replay
 
 COLUMNS = 2048  # documents drawn side by side, when that many fit into CACHE numbers
@@ -15,7 +21,7 @@ CACHE = 2**21
 class Sampler:
     """The model with a cache of keys and values, for up to `columns` documents that grow side by side."""
 
-    def __init__(self, params, columns=1):
+    def __init__(self, params: Parameters, columns: int = 1) -> None:
         self.config = config = params.config
         self.vocab = params.vocab
         self.bos = len(self.vocab)
@@ -34,7 +40,7 @@ class Sampler:
             for name in ("keys", "values")
         ]
 
-    def logits(self, tokens, position):
+    def logits(self, tokens: Any, position: int) -> Any:
         """vocab_size x len(tokens): what follows these tokens, all of them at this position.
 
         The earlier positions must have been run before, with the same columns.  Raises SamplingError; ValueError for
@@ -55,7 +61,7 @@ class Sampler:
             raise SamplingError("expected finite logits, found others: the model's weights are too large")
         return logits
 
-    def keep(self, columns, n, n_positions):
+    def keep(self, columns: Any, n: int, n_positions: int) -> None:
         """Go on with these of the n columns only."""
         rows = n_positions * self.config.n_embd  # the cache is token_rows(columns) x n_embd for each position
         for cache in self._caches:
@@ -63,7 +69,7 @@ class Sampler:
             moved = cache[: rows * c.token_rows(len(columns))].reshape(rows, -1)
             moved[:, : len(columns)] = kept
 
-    def sample(self, rng, temperature):
+    def sample(self, rng: random.Random, temperature: float) -> str:
         """One new document, drawn with a random.Random as the reference draws."""
         token, text = self.bos, []
         for position in range(self.config.block_size):
@@ -74,7 +80,7 @@ class Sampler:
             text.append(self.vocab[token])
         return "".join(text)
 
-    def samples(self, sampling, probs=False):
+    def samples(self, sampling: Sampling, probs: bool = False) -> Iterator[tuple[list[str], list[list[float]] | None]]:
         """Yield lists (texts, probs), as a Sampling wants them: probs, None unless asked for, has a list for each text,
         the probability of each of its characters, given those before, and of the end if it has one.
 
@@ -90,7 +96,9 @@ class Sampler:
             uniforms = uniform(rng, n * block_size).reshape(n, block_size)
             yield self._side_by_side(uniforms.T, prompt, sampling, probs)
 
-    def _side_by_side(self, uniforms, prompt, sampling, want_probs):
+    def _side_by_side(
+        self, uniforms: Any, prompt: list[int], sampling: Sampling, want_probs: bool
+    ) -> tuple[list[str], list[list[float]] | None]:
         block_size, n = uniforms.shape
         ids = np.full((n, block_size), self.bos)  # what each document says
         ids[:, : len(prompt)] = prompt
@@ -105,7 +113,7 @@ class Sampler:
             else:
                 tokens = choose(logits, uniforms[position, alive], sampling)
                 ids[alive, position] = tokens
-            if want_probs:
+            if probs is not None:
                 probs[alive, position] = kernels.softmax_forward(logits)[tokens, np.arange(len(tokens))]
             going = np.flatnonzero(tokens != self.bos)
             if len(going) < len(tokens):
@@ -116,7 +124,7 @@ class Sampler:
                 alive, tokens = alive[going], tokens[going]
         return self._texts(ids, lengths.tolist(), probs)
 
-    def _texts(self, ids, lengths, probs):
+    def _texts(self, ids: Any, lengths: Sequence[int], probs: Any) -> tuple[list[str], list[list[float]] | None]:
         codes = np.array([*map(ord, self.vocab), 0], "<u4")
         text, block_size = codes[ids].tobytes().decode("utf-32-le"), ids.shape[1]
         texts = [text[i : i + length] for i, length in zip(range(0, len(text), block_size), lengths)]
@@ -125,7 +133,7 @@ class Sampler:
         return texts, probs
 
 
-def columns_for(config, num_samples):
+def columns_for(config: Config, num_samples: int) -> int:
     """How many documents to draw side by side."""
     return max(1, min(num_samples, COLUMNS, CACHE // (2 * config.n_layer * config.n_embd * config.block_size)))
 
@@ -133,7 +141,7 @@ def columns_for(config, num_samples):
 # ---- drawing one token ----
 
 
-def draw(rng, logits, temperature):
+def draw(rng: random.Random, logits: Any, temperature: float) -> int:
     """A token id drawn from softmax(logits / temperature) of a vocab_size x 1 array; at temperature 0 the likeliest."""
     if temperature == 0:
         return int(logits.argmax())
@@ -141,7 +149,7 @@ def draw(rng, logits, temperature):
     return rng.choices(range(len(probs)), weights=probs[:, 0].tolist())[0]
 
 
-def tempered(logits, temperature):
+def tempered(logits: Any, temperature: float) -> Any:
     """softmax(logits / temperature), where a temperature too low for the precision is as good as 0."""
     with np.errstate(all="ignore"):
         scaled = logits / temperature
@@ -152,7 +160,7 @@ def tempered(logits, temperature):
     return probs
 
 
-def choose(logits, uniforms, sampling):
+def choose(logits: Any, uniforms: Any, sampling: Sampling) -> Any:
     """A token id for each column of logits: where a uniform number falls among the cumulated probabilities."""
     if sampling.temperature == 0:
         return logits.argmax(axis=0)
@@ -166,7 +174,7 @@ def choose(logits, uniforms, sampling):
     return np.count_nonzero(probs <= point, axis=0)
 
 
-def likeliest(probs, top_k, top_p):
+def likeliest(probs: Any, top_k: int, top_p: float) -> Any:
     """Where the top_k likeliest of each column are, and the likeliest that make up top_p; of equals the first."""
     order = np.argsort(-probs, axis=0, kind="stable")
     ranked = np.take_along_axis(probs, order, axis=0)
@@ -178,7 +186,7 @@ def likeliest(probs, top_k, top_p):
     return mask
 
 
-def uniform(rng, n):
+def uniform(rng: random.Random, n: int) -> Any:
     """What n calls of rng.random() would return, in one call: each is 53 bits of two 32-bit words."""
     words = np.frombuffer(rng.getrandbits(64 * n).to_bytes(8 * n, "little"), "<u4").reshape(n, 2)
     high, low = words[:, 0] >> np.uint32(5), words[:, 1] >> np.uint32(6)

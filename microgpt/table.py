@@ -33,7 +33,7 @@ class Operand(NamedTuple):
 class Kernel(NamedTuple):
     """A row of the table."""
 
-    index: int
+    number: int
     strided: bool  # takes blocks of larger matrices
     outputs: list[Operand]
     inputs: list[Operand]

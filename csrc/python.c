@@ -1,0 +1,222 @@
+/* Kernels called with NumPy's arrays.
+
+   Looking at every argument of a call takes Python longer than a small kernel takes.  So the common case is looked at
+   here: whole, column-major arrays that fit together.  Their memory is had by the buffer protocol, which also keeps it
+   where it is until the call is over.  Whatever is right for other reasons, or wrong, is left to `careful`, a function of
+   Python's with the same arguments: see microgpt/arguments.py. */
+
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+
+#include <string.h>
+
+#include "program.h"
+#include "python.h"
+
+/* A row of the table of kernels with its sizes as numbers. */
+enum { MOST_ROWS = 64, MOST_ARRAYS = 5, MOST_OUTPUTS = 2, M = 0, K = 1, N = 2, SIZES = 3 };
+static struct row {
+    PyObject *name; /* interned, so that equal text is the same object; NULL for a row that is Python's alone */
+    int n_arrays, n_outputs;
+    struct shape {
+        int ndim, size[2];
+    } shape[MOST_ARRAYS];
+} rows[MOST_ROWS];
+static int n_rows;
+
+static PyObject *ndarray, *empty, *float32, *float64; /* numpy's */
+
+/* Read the shapes of a row; 0 if it has more than matrices and vectors of real numbers, of the sizes m, k and n. */
+static int read_shapes(struct row *row, const char *shapes)
+{
+    for (const char *c = shapes; *c; c++) {
+        if (*c == '=')
+            row->n_outputs = row->n_arrays;
+        if (*c != '[')
+            continue;
+        if (row->n_arrays == MOST_ARRAYS)
+            return 0;
+        struct shape *shape = &row->shape[row->n_arrays++];
+        for (; *c != ']'; c += 2) { /* c is at the "[" or "," before a size of one letter */
+            static const char letters[SIZES] = {[M] = 'm', [K] = 'k', [N] = 'n'};
+            const char *letter = memchr(letters, c[1], SIZES);
+            if (!letter || (c[2] != ',' && c[2] != ']'))
+                return 0;
+            shape->size[shape->ndim++] = (int)(letter - letters);
+        }
+        if (c[1] == '<')
+            return 0;
+    }
+    return row->n_outputs <= MOST_OUTPUTS;
+}
+
+/* What is known of a call while its arrays are looked at. */
+struct look {
+    struct microgpt_call call;
+    char format;            /* 'f' or 'd', or 0 as long as it is not known */
+    Py_ssize_t size[SIZES]; /* or -1 */
+    Py_buffer view[MOST_ARRAYS];
+    int seen[MOST_ARRAYS];
+};
+
+/* Take the object as the call's i-th array; 0 unless it is an ndarray that fits what is known. */
+static int take(struct look *look, const struct row *row, int i, PyObject *object)
+{
+    const int is_output = i < row->n_outputs;
+    const struct shape *shape = &row->shape[i];
+    Py_buffer *view = &look->view[i];
+    if ((PyObject *)Py_TYPE(object) != ndarray ||
+        PyObject_GetBuffer(object, view, PyBUF_F_CONTIGUOUS | PyBUF_FORMAT | (is_output ? PyBUF_WRITABLE : 0)))
+        return 0;
+    look->seen[i] = 1;
+    const char format = view->format[0];
+    if ((format != 'f' && format != 'd') || view->format[1] || (look->format && format != look->format) ||
+        view->ndim != shape->ndim || (uintptr_t)view->buf % view->itemsize)
+        return 0;
+    look->format = format;
+    for (int d = 0; d < shape->ndim; d++) {
+        Py_ssize_t *known = &look->size[shape->size[d]];
+        if (view->shape[d] >> 30 || (*known >= 0 && *known != view->shape[d]))
+            return 0;
+        *known = view->shape[d];
+    }
+    for (int j = 0; j < row->n_arrays; j++) { /* an output overlaps nothing */
+        const char *begin = view->buf, *other = look->view[j].buf;
+        if (j != i && look->seen[j] && (is_output || j < row->n_outputs) && begin < other + look->view[j].len &&
+            other < begin + view->len)
+            return 0;
+    }
+    look->call.array[i] = view->buf;
+    return 1;
+}
+
+/* A new array for the call's i-th, whose sizes are known; NULL if it is so large that Python should see to it. */
+static PyObject *new_array(const struct look *look, const struct shape *shape)
+{
+    PyObject *dtype = look->format == 'f' ? float32 : float64;
+    const Py_ssize_t rows = look->size[shape->size[0]], columns = shape->ndim == 2 ? look->size[shape->size[1]] : 1;
+    if (rows * columns > 1 << 20)
+        return NULL;
+    if (shape->ndim == 2)
+        return PyObject_CallFunction(empty, "(nn)Os", rows, columns, dtype, "F");
+    return PyObject_CallFunction(empty, "(n)Os", rows, dtype, "F");
+}
+
+/* Take all arrays of a call; returns its outputs, `out` or new ones, as a new reference, or NULL. */
+static PyObject *take_all(struct look *look, const struct row *row, PyObject *out, PyObject *const *inputs)
+{
+    const int n_outputs = row->n_outputs, several = n_outputs > 1;
+    for (int i = n_outputs; i < row->n_arrays; i++)
+        if (!take(look, row, i, inputs[i - n_outputs]))
+            return NULL;
+    PyObject *outputs;
+    if (out != Py_None) {
+        Py_INCREF(outputs = out);
+        if (several && (!PyTuple_CheckExact(out) || PyTuple_Size(out) != n_outputs))
+            Py_CLEAR(outputs);
+    } else if (several) {
+        outputs = PyTuple_New(n_outputs);
+        for (int i = 0; outputs && i < n_outputs; i++) {
+            PyObject *array = new_array(look, &row->shape[i]);
+            if (!array || PyTuple_SetItem(outputs, i, array))
+                Py_CLEAR(outputs);
+        }
+    } else {
+        outputs = new_array(look, &row->shape[0]);
+    }
+    for (int i = 0; outputs && i < n_outputs; i++)
+        if (!take(look, row, i, several ? PyTuple_GetItem(outputs, i) : outputs))
+            Py_CLEAR(outputs);
+    return outputs;
+}
+
+/* Run the kernel of a row if the arguments are the common case; the same, without an exception. */
+static PyObject *try_call(const struct row *row, PyObject *out, int accumulate, double eps, PyObject *const *inputs)
+{
+    struct look look;
+    look.format = 0;
+    memset(look.size, -1, sizeof look.size);
+    memset(look.seen, 0, sizeof look.seen);
+    PyObject *outputs = take_all(&look, row, out, inputs);
+    if (outputs) {
+        struct microgpt_call *call = &look.call;
+        call->kernel = (int)(row - rows);
+        call->accumulate = accumulate && out != Py_None ? -1 : 0; /* new arrays hold nothing */
+        call->eps = eps;
+        call->m = (int)look.size[M];
+        call->k = (int)look.size[K];
+        call->moves = 0;
+        for (int i = 0; i < row->n_arrays; i++)
+            call->ld[i] = (int)look.size[row->shape[i].size[0]]; /* without gaps: as many as there are rows */
+        Py_BEGIN_ALLOW_THREADS(look.format == 'f' ? microgpt_replay_f32 : microgpt_replay_f64)(call, 1, 0,
+                                                                                               (int)look.size[N]);
+        Py_END_ALLOW_THREADS
+    }
+    for (int i = 0; i < row->n_arrays; i++)
+        if (look.seen[i])
+            PyBuffer_Release(&look.view[i]);
+    if (!outputs)
+        PyErr_Clear();
+    return outputs;
+}
+
+/* call(kernel, out, accumulate, eps, *inputs): run the kernel of this name on these arrays.  Returns its output, or the
+   tuple of them; and that is `out` unless it is None. */
+static PyObject *call(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
+{
+    enum { KERNEL, OUT, ACCUMULATE, EPS, INPUTS };
+    const struct row *row = rows, *end = rows + n_rows;
+    while (row < end && (n_arguments <= INPUTS || row->name != arguments[KERNEL]))
+        row++;
+    if (row < end && n_arguments == INPUTS + row->n_arrays - row->n_outputs && PyBool_Check(arguments[ACCUMULATE]) &&
+        PyFloat_CheckExact(arguments[EPS])) {
+        const double eps = PyFloat_AsDouble(arguments[EPS]);
+        if (eps >= 0 && eps <= 3e38) {
+            PyObject *outputs = try_call(row, arguments[OUT], arguments[ACCUMULATE] == Py_True, eps,
+                                         arguments + INPUTS);
+            if (outputs)
+                return outputs;
+        }
+    }
+    PyObject *careful = PyDict_GetItemString(dictionary, "careful"), *tuple = PyTuple_New(n_arguments), *result = NULL;
+    for (Py_ssize_t i = 0; tuple && i < n_arguments; i++) {
+        Py_INCREF(arguments[i]);
+        PyTuple_SetItem(tuple, i, arguments[i]);
+    }
+    if (tuple && careful)
+        result = PyObject_CallObject(careful, tuple);
+    else if (tuple)
+        PyErr_SetString(PyExc_NameError, "careful");
+    Py_XDECREF(tuple);
+    return result;
+}
+
+static PyMethodDef method = {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL};
+
+static int add_call(PyObject *dictionary)
+{
+    for (n_rows = 0; microgpt_kernels[n_rows].name && n_rows < MOST_ROWS; n_rows++) {
+        struct row row = {0};
+        if (read_shapes(&row, microgpt_kernels[n_rows].shapes))
+            row.name = PyUnicode_InternFromString(microgpt_kernels[n_rows].name);
+        rows[n_rows] = row;
+    }
+    ndarray = PyDict_GetItemString(dictionary, "ndarray");
+    empty = PyDict_GetItemString(dictionary, "empty");
+    float32 = PyDict_GetItemString(dictionary, "float32");
+    float64 = PyDict_GetItemString(dictionary, "float64");
+    PyObject *function = PyCFunction_NewEx(&method, dictionary, NULL);
+    if (!ndarray || !empty || !float32 || !float64 || !function)
+        return -1;
+    const int failed = PyDict_SetItemString(dictionary, method.ml_name, function);
+    Py_DECREF(function);
+    return failed;
+}
+
+int microgpt_add_call(uintptr_t dictionary)
+{
+    const PyGILState_STATE state = PyGILState_Ensure(); /* cffi calls without Python's lock */
+    const int result = add_call((PyObject *)dictionary);
+    PyGILState_Release(state);
+    return result;
+}
