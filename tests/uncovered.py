@@ -1,7 +1,8 @@
 """What of csrc/ no test reached, from gcov's JSON files of every instruction set: python tests/uncovered.py FILE...
 
-A line or branch counts as reached when it was on any instruction set, for in plain C a vector is one number, and none is
-cut off at a column's end.  What is named below with its reason may be left over; anything else is printed, and exit 1.
+A line or branch counts as reached when it was on any instruction set, for in plain C a vector is one number, and none
+is cut off at a column's end; but in each precision it counts by itself, where names (of a function, or of what was
+compiled) end in one.  What is named below with its reason may be left over; anything else is printed, and exit 1.
 """
 
 import gzip
@@ -21,26 +22,30 @@ MAY_REMAIN = {
 
 
 def main(paths):
-    lines, branches = defaultdict(int), defaultdict(int)  # how often, by (source, function, line number[, branch])
+    # how often, by (source, precision of what was compiled, function, line number[, branch])
+    lines, branches = defaultdict(int), defaultdict(int)
     for path in paths:
-        for file in json.loads(gzip.decompress(Path(path).read_bytes()))["files"]:
-            source = Path(file["file"]).name
-            if source not in ("kernels.c", "kernels.inc", "vector.inc", "arrays.c"):
+        unit = json.loads(gzip.decompress(Path(path).read_bytes()))
+        precision = next((p for p in ("f32", "f64") if p in unit["data_file"]), "")
+        for file in unit["files"]:
+            source = Path(file["file"])
+            if source.parent.name != "csrc":
                 continue  # cffi's wrapper, and the system's headers
             for line in file["lines"]:
-                key = source, line.get("function_name", ""), line["line_number"]
+                key = source.name, precision, line.get("function_name", ""), line["line_number"]
                 lines[key] += line["count"]
                 for i, branch in enumerate(line["branches"]):
                     branches[*key, i] += branch["count"]
     print(f"{len(lines)} lines and {len(branches)} branches, each in every precision")
     unexpected = 0
-    for (source, function, number, *branch), count in sorted({**lines, **branches}.items()):
+    for (source, precision, function, number, *branch), count in sorted({**lines, **branches}.items()):
         if count == 0:
             text = (Path("csrc") / source).read_text().splitlines()[number - 1].strip()
             reason = next((reason for part, reason in MAY_REMAIN.items() if part in text), None)
             unexpected += reason is None
             what = f"branch {branch[0]}" if branch else "line"
-            print(f"{source}:{number}: {function}: {what} not reached: {text}\n    {reason or 'WHY?'}")
+            where = " ".join(filter(None, (f"{source}:{number}:", function, precision)))
+            print(f"{where}: {what} not reached: {text}\n    {reason or 'WHY?'}")
     print(f"{unexpected} not reached and not explained")
     return unexpected > 0
 
