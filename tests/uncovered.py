@@ -14,10 +14,9 @@ from pathlib import Path
 MAY_REMAIN = {
     "__builtin_cpu_supports": "asks the processor, and there is one at a time",
     "return 2;": "the same, where there is no AVX-512",
-    "{ if (k) *p = x; }": "plain C's vector of one: where there are lanes to write, this is one of them",
-    "return k ? FN(fma)(a, b, c) : c;": "the same: lags are counted for this one lane",
-    "switch (v * 16 + width)": "a height and width that no tile has: the loops around it make none",
-    "switch (call->kernel)": "a number that is no kernel: programs are made of enum kernel",
+    "if (k)": "plain C's vector of one: where there are lanes to write, this is one of them",
+    "return k ? fmadd(a, b, c) : c;": "the same: lags are counted for this one lane",
+    "switch ((enum kernel)call->kernel)": "a number that is no kernel: programs are made of enum kernel",
 }
 
 
