@@ -28,7 +28,7 @@ FLAGS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(
 
 
 def declarations(header):
-    """The header for cffi, which knows no preprocessor: without its lines that begin with #, and what is C++'s alone."""
+    """The header for cffi, which has no preprocessor: without the lines that begin with #, and what is C++'s alone."""
     text = re.sub(r"#ifdef __cplusplus\n.*?#endif\n", "", (CSRC / header).read_text(), flags=re.DOTALL)
     return re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
 

@@ -1,4 +1,7 @@
-"""The floating-point operations a second of one core, two for each fused multiply-add: a loop of nothing else, compiled for this very processor."""
+"""The peak of one core: a loop of nothing but fused multiply-adds, compiled for this very processor.
+
+Operations a second, a multiply-add being two.
+"""
 
 import importlib.util
 import tempfile

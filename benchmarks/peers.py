@@ -114,7 +114,7 @@ def numpy_step(config):
             a[start : start + n] for a in (dataset.token, dataset.position, dataset.target, dataset.weight)
         )
         spans = [*np.flatnonzero(position == 0).tolist(), n]
-        spans = list(zip(spans, spans[1:]))
+        spans = list(itertools.pairwise(spans))
         g, saved = {}, []
         x0, rstd0 = norm(p["wte"][:, token] + p["wpe"][:, position])
         x = x0

@@ -170,8 +170,8 @@ def table(rows):
             us = r["us"].get(name)
             cells.append(f"{us:,.0f} ({us / r['us']['microgpt']:,.1f} ×)" if us else "–")
         yield (
-            f"| {r['dtype']} | {r['batch_size']} | {r['n_embd']} | {r['floor_us']:,.1f} | **{r['us']['microgpt']:,.1f}** "
-            f"| {100 * r['share_of_peak']:.0f} % | " + " | ".join(cells) + " |"
+            f"| {r['dtype']} | {r['batch_size']} | {r['n_embd']} | {r['floor_us']:,.1f} "
+            f"| **{r['us']['microgpt']:,.1f}** | {100 * r['share_of_peak']:.0f} % | " + " | ".join(cells) + " |"
         )
 
 
@@ -236,6 +236,7 @@ def main():
         Path(arguments.json).write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
     if arguments.plot:
         plot(rows, arguments.plot)
+    return None
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def indices(name: str, a: Any, limit: int) -> Any:
     if a.ndim != 1 or a.size > MAX_SIZE:
         raise ValueError(f"{name}: expected one dimension below 2**30, found shape {a.shape}")
     a = np.array(a)
-    if a.size and not (0 <= a.min() and a.max() < limit):
+    if a.size and not (a.min() >= 0 and a.max() < limit):
         wrong = a[(a < 0) | (a >= limit)][0]
         raise ValueError(f"{name}: expected integers in range({limit}), found {wrong}")
     return a.astype(np.int32)
@@ -184,7 +184,7 @@ def members(out: Any, operands: list[Operand]) -> tuple[Any, ...]:
 
 
 def careful(kernel: str, out: Any, accumulate: Any, eps: Any, *inputs: Any, **sizes: Any) -> Any:
-    """Run the kernel of this name with every argument checked; returns what it gives, which is `out` unless that is None.
+    """Run the kernel of this name, every argument checked; returns what it gives, which is `out` unless that is None.
 
     `sizes` are those that no input has.
     """

@@ -13,7 +13,6 @@ from importlib import import_module, util
 from typing import Any
 
 import numpy as np
-from numpy import empty as empty, float32 as float32, float64 as float64, ndarray as ndarray  # for C
 
 
 def _load(isa: str) -> Any:
@@ -40,6 +39,7 @@ REALS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
 # call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it here, for cffi's functions take no objects: see
 # csrc/python.c, which looks at the common case itself and leaves the rest to `careful`, arguments.py's.
+ndarray, empty, float32, float64 = np.ndarray, np.empty, np.float32, np.float64  # which C looks up here
 call: Callable[..., Any]
 careful: Callable[..., Any]
 if _lib.microgpt_add_call(id(globals())):

@@ -53,12 +53,13 @@ from .arguments import (
     true_or_false,
     whole,
 )
-from .c import ISA as ISA
 from .table import KERNELS
 
 Real = TypeVar("Real", np.float32, np.float64)
 Array = np.ndarray[Any, np.dtype[Real]]
 Integers = np.ndarray[Any, np.dtype[Any]]
+
+ISA = c.ISA  # of the kernels here
 
 RMSNORM_EPS = 1e-5  # the reference's
 

@@ -7,7 +7,6 @@ the calls (see program.py): what each makes, then what it takes.  `p` has the pa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from .config import Config
 from .kernels import RMSNORM_EPS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -168,7 +169,7 @@ def choose(logits: Any, uniforms: Any, sampling: Sampling) -> Any:
     probs = np.ascontiguousarray(tempered(logits, sampling.temperature), np.float64)
     if 0 < sampling.top_k < len(probs) or sampling.top_p < 1:
         probs = np.where(likeliest(probs, sampling.top_k or len(probs), sampling.top_p), probs, 0)
-    for below, row in zip(probs, probs[1:]):  # numpy.cumsum, and five times as fast
+    for below, row in itertools.pairwise(probs):  # numpy.cumsum, and five times as fast
         row += below
     point = np.minimum(uniforms * probs[-1], np.nextafter(probs[-1], 0))  # rounding must not reach the end
     return np.count_nonzero(probs <= point, axis=0)

@@ -69,7 +69,7 @@ class Trainer:
         return self.adam.step_count
 
     def step(self) -> float:
-        """One training step: the loss of its batch, before the update.  Raises NotFiniteError; ValueError past the end."""
+        """One training step: its batch's loss, before the update.  Raises NotFiniteError; ValueError past the end."""
         if self.adam.step_count >= self.config.num_steps:
             raise ValueError(f"expected no more than num_steps {self.config.num_steps}, which have been done")
         self._start, self.n_columns = self.dataset.batch(self.adam.step_count)
@@ -104,7 +104,7 @@ class Trainer:
     def done(self) -> bool:
         """True after the last step, or when early stopping has lost patience."""
         c = self.config
-        return self.step_count >= c.num_steps or c.patience > 0 and self.n_worse >= c.patience
+        return self.step_count >= c.num_steps or (c.patience > 0 and self.n_worse >= c.patience)
 
     @cached_property
     def data_sha256(self) -> str:
@@ -170,9 +170,9 @@ class Trainer:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > available or n_params > data.MAX_COUNT:
             raise ConfigError(
-                f"--n-embd {c.n_embd}, --n-layer {c.n_layer}, --block-size {c.block_size}, --batch-size {c.batch_size}: "
-                f"expected a model that fits {available / 1e9:.1f} GB of memory, found one of {n_params} parameters and "
-                f"{max_columns} tokens a step that needs {needed / 1e9:.1f} GB"
+                f"--n-embd {c.n_embd}, --n-layer {c.n_layer}, --block-size {c.block_size}, --batch-size {c.batch_size}"
+                f": expected a model that fits {available / 1e9:.1f} GB of memory, found one of {n_params} parameters"
+                f" and {max_columns} tokens a step that needs {needed / 1e9:.1f} GB"
             )
 
 

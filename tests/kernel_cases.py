@@ -1,4 +1,4 @@
-"""One valid call of every kernel at any size: what the tests of layouts, threads, bad arguments and equal bits share."""
+"""One valid call of every kernel at any size, for the tests of layouts, threads, bad arguments and equal bits."""
 
 import numpy as np
 

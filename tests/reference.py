@@ -6,7 +6,7 @@ of rows, as in microgpt.py, and an activation is a list of columns, one list of 
 """
 
 import math
-from itertools import count
+from itertools import count, pairwise
 
 
 class Value:
@@ -153,7 +153,7 @@ def attention(q, k, v, n_head):
 def attention_packed(q, k, v, offsets, n_head):
     """The columns of several documents side by side; document i is offsets[i] up to offsets[i + 1]."""
     out = []
-    for first, last in zip(offsets, offsets[1:]):
+    for first, last in pairwise(offsets):
         out += attention(q[first:last], k[first:last], v[first:last], n_head)
     return out
 

@@ -51,7 +51,7 @@ WRONG_TYPES = {
     "a number": lambda a: 1.5,
     "text": lambda a: "text",
     "bytes": lambda a: a.tobytes(),
-    "a memoryview": lambda a: memoryview(a),
+    "a memoryview": memoryview,
     "a class": lambda a: np.ndarray,
     "an object": lambda a: object(),
     "a masked array": lambda a: np.ma.masked_array(a, a > 0),
@@ -89,8 +89,7 @@ WRONG_SHAPES = {
 
 
 def zero_strides(a):
-    view = np.lib.stride_tricks.as_strided(a, strides=(a.itemsize, 0)[: a.ndim] if a.ndim > 1 else (0,))
-    return view
+    return np.lib.stride_tricks.as_strided(a, strides=(a.itemsize, 0)[: a.ndim] if a.ndim > 1 else (0,))
 
 
 def misaligned(a):
@@ -133,7 +132,7 @@ def refuse(name, case, out=None, error=(TypeError, ValueError), argument=None, *
     assert re.match(r"[a-z_.]+(\[\d\])?: expected .+, found .+", message, re.DOTALL), message
     of_cache = {f"cache.{field}" for field in kernels.AttentionCache._fields}
     known = {*getattr(kernels, name).__annotations__, *of_cache}
-    assert message.split(":")[0].split("[")[0] in known
+    assert message.split(":", maxsplit=1)[0].split("[", maxsplit=1)[0] in known
     if argument:
         assert message.startswith(argument), message
     assert [a.tobytes() for a in given] == before
@@ -188,7 +187,7 @@ WRONG_ALIKE = {
 )
 @pytest.mark.parametrize("kind", WRONG_ALIKE)
 def test_all_wrong_alike(name, kind):
-    """Arrays that fit together, outputs too, and own their memory are refused all the same when no kernel takes them."""
+    """Arrays that fit together, outputs too, and own their memory are still refused when no kernel takes them."""
     case = arguments(kernels, name, FLOAT64, M, N)
     out = outs(kernels, name, case)
     case |= {key: WRONG_ALIKE[kind](case[key]) for key in float_arrays(case)}
@@ -506,7 +505,7 @@ def test_out_that_gives_a_copy():
             return np.zeros((2, 2), order="F")
 
     assert kernels.relu_forward(Copies()).shape == (2, 2)
-    with pytest.raises(TypeError, match="out: expected .*always a copy"):
+    with pytest.raises(TypeError, match=r"out: expected .*always a copy"):
         kernels.relu_forward(np.ones((2, 2)), out=Copies())
 
 

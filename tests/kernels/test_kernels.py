@@ -68,8 +68,8 @@ def only_block_written(block, outer):
 
 @pytest.mark.parametrize("isa", KERNELS)
 def test_matmul_at_every_size(isa, dtype):
-    """Products, both gradients, overwritten and added to, at 4,096 sizes: exact to k eps |a| |b|, gaps untouched, inputs
-    unchanged.  Three calls, five products, a size: 73,728 calls over two precisions and three instruction sets."""
+    """Products, both gradients, overwritten and added to, at 4,096 sizes: exact to k eps |a| |b|, gaps untouched,
+    inputs unchanged.  Three calls, five products, a size: 73,728 calls over two precisions and three instruction sets."""
     kernels = KERNELS[isa]
     rng = np.random.default_rng(0)
     big = [np.asfortranarray(rng.standard_normal((70, 67)).astype(dtype)) for _ in range(5)]
@@ -307,7 +307,7 @@ def test_cross_entropy(kernels, dtype, shape, weighted):
 
 
 def test_softmax_of_special_columns(kernels, dtype):
-    """NaN or +inf in a column, or -inf all over it, make it NaN; a -inf beside numbers is 0, and large ones are exact."""
+    """NaN or +inf in a column, or -inf all over it, make it NaN; a -inf beside numbers is 0; large ones are exact."""
     inf, nan = np.inf, np.nan
     x = np.array([[nan, 0, 0], [inf, 0, 0], [-inf] * 3, [-inf, 0, 0], [3e38, 3e38, 0], [-3e38, 0, 0], [0, nan, inf]])
     p = kernels.softmax_forward(x.T.astype(dtype))

@@ -193,7 +193,7 @@ def test_intermediates(tmp_path):
 @pytest.mark.parametrize("n_layer, n_embd, n_head, block_size", [(1, 16, 4, 16), (3, 6, 2, 5)])
 def test_memory_is_foreseen(tmp_path, n_layer, n_embd, n_head, block_size):
     """The memory that a model is refused for is what its program takes."""
-    settings = dict(n_layer=n_layer, n_embd=n_embd, n_head=n_head, block_size=block_size)
+    settings = {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size}
     trainer = train(tmp_path, ["abc", "b"], **settings)
     taken = sum(array.size for array in trainer.replay.values.values())
     assert trainer.program.count(trainer.dataset.max_columns) == taken
@@ -202,10 +202,10 @@ def test_memory_is_foreseen(tmp_path, n_layer, n_embd, n_head, block_size):
 def test_nothing_to_look_at_yet(tmp_path):
     """Before the first step there are no intermediates, and attention's own arrays are not ones of columns."""
     trainer = train(tmp_path, ["abc"])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="expected a step before"):
         trainer.value("x")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="expected a step before"):
         trainer.attention(0)
     trainer.step()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"layer0\.attn\.probs: expected"):
         trainer.value("layer0.attn.probs")

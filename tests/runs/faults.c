@@ -26,10 +26,7 @@ void fault_set(const char *new_directory, const char *new_kind, int new_n, int n
     n = new_n, action = new_action, persist = new_persist, count = fired = 0;
 }
 
-int fault_fired(void)
-{
-    return fired;
-}
+int fault_fired(void) { return fired; }
 
 /* Whether to strike now; with an errno, it is set. */
 static int strike(const char *what, const char *path)
@@ -72,10 +69,7 @@ ssize_t write(int fd, const void *data, size_t size)
     return NEXT(write)(fd, data, size);
 }
 
-int fsync(int fd)
-{
-    return strike_fd("fsync", fd) ? -1 : NEXT(fsync)(fd);
-}
+int fsync(int fd) { return strike_fd("fsync", fd) ? -1 : NEXT(fsync)(fd); }
 
 int close(int fd)
 {
@@ -85,25 +79,16 @@ int close(int fd)
     return failed ? -1 : result;
 }
 
-int rename(const char *from, const char *to)
-{
-    return strike("rename", to) ? -1 : NEXT(rename)(from, to);
-}
+int rename(const char *from, const char *to) { return strike("rename", to) ? -1 : NEXT(rename)(from, to); }
 
-int link(const char *from, const char *to)
-{
-    return strike("link", to) ? -1 : NEXT(link)(from, to);
-}
+int link(const char *from, const char *to) { return strike("link", to) ? -1 : NEXT(link)(from, to); }
 
 int linkat(int from_fd, const char *from, int to_fd, const char *to, int flags)
 {
     return strike("link", to) ? -1 : NEXT(linkat)(from_fd, from, to_fd, to, flags);
 }
 
-int unlink(const char *path)
-{
-    return strike("unlink", path) ? -1 : NEXT(unlink)(path);
-}
+int unlink(const char *path) { return strike("unlink", path) ? -1 : NEXT(unlink)(path); }
 
 int open(const char *path, int flags, ...)
 {
