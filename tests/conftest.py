@@ -15,10 +15,14 @@ def load_kernels(isa):
     """A second copy of the module microgpt.kernels, for one instruction set; None if this machine has it not."""
     names = [f"microgpt.{part}" for part in PARTS]
     before = {name: sys.modules.pop(name) for name in names}
+    for part in PARTS:
+        delattr(microgpt, part)  # or else `from . import c` would find the old one
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MICROGPT_ISA", isa)
         try:
-            return importlib.import_module("microgpt.kernels")
+            module = importlib.import_module("microgpt.kernels")
+            assert module.ISA == isa
+            return module
         except ImportError:
             return None
         finally:

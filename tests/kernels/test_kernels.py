@@ -69,7 +69,10 @@ def only_block_written(block, outer):
 @pytest.mark.parametrize("isa", KERNELS)
 def test_matmul_at_every_size(isa, dtype):
     """Products, both gradients, overwritten and added to, at 4,096 sizes: exact to k eps |a| |b|, gaps untouched,
-    inputs unchanged.  Three calls, five products, a size: 73,728 calls over two precisions and three instruction sets."""
+    inputs unchanged.
+
+    Three calls, five products, a size: 73,728 calls over two precisions and three instruction sets.
+    """
     kernels = KERNELS[isa]
     rng = np.random.default_rng(0)
     big = [np.asfortranarray(rng.standard_normal((70, 67)).astype(dtype)) for _ in range(5)]
