@@ -59,12 +59,21 @@ static void transpose_add(real *dst, size_t ldd, const real *src, size_t lds, in
    c is computed in tiles of up to TILE_HEIGHT vectors by TILE_WIDTH columns, whose sums stay in registers while k runs.
    Each step of k loads a tile's height of a column of a, and multiplies it by one number of b for each column of c. */
 
+/* What the tiles side by side in a strip of c have in common. */
+struct strip {
+    size_t ldc, lda, b_k, b_n;
+    int k, accumulate;
+    mask last; /* of the last vector of rows */
+};
+
 /* A tile `height` vectors high, the last of them masked, and `width` columns wide: c = a b, or c += a b, over k.
    Its loops are unrolled, so that each of `sum` is a register.  a's columns are lda apart; element (p, j) of b is at
    b[p*b_k + j*b_n]. */
-INLINE void tile(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t b_k, size_t b_n, int k,
-                 int accumulate, mask last, const int height, const int width)
+INLINE void tile(real *c, const real *a, const real *b, const struct strip *strip, const int height, const int width)
 {
+    const size_t ldc = strip->ldc, lda = strip->lda, b_k = strip->b_k, b_n = strip->b_n;
+    const int k = strip->k, accumulate = strip->accumulate;
+    const mask last = strip->last;
     vec sum[TILE_HEIGHT][12];
 #pragma GCC unroll 12
     for (int j = 0; j < width; j++)
@@ -93,8 +102,7 @@ INLINE void tile(real *c, size_t ldc, const real *a, size_t lda, const real *b, 
 }
 
 /* One function for each size of tile, and tiles[height][width] to find it. */
-typedef void tile_function(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t b_k, size_t b_n, int k,
-                           int accumulate, mask last);
+typedef void tile_function(real *c, const real *a, const real *b, const struct strip *strip);
 
 #define UP_TO_2(size, h) size(h, 1) size(h, 2)
 #define UP_TO_6(size, h) UP_TO_2(size, h) size(h, 3) size(h, 4) size(h, 5) size(h, 6)
@@ -108,11 +116,10 @@ typedef void tile_function(real *c, size_t ldc, const real *a, size_t lda, const
 #define TILES(size) UP_TO_12(size, 1) UP_TO_12(size, 2) UP_TO_8(size, 3) UP_TO_6(size, 4)
 #endif
 
-#define DEFINE_TILE(height, width)                                                                                 \
-    static void tile_##height##x##width(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t b_k, \
-                                        size_t b_n, int k, int accumulate, mask last)                              \
-    {                                                                                                              \
-        tile(c, ldc, a, lda, b, b_k, b_n, k, accumulate, last, height, width);                                     \
+#define DEFINE_TILE(height, width)                                                                                    \
+    static void tile_##height##x##width(real *c, const real *a, const real *b, const struct strip *strip)             \
+    {                                                                                                                 \
+        tile(c, a, b, strip, height, width);                                                                          \
     }
 TILES(DEFINE_TILE)
 
@@ -143,22 +150,22 @@ static void product(real *c, size_t ldc, const real *a, size_t a_m, size_t a_k, 
         for (int j = 0; j < n; j++)
             memset(c + j * ldc, 0, m * sizeof *c);
     for (int p = 0; p < k; p += PANEL_DEPTH) {
-        const int depth = k - p < PANEL_DEPTH ? k - p : PANEL_DEPTH, goes_on = accumulate || p > 0;
+        const int depth = k - p < PANEL_DEPTH ? k - p : PANEL_DEPTH;
+        struct strip strip = {.ldc = ldc, .b_k = b_k, .b_n = b_n, .k = depth, .accumulate = accumulate || p > 0};
         for (int i = 0; i < m; i += PANEL_ROWS) {
             const int rows = m - i < PANEL_ROWS ? m - i : PANEL_ROWS, height = (rows + W - 1) / W;
-            const mask last = first(rows - (height - 1) * W);
             const real *block = a + i * a_m + p * a_k;
-            size_t block_ld = a_k;
+            strip.lda = a_k;
+            strip.last = first(rows - (height - 1) * W);
             if (a_m != 1 || n >= MANY) {
                 pack(panel, block, a_m, a_k, rows, depth);
                 block = panel;
-                block_ld = PANEL_ROWS;
+                strip.lda = PANEL_ROWS;
             }
             const int widest = TILE_WIDTH(height), n_tiles = (n + widest - 1) / widest;
             for (int t = 0, j = 0; t < n_tiles; t++) {
                 const int width = (n - j + n_tiles - t - 1) / (n_tiles - t); /* even shares: 7 columns are 4 + 3 */
-                tiles[height][width](c + j * ldc + i, ldc, block, block_ld, b + p * b_k + j * b_n, b_k, b_n, depth,
-                                     goes_on, last);
+                tiles[height][width](c + j * ldc + i, block, b + p * b_k + j * b_n, &strip);
                 j += width;
             }
         }
@@ -371,9 +378,13 @@ void API(embedding_backward)(real *dwte, real *dwpe, const real *dx, const int32
         memset(dwte, 0, (size_t)n_embd * vocab_size * sizeof *dwte);
     if (n_embd > 0 && !(accumulate & 2))
         memset(dwpe, 0, (size_t)n_embd * block_size * sizeof *dwpe);
-    for (int t = 0; t < n_tokens; t++)
-        API(add_backward)(dwte + (size_t)token[t] * n_embd, dwpe + (size_t)position[t] * n_embd,
-                          dx + (size_t)t * n_embd, n_embd, -1);
+    for (int t = 0; t < n_tokens; t++, dx += n_embd) {
+        real *dwte_t = dwte + (size_t)token[t] * n_embd, *dwpe_t = dwpe + (size_t)position[t] * n_embd;
+        for (int i = 0; i < n_embd; i++) {
+            dwte_t[i] += dx[i];
+            dwpe_t[i] += dx[i];
+        }
+    }
 }
 
 /* ---- cross-entropy: softmax and -log in one ---- */
