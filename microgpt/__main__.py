@@ -22,7 +22,7 @@ def main(argv=None):
 
 def run(argv):
     from .commands import make_parser
-    from .report import notice
+    from .terminal import notice
 
     try:
         arguments = make_parser().parse_args(argv)

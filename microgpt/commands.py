@@ -6,8 +6,9 @@ from dataclasses import fields
 
 from .config import Config, Sampling, flag, parsed, read_toml
 from .errors import DataError
-from .report import Reporter, escaped, notice, printable
+from .progress import Reporter
 from .signals import stop_on_signals
+from .terminal import escaped, notice, printable
 
 # ---- the parser ----
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from .errors import ConfigError
-from .report import reason
+from .terminal import reason
 
 
 def flag(name):

@@ -6,7 +6,7 @@ import stat
 import numpy as np
 
 from .errors import DataError
-from .report import reason
+from .terminal import reason
 
 MAX_COUNT = 2**31 - 1  # what int32 can count
 

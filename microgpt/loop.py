@@ -4,8 +4,8 @@ import time
 
 from .config import Sampling
 from .errors import NotFiniteError
-from .report import notice
 from .sample import Sampler
+from .terminal import notice
 
 CHUNK_SECONDS = 0.05  # how long to run steps and do nothing else
 SAVE_SECONDS = 60  # how often to save a run that has no --checkpoint-every

@@ -4,7 +4,7 @@ import os
 import re
 
 from .errors import ConfigError
-from .report import reason
+from .terminal import reason
 
 
 class Metrics:

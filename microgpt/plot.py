@@ -4,8 +4,9 @@ import json
 import os
 
 from .errors import PlotError
-from .report import SMOOTHING, reason
+from .progress import SMOOTHING
 from .run import METRICS
+from .terminal import reason
 
 
 def read_metrics(path):

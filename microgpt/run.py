@@ -7,7 +7,7 @@ from . import checkpoint
 from .config import to_toml
 from .errors import CheckpointError, ConfigError
 from .metrics import Metrics
-from .report import notice, reason
+from .terminal import notice, reason
 
 CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
 METRICS, CONFIG = "metrics.jsonl", "config.toml"

@@ -2,41 +2,25 @@
 
 import sys
 import time
+from typing import Any
+
+from .config import Config
+from .terminal import notice, printable
 
 SMOOTHING = 0.99  # of the loss that is shown, in the bar and in plots
-
-
-def escaped(text):
-    """The text with line ends and control characters, which a terminal would obey, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def printable(text):
-    """The text for stdout: as it is, or escaped where that is a terminal."""
-    return escaped(text) if sys.stdout.isatty() else text
-
-
-def notice(message):
-    """One line on stderr."""
-    print(f"microgpt: {escaped(str(message))}", file=sys.stderr)
-
-
-def reason(error):
-    """Why the system refused something, in its words."""
-    return getattr(error, "strerror", None) or error
 
 
 class Reporter:
     """Told of all steps, it prints the lines that are due, and moves the bar."""
 
-    def __init__(self, config, first_step=0):
+    def __init__(self, config: Config, first_step: int = 0) -> None:
         self.config = config
         self.bar = progress_bar(config, first_step)
         self.lines = self.bar is None or not sys.stdout.isatty()
-        self.smoothed = None
+        self.smoothed: float | None = None
         self._first, self._started, self._next = first_step, time.monotonic(), 0.0
 
-    def steps(self, first, losses):
+    def steps(self, first: int, losses: list[float]) -> None:
         """The losses of the steps from `first` on, of which only the last can be due for a line."""
         config, step, loss = self.config, first + len(losses) - 1, losses[-1]
         if self.lines and (step % config.log_every == 0 or step == 1 or step == config.num_steps):
@@ -53,33 +37,33 @@ class Reporter:
         if self.bar is not None and not self.lines and step == config.num_steps:
             self._print(f"{self._place(step)} | loss {loss:.4f}")
 
-    def held_out(self, step, loss):
+    def held_out(self, step: int, loss: float) -> None:
         self._print(f"{self._place(step)} | held-out loss {loss:.4f}")
 
-    def samples(self, step, texts):
+    def samples(self, step: int, texts: list[str]) -> None:
         self._print(f"{self._place(step)} | samples {', '.join(printable(text) for text in texts)}")
 
-    def _place(self, step):
+    def _place(self, step: int) -> str:
         return f"step {step:4d} / {self.config.num_steps:4d}"
 
-    def _print(self, line):
+    def _print(self, line: str) -> None:
         if self.bar is not None:
             self.bar.clear()
         print(line, flush=True)
         if self.bar is not None:
             self.bar.refresh()
 
-    def close(self):
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
 
 
-def progress_bar(config, first_step):
+def progress_bar(config: Config, first_step: int) -> Any:
     """A tqdm bar when stderr is a terminal and tqdm is installed, else None."""
     if not sys.stderr.isatty():
         return None
     try:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError:
         notice("no progress bar: it needs tqdm (pip install tqdm)")
         return None
