@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 
-from . import checkpoint
+from . import checkpoint, files
 from .config import to_toml
 from .errors import CheckpointError, ConfigError
 from .metrics import Metrics
@@ -72,7 +72,7 @@ class Run:
         if name == PREVIOUS:  # make it the last one too, or else the next save would drop it for the bad one
             with suppress(FileNotFoundError):
                 os.replace(self.file(CHECKPOINT), self.file(BAD))
-            checkpoint.keep(self.file(PREVIOUS), self.file(CHECKPOINT))
+            files.keep(self.file(PREVIOUS), self.file(CHECKPOINT))
         self.saved_step, self.num_steps_before = saved.step, saved.config.num_steps
         return saved
 
@@ -81,7 +81,7 @@ class Run:
         try:
             if self.saved_step is None:
                 self._write_checkpoint(trainer)
-            checkpoint.write(self.file(CONFIG), to_toml(trainer.config).encode("utf-8", "surrogateescape"))
+            files.write(self.file(CONFIG), to_toml(trainer.config).encode("utf-8", "surrogateescape"))
             self.metrics = Metrics(self.file(METRICS), keep_steps=trainer.step_count)
         except OSError as error:
             flag = "--out" if self.num_steps_before is None else "--resume"
@@ -99,7 +99,7 @@ class Run:
             raise OSError(f"{path}: the run cannot be saved at step {step}: {reason(error)}") from None
 
     def _write_checkpoint(self, trainer):
-        checkpoint.write(self.file(CHECKPOINT), trainer.checkpoint().to_bytes(), self.file(PREVIOUS))
+        files.write(self.file(CHECKPOINT), trainer.checkpoint().to_bytes(), self.file(PREVIOUS))
         self.saved_step = trainer.step_count
 
     def _take_lock(self):

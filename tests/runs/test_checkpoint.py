@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import everything, tiny_trainer
 
-from microgpt import checkpoint
+from microgpt import checkpoint, files
 from microgpt.errors import CheckpointError
 
 
@@ -19,7 +19,7 @@ from microgpt.errors import CheckpointError
 def test_round_trip(tmp_path, dtype, settings):
     """A loaded checkpoint holds every value of the saved one, to the last bit."""
     saved = tiny_trainer(tmp_path, 5, dtype=dtype, **settings).checkpoint()
-    checkpoint.write(str(tmp_path / "c"), saved.to_bytes())
+    files.write(str(tmp_path / "c"), saved.to_bytes())
     loaded = checkpoint.load(str(tmp_path / "c"))
     assert everything(loaded) == everything(saved)
     assert bytes(loaded.to_bytes()) == (tmp_path / "c").read_bytes()
@@ -62,7 +62,7 @@ def test_no_time_of_day(tmp_path):
 def test_loading_runs_nothing_and_opens_nothing_else(tmp_path):
     """Loading imports, compiles and executes nothing, and opens the file alone."""
     path = str(tmp_path / "c")
-    checkpoint.write(path, tiny_trainer(tmp_path, 1).checkpoint().to_bytes())
+    files.write(path, tiny_trainer(tmp_path, 1).checkpoint().to_bytes())
     checkpoint.load(path)  # whatever is imported once
     seen, me = [], threading.get_ident()
 
@@ -78,34 +78,6 @@ def test_loading_runs_nothing_and_opens_nothing_else(tmp_path):
         watching = False
     assert {event for event, _ in seen} <= {"open", "os.open"} and ("open", path) in seen
     assert {found for event, found in seen if event == "open"} == {path}
-
-
-def test_a_write_replaces_and_keeps(tmp_path):
-    """A write leaves the new content, the old one under its second name, and no temporary file."""
-    path, previous = tmp_path / "c", tmp_path / "p"
-    for content in b"one", b"two", b"three":
-        checkpoint.write(str(path), content, str(previous))
-    assert (path.read_bytes(), previous.read_bytes()) == (b"three", b"two")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "p"]
-
-
-def test_a_stale_temporary_file_is_replaced(tmp_path):
-    """What an earlier crash left, even a link to another file, is removed and not written through."""
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"mine")
-    (tmp_path / ".c.tmp").symlink_to(victim)
-    checkpoint.write(str(tmp_path / "c"), b"new")
-    assert (victim.read_bytes(), (tmp_path / "c").read_bytes()) == (b"mine", b"new")
-
-
-def test_a_write_that_lies_is_noticed(tmp_path, monkeypatch):
-    """When the disk claims to have written what it did not, the old file stays."""
-    path = tmp_path / "c"
-    checkpoint.write(str(path), b"old")
-    monkeypatch.setattr(checkpoint.os, "write", lambda fd, data: len(data))
-    with pytest.raises(OSError, match="read back"):
-        checkpoint.write(str(path), b"new")
-    assert path.read_bytes() == b"old"
 
 
 def test_not_finite_is_not_saved(tmp_path):

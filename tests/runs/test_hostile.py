@@ -383,8 +383,12 @@ def test_a_file_that_changes_while_it_is_read(good, tmp_path, monkeypatch):
     path = tmp_path / "c"
     for change in good[:-100], good[:100] + b"x" + good[101:]:
         path.write_bytes(good)
-        original = checkpoint.parse_run
-        monkeypatch.setattr(checkpoint, "parse_run", lambda run: (path.write_bytes(change), original(run))[1])
+
+        def changing(state, change=change, original=checkpoint.parse_state):
+            path.write_bytes(change)
+            return original(state)
+
+        monkeypatch.setattr(checkpoint, "parse_state", changing)
         with pytest.raises(CheckpointError):
             checkpoint.load(str(path))
         monkeypatch.undo()
