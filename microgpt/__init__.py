@@ -10,21 +10,24 @@ NotFiniteError and SamplingError.
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+from .errors import CheckpointError, ConfigError, DataError, NotFiniteError, SamplingError
 
 __version__ = "0.1.0"
-
-_HOME = {
-    "train": "api",
-    "load": "api",
-    "Model": "api",
-    "ConfigError": "errors",
-    "DataError": "errors",
-    "CheckpointError": "errors",
-    "NotFiniteError": "errors",
-    "SamplingError": "errors",
-}
-__all__ = ["__version__", "get_include", "kernels", *_HOME]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Model",
+    "NotFiniteError",
+    "SamplingError",
+    "__version__",
+    "get_include",
+    "kernels",
+    "load",
+    "train",
+]
 
 
 def get_include() -> str:
@@ -41,10 +44,15 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def __getattr__(name: str) -> Any:
-    """Import what is used only when it is used: the command line needs little of it."""
-    if name == "kernels":
-        return import_module(".kernels", __name__)
-    if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:
+    from . import kernels
+    from .api import Model, load, train
+else:
+
+    def __getattr__(name):
+        """Import what is used only when it is used: the command line needs little of it."""
+        if name == "kernels":
+            return import_module(".kernels", __name__)
+        if name in ("Model", "load", "train"):
+            return getattr(import_module(".api", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

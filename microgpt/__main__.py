@@ -10,23 +10,23 @@ from .signals import handled, leave
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FINITE = 0, 1, 2, 3
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     with handled(leave):
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # closed, as by >&-
                 setattr(sys, name, open(os.devnull, "w"))
             getattr(sys, name).reconfigure(errors="backslashreplace")
-        return run(argv)
+        return execute(argv)
 
 
-def run(argv):
+def execute(argv: list[str] | None) -> int:
     from .commands import make_parser
     from .terminal import notice
 
     try:
         arguments = make_parser().parse_args(argv)
-        code = arguments.run(arguments)
+        code: int | None = arguments.function(arguments)
         sys.stdout.flush()
         return code or EXIT_DONE
     except BrokenPipeError:  # `| head` has read enough
@@ -43,15 +43,14 @@ def run(argv):
         return code
 
 
-def drop_stdout():
+def drop_stdout() -> None:
     """Let what is still to be written to a stdout that failed go nowhere, instead of failing again at the exit."""
     with suppress(OSError, ValueError):  # stdout need not be a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def exit_code(error):
+def exit_code(error: Exception) -> int | None:
     """The exit code of an error that a user can cause, None for a bug."""
-
     if isinstance(error, ConfigError):
         return EXIT_USAGE
     if isinstance(error, ArithmeticError):  # NotFiniteError, SamplingError

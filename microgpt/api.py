@@ -1,18 +1,20 @@
 """microgpt from Python: train a model or load one, then sample from it, score texts, and measure it.
 
 >>> import microgpt
->>> model = microgpt.train(input="input.txt", num_steps=1000, out="runs/first")     # doctest: +SKIP
+>>> model = microgpt.train("input.txt", num_steps=1000, out="runs/first")     # doctest: +SKIP
 >>> model = microgpt.load("runs/first")                                             # doctest: +SKIP
 >>> model.sample(3, temperature=0.7, prompt="ka")                                   # doctest: +SKIP
 >>> model.score("kamon").loss                                                       # doctest: +SKIP
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from typing import NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import loop
-from .config import Config, Sampling, resumed
+from .config import Config, Given, Sampling, accepts, resumed
 from .errors import ConfigError, DataError
 from .evaluate import Evaluator, bits_per_character, mean_loss
 from .metrics import Metrics
@@ -21,50 +23,70 @@ from .sample import Sampler, columns_for
 from .signals import interrupt_at_the_end
 from .trainer import Trainer
 
+if TYPE_CHECKING:
+    from .run import Run
 
-def train(out=None, resume=None, metrics=None, **settings):
-    """Train a model; returns it.
+Path = str | os.PathLike[str]
 
-    `settings` are those of the command line (num_steps=2000, n_embd=32, ...).  With `out`, a directory, the run can be
-    resumed with `resume`; `metrics` is a file for each step's loss.  Raises ConfigError, DataError, CheckpointError,
-    NotFiniteError or OSError; after Ctrl-C, when the run is saved, KeyboardInterrupt.
+
+@dataclass(frozen=True)
+class Training(Config):
+    """What train() may be given: a run's settings, and its files.  Of this class only the signature is used."""
+
+    input: Path = Config.input  # type: ignore[assignment]  # more than a Config keeps
+    _: KW_ONLY
+    out: Path | None = None
+    resume: Path | None = None
+    metrics: Path | None = None
+
+
+@accepts(Training)
+def train(given: Given) -> "Model":
+    """Train a model on a text file; returns it.
+
+    The settings are those of the command line.  With `out`, a directory, the run can be resumed with `resume`, which
+    then says all that is not given; `metrics` is a file for each step's loss.  Raises ConfigError, DataError,
+    CheckpointError, NotFiniteError or OSError; after Ctrl-C, when the run is saved, KeyboardInterrupt.
     """
-    if isinstance(settings.get("input"), os.PathLike):
-        settings["input"] = os.fspath(settings["input"])
-    with training(settings, out, resume, metrics) as (trainer, run, metrics), interrupt_at_the_end() as stop:
+    settings = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+    out, resume, metrics_path = (settings.pop(name, None) for name in ("out", "resume", "metrics"))
+    with training(settings, out, resume, metrics_path) as (trainer, run, metrics), interrupt_at_the_end() as stop:
         loop.train(trainer, run, metrics, stop=stop)
     return Model(trainer.params)
 
 
 @contextmanager
-def training(settings, out=None, resume=None, metrics=None):
+def training(
+    settings: Given, out: str | None = None, resume: str | None = None, metrics: str | None = None
+) -> Iterator[tuple[Trainer, "Run | None", Metrics | None]]:
     """(trainer, run, metrics), ready for loop.train(); the latter two are None unless asked for."""
     if out is not None and resume is not None:
         raise ConfigError(f"--out: expected none with --resume, which says where the run is, found {out!r}")
+    directory = out if resume is None else resume
     with ExitStack() as stack:
-        run = saved = None
-        if out is not None or resume is not None:
+        run = saved = writer = None
+        if directory is not None:
             from .run import Run
 
-            run = stack.enter_context(closing(Run(out if resume is None else resume)))
-        if resume is not None:
-            saved = run.resume()
-            settings = resumed(saved.config, settings).as_dict()
-        trainer = Trainer(Config(**settings), saved)
-        if out is not None:
+            run = stack.enter_context(closing(Run(directory)))
+            if resume is not None:
+                saved = run.resume()
+        config = Config(**settings) if saved is None else resumed(saved.config, settings)
+        trainer = Trainer(config, saved)
+        if run is not None and saved is None:
             run.create()
         if metrics is not None:
-            metrics = stack.enter_context(closing(Metrics.beside(metrics, trainer.config.input, out or resume)))
+            writer = stack.enter_context(closing(Metrics.beside(metrics, config.input, directory)))
         if run is not None:
             run.start(trainer)
-        yield trainer, run, metrics
+        yield trainer, run, writer
 
 
-def load(path):
+def load(path: Path) -> "Model":
     """The Model of a run's directory or a checkpoint file.  Raises CheckpointError."""
     from . import run
 
-    saved = run.load(path)
+    saved = run.load(os.fspath(path))
     params = Parameters(saved.config, saved.vocab)
     params.copy_from(saved.params)
     return Model(params)
@@ -73,7 +95,7 @@ def load(path):
 class Score(NamedTuple):
     text: str
     loss: float  # the mean of losses
-    losses: list  # -log probability of each character, and of the end, where the context has room for it
+    losses: list[float]  # -log probability of each character, and of the end, where the context has room for it
 
 
 class Evaluation(NamedTuple):
@@ -86,34 +108,39 @@ class Evaluation(NamedTuple):
 class Model:
     """A trained model: `config`, `vocab` (characters by id) and `params` (arrays by name)."""
 
-    def __init__(self, params):
+    def __init__(self, params: Parameters) -> None:
         self.params, self.config, self.vocab = params, params.config, params.vocab
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Model of {self.params.flat.size} parameters and {len(self.vocab)} characters>"
 
-    def sample(self, num_samples=20, temperature=0.5, top_k=0, top_p=1.0, prompt="", seed=42, probs=False):
-        """A list of invented texts; with probs=True of (text, probabilities of its characters and end)."""
-        sampling = Sampling(num_samples, temperature, top_k, top_p, prompt, seed)
-        batches = self.batches(sampling, probs)
-        if probs:
-            return [pair for batch in batches for pair in zip(*batch)]
-        return [text for texts, _ in batches for text in texts]
+    @accepts(Sampling)
+    def sample(self, given: Given) -> list[str]:
+        """A list of invented texts."""
+        return [text for texts, _ in self.batches(Sampling(**given)) for text in texts]
 
-    def batches(self, sampling, probs=False):
+    @accepts(Sampling)
+    def sample_probs(self, given: Given) -> list[tuple[str, list[float]]]:
+        """The same texts, each with the probability of each of its characters, and of the end if it has one."""
+        batches = self.batches(Sampling(**given), probs=True)
+        return [pair for texts, probs in batches for pair in zip(texts, probs or [])]
+
+    def batches(self, sampling: Sampling, probs: bool = False) -> Iterator[tuple[list[str], list[list[float]] | None]]:
         """The same, batch by batch as they are drawn: (texts, their probabilities or None)."""
         self._check_text("--prompt", sampling.prompt, self.config.block_size - 1)
         sampler = Sampler(self.params, columns_for(self.config, sampling.num_samples))
         return sampler.samples(sampling, probs)
 
-    def score(self, text):
+    def score(self, text: str) -> Score:
         """The Score of a text.  Raises ConfigError for unknown characters, or more than the context holds."""
         self._check_text("TEXT", text, self.config.block_size)
         losses = Evaluator(self.params, [text]).losses()
         return Score(text, mean_loss(losses, [0, len(losses)]), losses.tolist())
 
-    def evaluate(self, documents):
+    def evaluate(self, documents: list[str]) -> Evaluation:
         """The Evaluation of a list of texts; of one longer than the context the beginning counts."""
+        if isinstance(documents, str):
+            raise TypeError(f"evaluate: expected a list of texts, found {documents!r:.100}")
         if not documents:
             raise DataError("expected at least one document, found none")
         known = set(self.vocab)
@@ -125,7 +152,7 @@ class Model:
         d = evaluator.dataset
         return Evaluation(len(documents), d.n_truncated, mean_loss(losses, d.offsets), bits_per_character(losses))
 
-    def _check_text(self, name, text, most):
+    def _check_text(self, name: str, text: str, most: int) -> None:
         if type(text) is not str:
             raise ConfigError(f"{name}: expected text, found {text!r}")
         known = set(self.vocab)
@@ -135,7 +162,7 @@ class Model:
             raise ConfigError(f"{name}: expected at most {most} characters (--block-size), found {len(text)}")
 
 
-def unknown(text, known, vocab):
+def unknown(text: str, known: set[str], vocab: list[str]) -> str:
     """What to say of the first character that is not known."""
     i = next(i for i, char in enumerate(text) if char not in known)
     shown = "".join(vocab) if len(vocab) <= 100 else "".join(vocab[:100]) + "..."

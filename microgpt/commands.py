@@ -1,14 +1,24 @@
 """The commands of the command line: their flags, and what each does with microgpt.api."""
 
+from __future__ import annotations
+
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import fields
+from typing import TYPE_CHECKING, NoReturn
 
-from .config import Config, Sampling, flag, parsed, read_toml
+from .config import Config, Sampling, Settings, flag, kind, parsed, read_toml
 from .errors import DataError
 from .progress import Reporter
 from .signals import stop_on_signals
 from .terminal import escaped, notice, printable
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .trainer import Trainer
+
+Command = Callable[[argparse.Namespace], int | None]
 
 # ---- the parser ----
 
@@ -16,67 +26,68 @@ from .terminal import escaped, notice, printable
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {escaped(message)} (see {self.prog} --help)\n")
 
 
-def make_parser():
+def make_parser() -> Parser:
     parser = Parser(prog="microgpt", description="Train a small GPT on a file of names, and invent new ones.",
                     allow_abbrev=False)  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def add(run, name, help, run_help=None):
+    def add(function: Command, name: str, help: str, path_help: str = "") -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        command.set_defaults(run=run)
-        if run_help:
-            command.add_argument("path", metavar="RUN", help=run_help)
+        command.set_defaults(function=function)
+        if path_help:
+            command.add_argument("path", metavar="RUN", help=path_help)
         return command
 
     trained = "a run's directory, or a checkpoint file"
-    train = add(run_train, "train", "train a model and sample from it")
-    add_settings(train, Config)
-    train.add_argument("--metrics", metavar="FILE", help="write each step's loss and learning rate as a line of JSON")
-    train.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
-    train.add_argument("--out", metavar="DIR", help="directory for the run: checkpoints, metrics and settings")
-    train.add_argument("--resume", metavar="DIR", help="go on with the run in this directory; needs no other flag")
+    command = add(train, "train", "train a model and sample from it")
+    add_settings(command, Config)
+    command.add_argument("--metrics", metavar="FILE", help="write each step's loss and learning rate as a line of JSON")
+    command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
+    command.add_argument("--out", metavar="DIR", help="directory for the run: checkpoints, metrics and settings")
+    command.add_argument("--resume", metavar="DIR", help="go on with the run in this directory; needs no other flag")
 
-    sample = add(run_sample, "sample", "invent documents with a trained model", trained)
-    add_settings(sample, Sampling)
-    sample.add_argument("--probs", action="store_true", help="show the model's probability of each character")
-    sample.add_argument("--json", action="store_true", help="print each sample as a line of JSON")
+    command = add(sample, "sample", "invent documents with a trained model", trained)
+    add_settings(command, Sampling)
+    command.add_argument("--probs", action="store_true", help="show the model's probability of each character")
+    command.add_argument("--json", action="store_true", help="print each sample as a line of JSON")
 
-    evaluate = add(run_eval, "eval", "measure a trained model on a file: mean loss and bits per character", trained)
-    evaluate.add_argument("--input", metavar="FILE", help="text file, one document a line (default: the run's own)")
-    evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
+    command = add(evaluate, "eval", "measure a trained model on a file: mean loss and bits per character", trained)
+    command.add_argument("--input", metavar="FILE", help="text file, one document a line (default: the run's own)")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
 
-    score = add(run_score, "score", "how much each character of some texts surprises a trained model", trained)
-    score.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
-    score.add_argument("--json", action="store_true", help="print each text's scores as a line of JSON")
+    command = add(score, "score", "how much each character of some texts surprises a trained model", trained)
+    command.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
+    command.add_argument("--json", action="store_true", help="print each text's scores as a line of JSON")
 
-    add(run_info, "info", "version, paths, compiler, instruction set, threads")
+    add(info, "info", "version, paths, compiler, instruction set, threads")
 
-    plot = add(run_plot, "plot", "draw the losses of runs (needs matplotlib)")
-    plot.add_argument("paths", metavar="RUN", nargs="+", help="a run's directory, or a metrics file")
-    plot.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: FILE.png or FILE.svg")
+    command = add(plot, "plot", "draw the losses of runs (needs matplotlib)")
+    command.add_argument("paths", metavar="RUN", nargs="+", help="a run's directory, or a metrics file")
+    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: FILE.png or FILE.svg")
     return parser
 
 
-def add_settings(command, settings):
+def add_settings(command: argparse.ArgumentParser, settings: type[Settings]) -> None:
     for f in fields(settings):
         default = f" (default {f.default})" if f.default != "" else ""
         text = f.metadata["help"].replace("%", "%%") + default
-        command.add_argument(flag(f.name), metavar=f.type.__name__.upper(), help=text)
+        command.add_argument(flag(f.name), metavar=kind(f).__name__.upper(), help=text)
 
 
-# ---- the commands: each returns its exit code, or None when all went well ----
+# ---- the commands: each takes what the parser found, and returns its exit code, or None when all went well ----
 
 
-def run_train(arguments):
+def train(arguments: argparse.Namespace) -> int | None:
     from . import api, loop
 
     settings = read_toml(arguments.config) if arguments.config is not None else {}
     settings |= parsed(Config, vars(arguments))
-    with api.training(settings, arguments.out, arguments.resume, arguments.metrics) as (trainer, run, metrics):
+    out, resume = arguments.out, arguments.resume
+    with api.training(settings, out, resume, arguments.metrics) as (trainer, run, metrics):
         config = trainer.config
         say_what_happens(trainer, run)
         reporter = Reporter(config, trainer.step_count)
@@ -91,17 +102,12 @@ def run_train(arguments):
             return 128 + stop[0]
         if trainer.step_count < config.num_steps:
             notice(f"stopped early: no better held-out loss in {config.patience} measurements")
-
     if config.num_samples:
-        from .sample import Sampler
-
-        print("\n--- inference (new, hallucinated names) ---")
-        sampler = Sampler(trainer.params)
-        for i in range(1, config.num_samples + 1):
-            print(f"sample {i:2d}: {printable(sampler.sample(trainer.rng, config.temperature))}")
+        say_samples(trainer)
+    return None
 
 
-def say_what_happens(trainer, run):
+def say_what_happens(trainer: Trainer, run: Run | None) -> None:
     config = trainer.config
     if trainer.had_bom:
         notice(f"{config.input}: dropped a byte-order mark")
@@ -117,12 +123,21 @@ def say_what_happens(trainer, run):
     print(f"num params: {trainer.params.flat.size}", flush=True)
 
 
-def say_what_is_cut(path, n, block_size):
+def say_samples(trainer: Trainer) -> None:
+    from .sample import Sampler
+
+    print("\n--- inference (new, hallucinated names) ---")
+    config, sampler = trainer.config, Sampler(trainer.params)
+    for i in range(1, config.num_samples + 1):
+        print(f"sample {i:2d}: {printable(sampler.sample(trainer.rng, config.temperature))}")
+
+
+def say_what_is_cut(path: str, n: int, block_size: int) -> None:
     if n:
         notice(f"{path}: {n} line{'s' * (n > 1)} longer than --block-size {block_size}: the rest is not used")
 
 
-def run_sample(arguments):
+def sample(arguments: argparse.Namespace) -> None:
     from . import api
 
     sampling = Sampling(**parsed(Sampling, vars(arguments)))
@@ -138,12 +153,12 @@ def run_sample(arguments):
         else:
             lines = [f"sample {i:2d}: {escape(text)}" for i, text in numbered]
             if probs:
-                lines = [f"{line}  {characters(*shown, '.4f')}" for line, *shown in zip(lines, texts, probs)]
+                lines = [f"{line}  {characters(text, p, '.4f')}" for line, text, p in zip(lines, texts, probs)]
         print("\n".join(lines))
         first += len(texts)
 
 
-def run_eval(arguments):
+def evaluate(arguments: argparse.Namespace) -> None:
     from . import api, data
 
     model = api.load(arguments.path)
@@ -163,36 +178,36 @@ def run_eval(arguments):
         print(f"bits per character: {result.bits_per_character:.4f}")
 
 
-def run_score(arguments):
+def score(arguments: argparse.Namespace) -> None:
     from math import log
 
     from . import api
 
     model = api.load(arguments.path)
-    for score in [model.score(text) for text in arguments.texts]:
-        bits = [loss / log(2) for loss in score.losses]
+    for found in [model.score(text) for text in arguments.texts]:
+        bits = [loss / log(2) for loss in found.losses]
         if arguments.json:
-            print(to_json({**score._asdict(), "bits": bits}))
+            print(to_json({**found._asdict(), "bits": bits}))
         else:
-            print(f"{printable(score.text)}: loss {score.loss:.4f}, bits  {characters(score.text, bits, '.2f')}")
+            print(f"{printable(found.text)}: loss {found.loss:.4f}, bits  {characters(found.text, bits, '.2f')}")
 
 
-def characters(text, numbers, form):
+def characters(text: str, numbers: list[float], form: str) -> str:
     """'a 0.12  b 0.34  <end> 0.56': each character, and the end if it has one, with its number."""
     return "  ".join(f"{printable(char)} {number:{form}}" for char, number in zip([*text, "<end>"], numbers))
 
 
-def to_json(value):
+def to_json(value: object) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False)
 
 
-def run_info(arguments):
+def info(arguments: argparse.Namespace) -> None:
     import platform
+    from importlib.metadata import version
     from pathlib import Path
 
-    import cffi
     import numpy
 
     from . import __version__, c
@@ -200,14 +215,14 @@ def run_info(arguments):
     print(f"microgpt     {__version__}")
     print(f"package      {Path(__file__).parent}")
     print(f"python       {platform.python_version()} ({sys.executable})")
-    print(f"numpy, cffi  {numpy.__version__}, {cffi.__version__}")
+    print(f"numpy, cffi  {numpy.__version__}, {version('cffi')}")
     print(f"compiler     {c.compiler()}")
     print(f"kernels      {c.ISA} (MICROGPT_ISA forces another)")
     print("threads      1")
 
 
-def run_plot(arguments):
-    from .plot import plot
+def plot(arguments: argparse.Namespace) -> None:
+    from . import plot
 
-    plot(arguments.paths, arguments.output)
+    plot.plot(arguments.paths, arguments.output)
     print(f"wrote {printable(arguments.output)}")

@@ -1,13 +1,20 @@
-"""The settings of a run: names, defaults, ranges and help in one table, from which the command line is made."""
+"""The settings of a run: names, defaults, ranges and help in one table.
 
+The command line, files of settings, and the signatures of the Python functions are made from it.
+"""
+
+import functools
+import inspect
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, Field, asdict, dataclass, field, fields, replace
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from .errors import ConfigError
 from .terminal import reason
 
 
-def flag(name):
+def flag(name: str) -> str:
     """'n_embd' -> '--n-embd'."""
     return "--" + name.replace("_", "-")
 
@@ -21,18 +28,20 @@ class Range:
     low_open: bool = False
     high_open: bool = False
 
-    def __contains__(self, value):
+    def __contains__(self, value: float) -> bool:
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
         return above and below
 
-    def __str__(self):
+    def __str__(self) -> str:
         low = f"above {self.low:g}" if self.low_open else f"at least {self.low}"
         high = f"below {self.high:g}" if self.high_open else f"at most {self.high}"
         return f"{low} and {high}"
 
 
-def setting(default, help, range=None, choices=None, free=False):
+def setting(
+    default: object, help: str, range: Range | None = None, choices: tuple[str, ...] | None = None, free: bool = False
+) -> Any:
     return field(default=default, metadata={"help": help, "range": range, "choices": choices, "free": free})
 
 
@@ -43,17 +52,18 @@ FRACTION = Range(0, 1, high_open=True)
 TEMPERATURE_HELP = "how freely to sample; 0 always takes the likeliest"
 
 
+@dataclass(frozen=True)
 class Settings:
     """What every table of settings does: each value is checked, and whole numbers stand for the numbers they are."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            check(f.name, value, f.type, f.metadata["range"], f.metadata["choices"])
+            check(f, value)
             if f.type is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))  # frozen
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -65,6 +75,7 @@ class Config(Settings):
     """
 
     input: str = setting("input.txt", "text file, one document a line", free=True)
+    _: KW_ONLY
     seed: int = setting(42, "seed of the shuffle, the initial weights and the samples", Range(0, 2**63 - 1))
     num_steps: int = setting(1000, "training steps", Range(1, BILLION), free=True)
     batch_size: int = setting(1, "documents a step", Range(1, 10**6))
@@ -87,7 +98,7 @@ class Config(Settings):
     num_samples: int = setting(20, "documents to invent after training", FROM_0, free=True)
     temperature: float = setting(0.5, TEMPERATURE_HELP, Range(0, 1000), free=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.input:
             raise ConfigError("--input: expected a file, found ''")
@@ -102,6 +113,7 @@ class Sampling(Settings):
     """How to draw samples from a trained model."""
 
     num_samples: int = setting(20, "documents to invent", FROM_0)
+    _: KW_ONLY
     temperature: float = setting(0.5, TEMPERATURE_HELP, Range(0, 1000))
     top_k: int = setting(0, "draw from the K likeliest characters only; 0 is all of them", FROM_0)
     top_p: float = setting(1.0, "draw from the likeliest characters that make up this probability", Range(0, 1, True))
@@ -109,7 +121,7 @@ class Sampling(Settings):
     seed: int = setting(42, "seed of the draws; sample i does not depend on how many there are", Range(0, 2**63 - 1))
 
 
-def resumed(saved, given):
+def resumed(saved: Config, given: dict[str, Any]) -> Config:
     """The Config of a run that goes on with some settings changed; ConfigError for what would make it another run."""
     for f in fields(Config):
         if f.name in given and not f.metadata["free"] and given[f.name] != getattr(saved, f.name):
@@ -117,53 +129,56 @@ def resumed(saved, given):
                 f"{flag(f.name)}: expected {getattr(saved, f.name)!r}, with which the run to resume began, "
                 f"found {given[f.name]!r}"
             )
-    if given.get("num_steps", saved.num_steps) < saved.num_steps:
-        raise ConfigError(
-            f"--num-steps: expected at least {saved.num_steps}, the run's own, found {given['num_steps']}"
-        )
-    return replace(saved, **given)
+    config = replace(saved, **given)
+    if config.num_steps < saved.num_steps:
+        raise ConfigError(f"--num-steps: expected at least {saved.num_steps}, the run's own, found {config.num_steps}")
+    return config
 
 
 # ---- checking ----
 
 
-def check(name, value, kind, range=None, choices=None):
-    """Raise ConfigError unless value is a `kind` within its range or choices."""
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise ConfigError(f"{flag(name)}: expected {KIND[kind]}, found {value!r}")
+def kind(f: Field[Any]) -> type:
+    """int, float or str."""
+    assert isinstance(f.type, type)  # and not its name
+    return f.type
+
+
+def check(f: Field[Any], value: Any) -> None:
+    """Raise ConfigError unless value is of the setting's type, and within its range or choices."""
+    range, choices = f.metadata["range"], f.metadata["choices"]
+    if type(value) is not f.type and not (f.type is float and type(value) is int):
+        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]}, found {value!r}")
     if range is not None and value not in range:
-        raise ConfigError(f"{flag(name)}: expected {KIND[kind]} {range}, found {value!r}")
+        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]} {range}, found {value!r}")
     if choices is not None and value not in choices:
-        raise ConfigError(f"{flag(name)}: expected one of {', '.join(choices)}, found {value!r}")
+        raise ConfigError(f"{flag(f.name)}: expected one of {', '.join(choices)}, found {value!r}")
 
 
 KIND = {int: "a whole number", float: "a number", str: "text"}
 WRITTEN = {int: r"[+-]?[0-9]{1,30}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
 
 
-def parse(name, text, kind, range=None, choices=None):
+def parse(f: Field[Any], text: str) -> Any:
     """The value written in `text`: plain decimal numbers only, so no nan, inf, 1_000 or other scripts' digits."""
-    if kind in WRITTEN and not re.fullmatch(WRITTEN[kind], text):
-        expected = f"{KIND[kind]} {range}" if range else KIND[kind]
-        raise ConfigError(f"{flag(name)}: expected {expected}, found {text!r}")
-    value = kind(text)
-    check(name, value, kind, range, choices)
+    range = f.metadata["range"]
+    if kind(f) in WRITTEN and not re.fullmatch(WRITTEN[kind(f)], text):
+        expected = f"{KIND[kind(f)]} {range}" if range else KIND[kind(f)]
+        raise ConfigError(f"{flag(f.name)}: expected {expected}, found {text!r}")
+    value = kind(f)(text)
+    check(f, value)
     return value
 
 
-def parsed(settings, texts):
+def parsed(settings: type[Settings], texts: dict[str, Any]) -> dict[str, Any]:
     """{name: value} of the texts that are not None, by the fields of a Settings class."""
-    return {
-        f.name: parse(f.name, texts[f.name], f.type, f.metadata["range"], f.metadata["choices"])
-        for f in fields(settings)
-        if texts.get(f.name) is not None
-    }
+    return {f.name: parse(f, texts[f.name]) for f in fields(settings) if texts.get(f.name) is not None}
 
 
 # ---- files ----
 
 
-def read_toml(path):
+def read_toml(path: str) -> dict[str, Any]:
     """{name: value} of a file of settings, `num-steps = 1000` and so on.  Raises ConfigError."""
     import tomllib
 
@@ -173,31 +188,32 @@ def read_toml(path):
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a NUL in the path
         raise ConfigError(f"--config: expected a TOML file of settings, found {path!r}: {reason(error)}") from None
     known = {flag(f.name)[2:]: f for f in fields(Config)}
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in table.items():
-        f = known.get(key.replace("_", "-"))
+        name = key.replace("_", "-")
+        f = known.get(name)
         if f is None:
-            meant = suggestion(key, known)
+            meant = suggestion(name, known)
             raise ConfigError(f"--config: {path}: expected the name of a setting, found {key!r}{meant}")
         if f.name in values:
             raise ConfigError(f"--config: {path}: expected {key!r} once, found it in two spellings")
         try:
-            check(f.name, value, f.type, f.metadata["range"], f.metadata["choices"])
+            check(f, value)
         except ConfigError as error:
             raise ConfigError(f"--config: {path}: {error}") from None
         values[f.name] = value
     return values
 
 
-def suggestion(word, words):
+def suggestion(word: str, words: Iterable[str]) -> str:
     """'; did you mean ...?' when one of the words is near."""
     import difflib
 
-    near = difflib.get_close_matches(word.replace("_", "-"), words, n=1)
+    near = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def to_toml(config):
+def to_toml(config: Config) -> str:
     """The text of a file that --config reads back as the same Config."""
     import json
 
@@ -207,3 +223,49 @@ def to_toml(config):
         text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if type(value) is str else repr(value)
         lines.append(f"{flag(name)[2:]} = {text}\n")
     return "".join(lines)
+
+
+# ---- Python ----
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+Given = dict[str, Any]  # the settings that were given, by name; of the others it says nothing
+
+
+class accepts(Generic[P]):
+    """@accepts(Sampling) gives a function or method of one Given the signature of Sampling instead.
+
+    To a caller and a type checker it takes the settings by their names, with their types and defaults.
+    """
+
+    def __init__(self, settings: Callable[P, object]) -> None:
+        self.signature = inspect.signature(settings)
+
+    @overload
+    def __call__(self, function: Callable[[Given], R]) -> Callable[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[[T, Given], R]) -> Callable[Concatenate[T, P], R]: ...
+    def __call__(self, function: Callable[..., R]) -> Callable[..., R]:
+        own = inspect.signature(function)
+        *before, _ = own.parameters.values()  # `self`, if it is a method
+
+        @functools.wraps(function)
+        def accepting(*args: Any, **kwargs: Any) -> R:
+            n = len(before)
+            return function(*args[:n], self._given(function.__name__, args[n:], kwargs))
+
+        parameters = [*before, *self.signature.parameters.values()]
+        signature = own.replace(parameters=parameters)
+        accepting.__signature__ = signature  # type: ignore[attr-defined]
+        return accepting
+
+    def _given(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
+        for key in kwargs:
+            if key not in self.signature.parameters:
+                meant = suggestion(key, self.signature.parameters)
+                raise TypeError(f"{name}: unknown setting {key!r}{meant}")
+        try:
+            return self.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None

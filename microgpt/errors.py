@@ -20,7 +20,7 @@ class PlotError(DataError):
 class NotFiniteError(ArithmeticError):
     """The loss, or what Adam made of it, became infinite or NaN; `step` (from 1) says when."""
 
-    def __init__(self, step, found, expected="a finite loss"):
+    def __init__(self, step: int, found: object, expected: str = "a finite loss") -> None:
         super().__init__(f"step {step}: expected {expected}, found {found}; a smaller --learning-rate may help")
         self.step = step
 

@@ -121,7 +121,7 @@ def test_a_column_too_cold_leaves_its_neighbours_alone():
 
 def test_prompt_and_probabilities(trained):
     """Every sample begins with the prompt, and the probabilities shown are those that score finds."""
-    for text, probs in trained.sample(10, prompt="ba", temperature=1.0, probs=True):
+    for text, probs in trained.sample_probs(10, prompt="ba", temperature=1.0):
         assert text.startswith("ba")
         losses = trained.score(text).losses
         assert len(probs) == len(losses) == min(len(text) + 1, trained.config.block_size)
