@@ -2,8 +2,11 @@
 
 import os
 import stat
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import DataError
 from .terminal import reason
@@ -11,7 +14,7 @@ from .terminal import reason
 MAX_COUNT = 2**31 - 1  # what int32 can count
 
 
-def read_documents(path):
+def read_documents(path: str) -> tuple[list[str], bool]:
     """The file's lines, stripped, without blank ones; and whether it began with a byte-order mark (which is dropped).
 
     As in the reference the file is split at newlines alone (\\r\\n and \\r count as such).  Raises DataError.
@@ -37,9 +40,9 @@ def read_documents(path):
     return documents, bom
 
 
-def vocabulary(documents):
+def vocabulary(documents: list[str]) -> list[str]:
     """The sorted distinct characters.  A character's id is its place; BOS is one more id, after the last."""
-    return sorted(set().union(*documents))
+    return sorted(set[str]().union(*documents))
 
 
 class Dataset:
@@ -53,7 +56,15 @@ class Dataset:
     `fits` is called with the columns of the largest batch and of all, before anything of that size is made.
     """
 
-    def __init__(self, documents, vocab, block_size, batch_size, dtype, fits=None):
+    def __init__(
+        self,
+        documents: list[str],
+        vocab: list[str],
+        block_size: int,
+        batch_size: int,
+        dtype: str,
+        fits: Callable[[int, int], None] | None = None,
+    ) -> None:
         # one separator before, between and after the documents: the BOS of one is the end of the one before
         text = "\n".join(["", *documents, ""])
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -87,11 +98,11 @@ class Dataset:
         self.offsets = offsets.tolist()  # plain ints: the training loop indexes it every step
 
     @property
-    def arrays(self):
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """What a program reads of a batch, by the names of model.py."""
         return {"tokens": self.token, "positions": self.position, "targets": self.target, "weights": self.weight}
 
-    def batch(self, step):
+    def batch(self, step: int) -> tuple[int, int]:
         """The first column of this step's batch and how many columns it has."""
         first = step * self.batch_size % self.n_documents
         start = self.offsets[first]

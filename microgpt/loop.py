@@ -1,18 +1,32 @@
 """The training loop: steps, and between them what is due: lines, evaluation, samples, metrics and checkpoints."""
 
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .config import Sampling
+from .config import Config, Sampling
 from .errors import NotFiniteError
+from .metrics import Metrics
 from .sample import Sampler
 from .terminal import notice
+
+if TYPE_CHECKING:
+    from .progress import Reporter
+    from .run import Run
+    from .trainer import Trainer
 
 CHUNK_SECONDS = 0.05  # how long to run steps and do nothing else
 SAVE_SECONDS = 60  # how often to save a run that has no --checkpoint-every
 N_SAMPLES = 3  # to show while training
 
 
-def train(trainer, run=None, metrics=None, reporter=None, stop=()):
+def train(
+    trainer: "Trainer",
+    run: "Run | None" = None,
+    metrics: Metrics | None = None,
+    reporter: "Reporter | None" = None,
+    stop: Sequence[object] = (),
+) -> None:
     """Train until the last step, until early stopping, or until `stop`, any sequence, is no longer empty.
 
     Whichever it is, the run, if there is one, is saved then, and OSError raised when it cannot be.  When it cannot be
@@ -28,15 +42,22 @@ def train(trainer, run=None, metrics=None, reporter=None, stop=()):
         run.save(trainer)
 
 
-def run_steps(trainer, run, metrics, reporter, stop):
+def run_steps(
+    trainer: "Trainer",
+    run: "Run | None",
+    metrics: Metrics | None,
+    reporter: "Reporter | None",
+    stop: Sequence[object],
+) -> None:
     config = trainer.config
     chunk, saved = 1, time.monotonic()
     while not trainer.done and not stop:
-        first, started, losses = trainer.step_count + 1, time.monotonic(), []
+        first, started = trainer.step_count + 1, time.monotonic()
+        losses: list[float] = []
         try:
             trainer.steps(min(first - 1 + chunk, next_event(config, first)), losses, stop)
         except NotFiniteError:
-            write_metrics(run, metrics, trainer, first, losses)
+            write_metrics(trainer, run, metrics, first, losses)
             raise
         if not losses:
             return
@@ -44,7 +65,7 @@ def run_steps(trainer, run, metrics, reporter, stop):
         val_loss = None
         if trainer.n_held_out and (due(config.eval_every, step) or step == config.num_steps):
             val_loss = trainer.evaluate()
-        write_metrics(run, metrics, trainer, first, losses, val_loss)
+        write_metrics(trainer, run, metrics, first, losses, val_loss)
         if reporter is not None:
             reporter.steps(first, losses)
             if val_loss is not None:
@@ -62,11 +83,11 @@ def run_steps(trainer, run, metrics, reporter, stop):
                 notice(f"{error}; training goes on")
 
 
-def due(every, step):
+def due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def a_few_samples(trainer):
+def a_few_samples(trainer: "Trainer") -> list[str]:
     """Drawn with a generator of their own: looking does not change the run."""
     config = trainer.config
     sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed)
@@ -74,13 +95,20 @@ def a_few_samples(trainer):
     return [text for texts, _ in sampler.samples(sampling) for text in texts]
 
 
-def next_event(config, step):
+def next_event(config: Config, step: int) -> int:
     """The first step from `step` on after which something may be due."""
     every = [config.log_every, config.eval_every, config.checkpoint_every, config.sample_every]
     return min(config.num_steps, *(step + -step % n for n in every if n))
 
 
-def write_metrics(run, metrics, trainer, first, losses, val_loss=None):
+def write_metrics(
+    trainer: "Trainer",
+    run: "Run | None",
+    metrics: Metrics | None,
+    first: int,
+    losses: list[float],
+    val_loss: float | None = None,
+) -> None:
     if not losses or run is None and metrics is None:
         return
     rates = [trainer.adam.learning_rate(step) for step in range(first - 1, first - 1 + len(losses))]
@@ -88,12 +116,4 @@ def write_metrics(run, metrics, trainer, first, losses, val_loss=None):
         metrics.add(first, losses, rates, val_loss)
         metrics.flush()
     if run is not None:
-        run.metrics.add(first, losses, rates, val_loss)
-        try:
-            run.metrics.flush()
-        except OSError as error:
-            if not run.metrics_failed:
-                notice(f"{error}; training goes on")
-            run.metrics_failed = True
-        else:
-            run.metrics_failed = False
+        run.add_metrics(first, losses, rates, val_loss)

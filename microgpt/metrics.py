@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 
 from .errors import ConfigError
 from .terminal import reason
@@ -13,7 +14,7 @@ class Metrics:
     A file whose run is resumed keeps the lines of the first `keep_steps` steps; any other begins empty.
     """
 
-    def __init__(self, path, keep_steps=0):
+    def __init__(self, path: str, keep_steps: int = 0) -> None:
         self.path = path
         self._pending = b""
         flags = os.O_RDWR if keep_steps else os.O_WRONLY | os.O_TRUNC
@@ -25,7 +26,7 @@ class Metrics:
             os.lseek(self._fd, 0, os.SEEK_END)
 
     @classmethod
-    def beside(cls, path, input, directory):
+    def beside(cls, path: str, input: str, directory: str | None) -> "Metrics":
         """The file of --metrics: none that the run reads or writes itself."""
         try:
             if os.path.exists(path) and os.path.samefile(path, input):
@@ -36,7 +37,7 @@ class Metrics:
         except OSError as error:
             raise OSError(f"--metrics: expected a file that can be written, found {path!r}: {reason(error)}") from None
 
-    def add(self, first, losses, rates, val_loss=None):
+    def add(self, first: int, losses: list[float], rates: list[float], val_loss: float | None = None) -> None:
         """The losses and learning rates of the steps from `first` on; val_loss is of the last of them."""
         lines = [
             f'{{"step": {step}, "loss": {loss!r}, "lr": {rate!r}}}\n'
@@ -46,7 +47,7 @@ class Metrics:
             lines[-1] = f'{lines[-1][:-2]}, "val_loss": {val_loss!r}}}\n'
         self._pending += "".join(lines).encode()
 
-    def flush(self):
+    def flush(self) -> None:
         """Write the lines so far.  Raises OSError, and then keeps those that are not written yet."""
         try:
             while self._pending:
@@ -54,19 +55,19 @@ class Metrics:
         except OSError as error:
             raise OSError(f"{self.path}: cannot be written: {reason(error)}") from None
 
-    def sync(self):
+    def sync(self) -> None:
         """Have all lines on the disk."""
         self.flush()
         os.fsync(self._fd)
 
-    def close(self):
+    def close(self) -> None:
         try:
             self.flush()
         finally:
             os.close(self._fd)
 
 
-def size_of_steps(file, n_steps):
+def size_of_steps(file: Iterable[bytes], n_steps: int) -> int:
     """How many bytes the whole lines of steps up to `n_steps` take at the beginning of the file."""
     size = 0
     for line in file:

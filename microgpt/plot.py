@@ -8,12 +8,14 @@ from .progress import SMOOTHING
 from .run import METRICS
 from .terminal import reason
 
+Series = dict[str, tuple[list[int], list[float]]]  # name: steps, losses
 
-def read_metrics(path):
+
+def read_metrics(path: str) -> Series:
     """{"train": (steps, losses), "held-out": (steps, losses)} of a metrics file, or of the one in a run's directory."""
     if os.path.isdir(path):
         path = os.path.join(path, METRICS)
-    series = {"train": ([], []), "held-out": ([], [])}
+    series: Series = {"train": ([], []), "held-out": ([], [])}
     try:
         with open(path, encoding="utf-8") as file:
             for text in file:
@@ -33,7 +35,7 @@ def read_metrics(path):
     return series
 
 
-def smooth(values):
+def smooth(values: list[float]) -> list[float]:
     """Each value drawn towards those before it, as the bar does."""
     smoothed, mean = [], values[0]
     for value in values:
@@ -42,7 +44,7 @@ def smooth(values):
     return smoothed
 
 
-def plot(paths, output):
+def plot(paths: list[str], output: str) -> None:
     """Draw the runs' losses against the step into a file, a PNG or SVG by its name."""
     if not output.endswith((".png", ".svg")):
         raise PlotError(f"--output: expected a name that ends in .png or .svg, found {output!r}")
@@ -61,8 +63,7 @@ def plot(paths, output):
         line = axes.plot(steps, smooth(losses), label=label)[0]
         axes.plot(steps, losses, color=line.get_color(), alpha=0.2, linewidth=0.5)
         if series["held-out"][0]:
-            style = {"color": line.get_color(), "linestyle": "--", "marker": "."}
-            axes.plot(*series["held-out"], **style, label=f"{label}, held out")
+            axes.plot(*series["held-out"], "--.", color=line.get_color(), label=f"{label}, held out")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.legend()

@@ -4,13 +4,17 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
+Handler = Callable[[int, FrameType | None], None]
+
 
 @contextmanager
-def handled(handle):
+def handled(handle: Handler) -> Iterator[None]:
     """Let handle(number, frame) take the signals, but for those that whoever started us wants ignored (nohup)."""
     wanted = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in wanted}
@@ -21,7 +25,7 @@ def handled(handle):
             signal.signal(number, handler)
 
 
-def leave(number, frame):
+def leave(number: int, frame: FrameType | None) -> None:
     """End the process at once.  An exception could be lost, or turned into another, within somebody's import."""
     os._exit(128 + number)
 
@@ -29,11 +33,11 @@ def leave(number, frame):
 BOUNCE_SECONDS = 0.5  # within which one Ctrl-C may arrive twice: a terminal sends it, and so does a wrapper
 
 
-def stopper(stop, at_once):
+def stopper(stop: list[signal.Signals], at_once: Handler) -> Handler:
     """A handler that adds each signal to the list `stop`; a Ctrl-C that comes again, later, goes to at_once instead."""
     first = 0.0
 
-    def handle(number, frame):
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first
         if not stop:
             first = time.monotonic()
@@ -45,26 +49,27 @@ def stopper(stop, at_once):
 
 
 @contextmanager
-def stop_on_signals():
+def stop_on_signals() -> Iterator[list[signal.Signals]]:
     """A list to which a signal adds itself, for a loop to see; a second Ctrl-C ends the process at once."""
 
-    def at_once(number, frame):
+    def at_once(number: int, frame: FrameType | None) -> None:
         os.write(2, b"microgpt: stopped at once, without saving\n")
         leave(number, frame)
 
-    stop = []
+    stop: list[signal.Signals] = []
     with handled(stopper(stop, at_once)):
         yield stop
 
 
 @contextmanager
-def interrupt_at_the_end():
+def interrupt_at_the_end() -> Iterator[list[signal.Signals]]:
     """The same for Ctrl-C in somebody's Python: it stops the loop, and is a KeyboardInterrupt when all is saved.
 
     A second one is a KeyboardInterrupt at once.  Where Ctrl-C means something else, or no signal can be caught because
     this is not the main thread, the list stays empty.
     """
-    stop, default = [], signal.default_int_handler
+    stop: list[signal.Signals] = []
+    default = signal.default_int_handler
     if signal.getsignal(signal.SIGINT) is not default or threading.current_thread() is not threading.main_thread():
         yield stop
         return
