@@ -8,8 +8,24 @@ from helpers import microgpt, write_names
 from microgpt.__main__ import main
 from microgpt.config import Config, read_toml, to_toml
 
-NUMBERS = ["nan", "inf", "-inf", "1e400", str(2**63), str(10**20), "1_000", "١٢", "", "ten", "0x10", " 1", "-1"]
+NUMBERS = ["nan", "inf", "-inf", "1e400", str(2**63), str(10**20), "9" * 5000, "1_000", "١٢", "", "ten", "0x10", " 1"]
+NUMBERS += ["-1"]
 TRAIN = {
+    "seed": ["1.5"],
+    "num-steps": ["0", "1.5"],
+    "batch-size": ["0", "1.5"],
+    "n-layer": ["0", "1.5"],
+    "n-embd": ["0", "1.5"],
+    "n-head": ["0", "1.5"],
+    "block-size": ["0", "1.5"],
+    "log-every": ["0", "1.5"],
+    "num-samples": ["1.5"],
+    "learning-rate": ["0", "1e-400"],
+    "beta1": ["1"],
+    "beta2": ["1.0"],
+    "eps": ["0"],
+    "init-std": ["0"],
+    "temperature": [],
     "val-fraction": ["1", "1.0", "1.5", "-0.1"],
     "eval-every": ["0", "1.5"],
     "patience": ["1.5", "1"],  # 1: without --val-fraction
@@ -66,11 +82,12 @@ def refused(capfd, *arguments):
 
 @pytest.mark.parametrize("command, flag, text", CASES, ids=lambda text: text[:12] or "empty")
 def test_bad_values(folder, monkeypatch, capfd, command, flag, text):
-    """A bad value of any flag is exit 2 and names the flag, and nothing is written."""
+    """A bad value of any flag is exit 2, one line that names the flag and what was found, and nothing is written."""
     monkeypatch.chdir(folder)
     before = sorted(os.listdir(folder))
-    arguments = ["--out", "new"] if command == "train" else ["run"]
-    assert f"--{flag}: expected " in refused(capfd, command, *arguments, f"--{flag}={text}")
+    arguments = ["--out", "new", "--metrics", "m"] if command == "train" else ["run"]
+    message = refused(capfd, command, *arguments, f"--{flag}={text}")
+    assert message.startswith("microgpt") and f"--{flag}: expected " in message and ", found " in message
     assert sorted(os.listdir(folder)) == before
 
 

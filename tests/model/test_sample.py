@@ -196,6 +196,7 @@ def test_checkpoint_file(folder):
     assert other == command(folder, "--num-samples", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SLOW, reason="a measurement, which other processes disturb: MICROGPT_SLOW=1")
 def test_speed(folder):
     """`sample --num-samples 100000` draws at least 1,000,000 characters and ends a second, on one core."""

@@ -433,6 +433,7 @@ def check(path, data, values):
     return True
 
 
+@pytest.mark.slow
 def test_every_length(good, values, tmp_path):
     """No beginning of a checkpoint is accepted."""
     path = tmp_path / "c"
@@ -443,6 +444,7 @@ def test_every_length(good, values, tmp_path):
             checkpoint.load(str(path))
 
 
+@pytest.mark.slow
 def test_mutations(good, values, tmp_path):
     """Damaged anywhere, in any of eight ways, it gives the right values or is refused."""
     rng = random.Random(5)
@@ -451,6 +453,7 @@ def test_mutations(good, values, tmp_path):
     assert accepted < n / 20  # bytes that say nothing, such as dates
 
 
+@pytest.mark.slow
 def test_every_bit_outside_of_the_arrays(good, values, tmp_path):
     """So it is for each bit of the zip and array headers and of the settings."""
     run_end = good.find(b"PK\3\4", 4)
@@ -463,6 +466,7 @@ def test_every_bit_outside_of_the_arrays(good, values, tmp_path):
             check(tmp_path / "c", bytes(data), values)
 
 
+@pytest.mark.slow
 def test_sealed_mutations(good, tmp_path):
     """With the hash made right again the values may be others, but it is still those or CheckpointError."""
     rng = random.Random(6)

@@ -74,6 +74,7 @@ def killed_and_resumed(flags, n_kills, cwd, rng):
 VARIANTS = list(itertools.product(["float64", "float32"], [1, 16], [0, 0.1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, batch_size, val_fraction", VARIANTS if SLOW else [VARIANTS[0], VARIANTS[-1]])
 def test_killed_at_random_moments(folder, dtype, batch_size, val_fraction):
     """Steps killed again and again give the same checkpoint, metrics and samples as the same steps straight."""

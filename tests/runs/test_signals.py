@@ -50,6 +50,7 @@ def stop(process, *numbers):
     return process.returncode, time.monotonic() - begun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [0, 1], ids=["in training", "in saving"])
 @pytest.mark.parametrize("number, code", CODES.items(), ids=[number.name for number in CODES])
 def test_at_random_moments(folder, number, code, every):
@@ -73,6 +74,7 @@ def test_at_random_moments(folder, number, code, every):
     assert len((folder / "run" / run.METRICS).read_text().splitlines()) == saved.step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [0, 1], ids=["in training", "in saving"])
 def test_twice(folder, every):
     """A second SIGINT that follows the first as only a machine does changes nothing: the run is saved."""
