@@ -1,7 +1,7 @@
 """microgpt from Python: train a model or load one, then sample from it, score texts, and measure it.
 
 >>> import microgpt
->>> model = microgpt.train("input.txt", num_steps=1000, out="runs/first")     # doctest: +SKIP
+>>> model = microgpt.train("input.txt", num_steps=1000, out="runs/first")           # doctest: +SKIP
 >>> model = microgpt.load("runs/first")                                             # doctest: +SKIP
 >>> model.sample(3, temperature=0.7, prompt="ka")                                   # doctest: +SKIP
 >>> model.score("kamon").loss                                                       # doctest: +SKIP

@@ -249,22 +249,20 @@ class accepts(Generic[P]):
     def __call__(self, function: Callable[..., R]) -> Callable[..., R]:
         own = inspect.signature(function)
         *before, _ = own.parameters.values()  # `self`, if it is a method
+        n = len(before)
 
         @functools.wraps(function)
         def accepting(*args: Any, **kwargs: Any) -> R:
-            n = len(before)
             return function(*args[:n], self._given(function.__name__, args[n:], kwargs))
 
-        parameters = [*before, *self.signature.parameters.values()]
-        signature = own.replace(parameters=parameters)
-        accepting.__signature__ = signature  # type: ignore[attr-defined]
+        shown = own.replace(parameters=[*before, *self.signature.parameters.values()])
+        accepting.__signature__ = shown  # type: ignore[attr-defined]
         return accepting
 
     def _given(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
         for key in kwargs:
             if key not in self.signature.parameters:
-                meant = suggestion(key, self.signature.parameters)
-                raise TypeError(f"{name}: unknown setting {key!r}{meant}")
+                raise TypeError(f"{name}: unknown setting {key!r}{suggestion(key, self.signature.parameters)}")
         try:
             return self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:

@@ -1,5 +1,7 @@
 """The training loop: steps, and between them what is due: lines, evaluation, samples, metrics and checkpoints."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,10 +23,10 @@ N_SAMPLES = 3  # to show while training
 
 
 def train(
-    trainer: "Trainer",
-    run: "Run | None" = None,
+    trainer: Trainer,
+    run: Run | None = None,
     metrics: Metrics | None = None,
-    reporter: "Reporter | None" = None,
+    reporter: Reporter | None = None,
     stop: Sequence[object] = (),
 ) -> None:
     """Train until the last step, until early stopping, or until `stop`, any sequence, is no longer empty.
@@ -43,10 +45,10 @@ def train(
 
 
 def run_steps(
-    trainer: "Trainer",
-    run: "Run | None",
+    trainer: Trainer,
+    run: Run | None,
     metrics: Metrics | None,
-    reporter: "Reporter | None",
+    reporter: Reporter | None,
     stop: Sequence[object],
 ) -> None:
     config = trainer.config
@@ -87,7 +89,7 @@ def due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def a_few_samples(trainer: "Trainer") -> list[str]:
+def a_few_samples(trainer: Trainer) -> list[str]:
     """Drawn with a generator of their own: looking does not change the run."""
     config = trainer.config
     sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed)
@@ -102,8 +104,8 @@ def next_event(config: Config, step: int) -> int:
 
 
 def write_metrics(
-    trainer: "Trainer",
-    run: "Run | None",
+    trainer: Trainer,
+    run: Run | None,
     metrics: Metrics | None,
     first: int,
     losses: list[float],

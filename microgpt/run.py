@@ -1,5 +1,7 @@
 """A run's directory: checkpoint.npz, checkpoint.prev.npz, metrics.jsonl and config.toml, with one writer at a time."""
 
+from __future__ import annotations
+
 import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -82,7 +84,7 @@ class Run:
         self.saved_step, self.num_steps_before = saved.step, saved.config.num_steps
         return saved
 
-    def start(self, trainer: "Trainer") -> None:
+    def start(self, trainer: Trainer) -> None:
         """Before the first step: a first checkpoint of a new run, its settings, its metrics."""
         try:
             if self.saved_step is None:
@@ -106,7 +108,7 @@ class Run:
         else:
             self._metrics_failed = False
 
-    def save(self, trainer: "Trainer") -> None:
+    def save(self, trainer: Trainer) -> None:
         """Save the run at the trainer's step, if it is not yet."""
         if self.saved_step == trainer.step_count:
             return
@@ -117,7 +119,7 @@ class Run:
             path, step = self.file(CHECKPOINT), trainer.step_count
             raise OSError(f"{path}: the run cannot be saved at step {step}: {reason(error)}") from None
 
-    def _write_checkpoint(self, trainer: "Trainer") -> None:
+    def _write_checkpoint(self, trainer: Trainer) -> None:
         files.write(self.file(CHECKPOINT), trainer.checkpoint().to_bytes(), self.file(PREVIOUS))
         self.saved_step = trainer.step_count
 

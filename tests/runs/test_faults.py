@@ -142,6 +142,25 @@ def test_disk_full_for_a_while(tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 
+def test_a_metrics_file_that_cannot_be_closed(tmp_path, monkeypatch):
+    """A run whose last metrics find the disk full lets go of its directory all the same."""
+    trainer, target = tiny_trainer(tmp_path), run.Run(str(tmp_path / "run"))
+    target.create()
+    target.start(trainer)
+
+    def full(fd, data):
+        raise OSError(28, "No space left on device")
+
+    target.metrics.add(1, [1.0], [0.01])
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        target.close()
+    monkeypatch.undo()
+    again = run.Run(str(tmp_path / "run"))
+    assert again.resume().step == 0
+    again.close()
+
+
 def test_metrics_come_first(tmp_path, monkeypatch):
     """A checkpoint is not saved before the metrics of its steps are on the disk."""
     trainer = tiny_trainer(tmp_path)
