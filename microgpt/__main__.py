@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     with handled(leave):
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # closed, as by >&-
-                setattr(sys, name, open(os.devnull, "w"))
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
             getattr(sys, name).reconfigure(errors="backslashreplace")
         return execute(argv)
 

@@ -22,7 +22,7 @@ from . import __version__, npz
 from .config import Config
 from .errors import CheckpointError, ConfigError, DataError
 from .files import open_at_once
-from .params import table
+from .params import size, table
 
 FORMAT = 1
 MAX_JSON = 2**20  # bytes; all of Unicode as a vocabulary takes half
@@ -162,10 +162,10 @@ def read(file: BinaryIO) -> Checkpoint:
     config, vocab, scalars = parse_state(state)
 
     # the size that the configuration demands, before the rest is read
-    shapes = table(config, len(vocab) + 1)
-    n_params = sum(rows * columns for _, rows, columns in shapes)
+    matrices = table(config, len(vocab) + 1)
+    n_params = sum(map(size, matrices))
     n_bytes = 3 * n_params * np.dtype(config.dtype).itemsize
-    most = n_bytes + MAX_JSON + (len(shapes) + 3) * npz.MAX_OVERHEAD
+    most = n_bytes + MAX_JSON + (len(matrices) + 3) * npz.MAX_OVERHEAD
     if not n_bytes < status.st_size <= most:
         raise CheckpointError(f"expected {n_bytes} bytes of parameters and little else, found {status.st_size} bytes")
     file.seek(0)
@@ -174,7 +174,7 @@ def read(file: BinaryIO) -> Checkpoint:
         raise CheckpointError("expected a file that stays as it is, found it changing")
 
     members: list[npz.Member] = [("run", np.uint8, None)]
-    members += [(name, config.dtype, (rows, columns)) for name, rows, columns in shapes]
+    members += [(matrix.name, config.dtype, (matrix.rows, matrix.columns or 0)) for matrix in matrices]
     members += [(name, config.dtype, (n_params,)) for name in ("m", "v")]
     arrays = npz.unpack(data, members)
     del arrays["run"]
@@ -195,7 +195,7 @@ def check_arrays(arrays: dict[str, NDArray[Any]], state: State) -> None:
 
 
 def parse_json(text: bytes) -> State:
-    """The state in its JSON, which must be written exactly as encode() writes it: so no NaN, no key twice, no spaces."""
+    """The state in its JSON, which must be written exactly as encode() does it: so no NaN, no key twice, no spaces."""
     if len(text) > MAX_JSON or sum(text.count(part) for part in b"[{,") > MAX_JSON_PARTS:
         raise CheckpointError("expected a short JSON text, found a long one")
     state = json.loads(text.decode("utf-8", "surrogatepass"))

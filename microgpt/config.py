@@ -146,11 +146,11 @@ def kind(f: Field[Any]) -> type:
 
 def check(f: Field[Any], value: Any) -> None:
     """Raise ConfigError unless value is of the setting's type, and within its range or choices."""
-    range, choices = f.metadata["range"], f.metadata["choices"]
+    limits, choices = f.metadata["range"], f.metadata["choices"]
     if type(value) is not f.type and not (f.type is float and type(value) is int):
         raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]}, found {value!r}")
-    if range is not None and value not in range:
-        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]} {range}, found {value!r}")
+    if limits is not None and value not in limits:
+        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]} {limits}, found {value!r}")
     if choices is not None and value not in choices:
         raise ConfigError(f"{flag(f.name)}: expected one of {', '.join(choices)}, found {value!r}")
 
@@ -161,9 +161,9 @@ WRITTEN = {int: r"[+-]?[0-9]{1,30}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([e
 
 def parse(f: Field[Any], text: str) -> Any:
     """The value written in `text`: plain decimal numbers only, so no nan, inf, 1_000 or other scripts' digits."""
-    range = f.metadata["range"]
+    limits = f.metadata["range"]
     if kind(f) in WRITTEN and not re.fullmatch(WRITTEN[kind(f)], text):
-        expected = f"{KIND[kind(f)]} {range}" if range else KIND[kind(f)]
+        expected = f"{KIND[kind(f)]} {limits}" if limits else KIND[kind(f)]
         raise ConfigError(f"{flag(f.name)}: expected {expected}, found {text!r}")
     value = kind(f)(text)
     check(f, value)
@@ -233,7 +233,7 @@ T = TypeVar("T")
 Given = dict[str, Any]  # the settings that were given, by name; of the others it says nothing
 
 
-class accepts(Generic[P]):
+class accepts(Generic[P]):  # noqa: N801 - a decorator
     """@accepts(Sampling) gives a function or method of one Given the signature of Sampling instead.
 
     To a caller and a type checker it takes the settings by their names, with their types and defaults.

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Dataset:
 
     def __init__(
         self,
-        documents: list[str],
+        documents: Sequence[str],
         vocab: list[str],
         block_size: int,
         batch_size: int,

@@ -111,7 +111,7 @@ def write_metrics(
     losses: list[float],
     val_loss: float | None = None,
 ) -> None:
-    if not losses or run is None and metrics is None:
+    if not losses or (run is None and metrics is None):
         return
     rates = [trainer.adam.learning_rate(step) for step in range(first - 1, first - 1 + len(losses))]
     if metrics is not None:

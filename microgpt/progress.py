@@ -63,7 +63,7 @@ def progress_bar(config: Config, first_step: int) -> Any:
     if not sys.stderr.isatty():
         return None
     try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
     except ImportError:
         notice("no progress bar: it needs tqdm (pip install tqdm)")
         return None

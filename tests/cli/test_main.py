@@ -229,7 +229,7 @@ def test_bad_usage(folder, call, arguments, named):
 BAD_INPUT = {
     "missing": lambda path: None,
     "directory": lambda path: path.mkdir(),
-    "fifo": lambda path: os.mkfifo(path),
+    "fifo": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/zero"),
     "loop": lambda path: path.symlink_to(path),
     "empty": lambda path: path.write_bytes(b""),

@@ -88,7 +88,7 @@ def test_mistakes(tmp_path):
 
 
 def test_resume_takes_what_is_given(tmp_path):
-    """When a run goes on, a setting that is not given is the run's own, and one that is given counts, default or not."""
+    """When a run goes on, what is not given is the run's own, and what is given counts, default or not."""
     settings = TINY | {"val_fraction": 0.1, "num_samples": 3}
     microgpt.train(write_names(tmp_path / "names.txt"), out=tmp_path / "run", **settings)
     config = microgpt.train(resume=tmp_path / "run", patience=5, num_steps=9, num_samples=20).config

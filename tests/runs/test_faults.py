@@ -35,9 +35,7 @@ def results(tmp_path_factory):
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)]),
     }
     command = [sys.executable, HERE / "fault_driver.py", folder]
-    process = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300
-    )
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     return [json.loads(line) for line in process.stdout.splitlines()]
 

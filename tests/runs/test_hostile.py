@@ -175,7 +175,7 @@ def pickled(good):
 
 def bomb(good):
     """A JSON text of 20 MB that takes 20 kB as it is stored."""
-    run, arrays = parts(good)
+    _, arrays = parts(good)
     file = io.BytesIO()
     np.savez_compressed(file, run=np.full(20_000_000, ord(" "), np.uint8), **arrays)
     return file.getvalue()
@@ -347,7 +347,7 @@ def test_the_seal_itself(good, tmp_path, values):
 NO_FILES = {
     "missing": lambda path: None,
     "directory": lambda path: path.mkdir(),
-    "FIFO": lambda path: os.mkfifo(path),
+    "FIFO": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/zero"),
     "link to itself": lambda path: path.symlink_to(path),
     "link to nothing": lambda path: path.symlink_to(path.with_name("nothing")),

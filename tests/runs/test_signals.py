@@ -132,7 +132,10 @@ def test_without_a_directory(folder):
 
 def test_ignored_signals(folder):
     """A signal that whoever started the run wants ignored (nohup) stays ignored."""
-    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def ignore():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     process = start(folder, "--input", "names.txt", "--num-steps", 10**9, preexec_fn=ignore)
     process.send_signal(signal.SIGHUP)
     time.sleep(0.2)
