@@ -22,7 +22,7 @@ from . import __version__, npz
 from .config import Config
 from .errors import CheckpointError, ConfigError, DataError
 from .files import open_at_once
-from .params import size, table
+from .params import count, table
 
 FORMAT = 1
 MAX_JSON = 2**20  # bytes; all of Unicode as a vocabulary takes half
@@ -163,7 +163,7 @@ def read(file: BinaryIO) -> Checkpoint:
 
     # the size that the configuration demands, before the rest is read
     matrices = table(config, len(vocab) + 1)
-    n_params = sum(map(size, matrices))
+    n_params = count(config, len(vocab) + 1)
     n_bytes = 3 * n_params * np.dtype(config.dtype).itemsize
     most = n_bytes + MAX_JSON + (len(matrices) + 3) * npz.MAX_OVERHEAD
     if not n_bytes < status.st_size <= most:
@@ -174,7 +174,7 @@ def read(file: BinaryIO) -> Checkpoint:
         raise CheckpointError("expected a file that stays as it is, found it changing")
 
     members: list[npz.Member] = [("run", np.uint8, None)]
-    members += [(matrix.name, config.dtype, (matrix.rows, matrix.columns or 0)) for matrix in matrices]
+    members += [(name, config.dtype, (rows, columns)) for name, rows, columns in matrices]
     members += [(name, config.dtype, (n_params,)) for name in ("m", "v")]
     arrays = npz.unpack(data, members)
     del arrays["run"]

@@ -19,12 +19,11 @@ COLUMNS = 1024  # at once, or as many as the longest document has
 class Evaluator:
     """The losses of some documents, again and again as the parameters change.  All characters must be known."""
 
-    def __init__(self, params: Parameters, documents: Sequence[str]) -> None:
+    def __init__(self, params: Parameters, documents: list[str]) -> None:
         config = params.config
         self.dataset = d = Dataset(documents, params.vocab, config.block_size, 1, config.dtype)
         ops = Program()
-        parameters = {array.name: array for array in params.table}
-        model.loss(ops, model.forward(ops, parameters, config, ops.attention_forward))
+        model.loss(ops, model.forward(ops, params.arrays, config, ops.attention_forward))
         max_tokens = min(d.offsets[-1], max(d.max_columns, COLUMNS))
         self._replay = Replay(ops, config.dtype, max_tokens, {**params.views, **d.arrays})
 

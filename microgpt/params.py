@@ -12,21 +12,27 @@ from .config import Config
 from .program import Array, aligned
 
 
-def table(config: Config, vocab_size: int) -> list[Array]:
-    """Every matrix, in the order in which they are drawn and lie in the buffer.
+def table(config: Config, vocab_size: int) -> list[tuple[str, int, int]]:
+    """(name, rows, columns) of every matrix, in the order in which they are drawn and lie in the buffer.
 
     The embeddings have one column per token and per position: what the reference calls a row of wte or wpe.
     """
     n = config.n_embd
-    rows = [Array("wte", n, vocab_size), Array("wpe", n, config.block_size), Array("lm_head", vocab_size, n)]
+    rows = [("wte", n, vocab_size), ("wpe", n, config.block_size), ("lm_head", vocab_size, n)]
     for layer in range(config.n_layer):
-        rows += [Array(f"layer{layer}.attn_{w}", n, n) for w in ("wq", "wk", "wv", "wo")]
-        rows += [Array(f"layer{layer}.mlp_fc1", 4 * n, n), Array(f"layer{layer}.mlp_fc2", n, 4 * n)]
+        rows += [(f"layer{layer}.attn_{w}", n, n) for w in ("wq", "wk", "wv", "wo")]
+        rows += [(f"layer{layer}.mlp_fc1", 4 * n, n), (f"layer{layer}.mlp_fc2", n, 4 * n)]
     return rows
 
 
-def size(array: Array) -> int:
-    return array.rows * (array.columns or 0)
+def count(config: Config, vocab_size: int) -> int:
+    """How many parameters there are."""
+    return sum(rows * columns for _, rows, columns in table(config, vocab_size))
+
+
+def arrays(config: Config, vocab_size: int) -> dict[str, Array]:
+    """The matrices as a program knows them, by name."""
+    return {name: Array(name, rows, columns) for name, rows, columns in table(config, vocab_size)}
 
 
 class Parameters:
@@ -37,13 +43,14 @@ class Parameters:
 
     def __init__(self, config: Config, vocab: list[str]) -> None:
         self.config, self.vocab = config, vocab
-        self.table = table(config, len(vocab) + 1)  # the characters and BOS
-        self.flat = aligned(sum(map(size, self.table)), config.dtype)
+        vocab_size = len(vocab) + 1  # the characters and BOS
+        self.table, self.arrays = table(config, vocab_size), arrays(config, vocab_size)
+        self.flat = aligned(count(config, vocab_size), config.dtype)
         self.views: dict[str, Any] = {}
         start = 0
-        for array in self.table:
-            end = start + size(array)
-            self.views[array.name] = self.flat[start:end].reshape(array.rows, array.columns, order="F")
+        for name, rows, columns in self.table:
+            end = start + rows * columns
+            self.views[name] = self.flat[start:end].reshape(rows, columns, order="F")
             start = end
 
     def __getitem__(self, name: str) -> Any:

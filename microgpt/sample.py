@@ -28,8 +28,7 @@ class Sampler:
         self.bos = len(self.vocab)
         self.columns = columns
         ops = Program()
-        parameters = {array.name: array for array in params.table}
-        model.forward(ops, parameters, config, ops.attention_cached)
+        model.forward(ops, params.arrays, config, ops.attention_cached)
         self._tokens, self._positions = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
         given = {**params.views, "tokens": self._tokens, "positions": self._positions}
         self._replay = Replay(ops, config.dtype, columns, given)

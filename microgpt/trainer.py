@@ -15,7 +15,7 @@ from . import data, kernels, model
 from .adam import Adam
 from .config import Config
 from .errors import ConfigError, DataError, NotFiniteError
-from .params import Parameters, size, table
+from .params import Parameters, arrays, count
 from .program import Program, Replay
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Trainer:
     def _check_memory(self, max_columns: int, n_columns: int) -> None:
         """ConfigError unless model, gradients, Adam, activations and data fit into this machine."""
         c = self.config
-        n_params = sum(map(size, table(c, len(self.vocab) + 1)))
+        n_params = count(c, len(self.vocab) + 1)
         needed = (4 * n_params + self.program.count(max_columns)) * np.dtype(c.dtype).itemsize + 40 * n_columns
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > available or n_params > data.MAX_COUNT:
@@ -178,7 +178,7 @@ class Trainer:
 
 def record(config: Config, vocab_size: int) -> Program:
     """The program of a step."""
-    parameters = {array.name: array for array in table(config, vocab_size)}
+    parameters = arrays(config, vocab_size)
     gradients = {name: array._replace(name=gradient_of(name)) for name, array in parameters.items()}
     ops = Program()
     model.loss(ops, model.forward(ops, parameters, config, ops.attention_forward))

@@ -21,7 +21,7 @@ def load_kernels(isa):
         patch.setenv("MICROGPT_ISA", isa)
         try:
             module = importlib.import_module("microgpt.kernels")
-            assert module.ISA == isa
+            assert isa == module.ISA
             return module
         except ImportError:
             return None

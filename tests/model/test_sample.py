@@ -50,7 +50,7 @@ def test_without_cache(trained):
     config, vocab = trained.config, trained.vocab
     n = config.block_size
     ops, params = Program(), trained.params
-    model.forward(ops, {array.name: array for array in params.table}, config, ops.attention_forward)
+    model.forward(ops, params.arrays, config, ops.attention_forward)
     token, position = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)
     replay = Replay(ops, config.dtype, n, {**params.views, "tokens": token, "positions": position})
     logits = replay.values["logits"]
