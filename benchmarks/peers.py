@@ -110,9 +110,7 @@ def numpy_step(config):
     def step():
         t = next(counter)
         start, n = dataset.batch(t)
-        token, position, target, weight = (
-            a[start : start + n] for a in (dataset.token, dataset.position, dataset.target, dataset.weight)
-        )
+        token, position, target, weight = (a[start : start + n] for a in dataset.arrays.values())
         spans = [*np.flatnonzero(position == 0).tolist(), n]
         spans = list(itertools.pairwise(spans))
         g, saved = {}, []

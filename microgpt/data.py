@@ -2,7 +2,8 @@
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,61 +47,57 @@ def vocabulary(documents: list[str]) -> list[str]:
 
 
 class Dataset:
-    """Encoded documents, packed side by side: column t of all has token, position (in its document), target, weight.
+    """Encoded documents, packed side by side: column t of all has tokens[t], positions[t] (in its document) and so on.
 
     Document d, read cyclically, has the columns offsets[d] to offsets[d + 1]: [BOS] + ids predicts ids + [BOS], cut
     to block_size.  A batch is `batch_size` documents in a row; past the last document comes the first again, so the
-    arrays go on for batch_size - 1 documents more.  weight is 1 / (batch_size * columns of the document), which makes
-    a weighted sum of losses the mean over documents of their mean losses.
+    columns go on for batch_size - 1 documents more.  There are n_columns of them, max_columns in the largest batch.
 
-    `fits` is called with the columns of the largest batch and of all, before anything of that size is made.
+    The arrays are made when they are first asked for, since they may be large.
     """
 
     def __init__(
-        self,
-        documents: Sequence[str],
-        vocab: list[str],
-        block_size: int,
-        batch_size: int,
-        dtype: str,
-        fits: Callable[[int, int], None] | None = None,
+        self, documents: Sequence[str], vocab: list[str], block_size: int, batch_size: int, dtype: str
     ) -> None:
-        # one separator before, between and after the documents: the BOS of one is the end of the one before
-        text = "\n".join(["", *documents, ""])
-        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        ids = np.zeros(max(codes.max(), ord(vocab[-1])) + 1, np.int32)
-        ids[[ord(char) for char in vocab]] = np.arange(len(vocab))
-        ids[ord("\n")] = len(vocab)
-        bos = np.flatnonzero(codes == ord("\n")).astype(np.int32)
-        encoded = ids[codes]
-
-        full_lengths = np.diff(bos)
-        lengths = np.minimum(full_lengths, block_size)
-        position = np.arange(len(encoded) - 1, dtype=np.int32) - np.repeat(bos[:-1], full_lengths)
-        keep = position < block_size
-
-        self.n_documents = len(documents)
-        self.n_truncated = int(np.count_nonzero(full_lengths > block_size))
-        self.batch_size = batch_size
-        cyclic = np.resize(lengths, len(documents) + batch_size - 1)
-        offsets = np.concatenate(([0], np.cumsum(cyclic, dtype=np.int64)))
-        n_columns = int(offsets[-1])
-        if n_columns > MAX_COUNT:
-            raise DataError(f"expected at most {MAX_COUNT} tokens, found {n_columns}")
+        self.n_documents, self.batch_size = len(documents), batch_size
+        self._documents, self._vocab, self._dtype = documents, vocab, dtype
+        self._full_lengths = np.fromiter(map(len, documents), np.int64, len(documents)) + 1  # and the end
+        if self._full_lengths.sum() > MAX_COUNT:
+            raise DataError(f"expected at most {MAX_COUNT} characters and ends, found {self._full_lengths.sum()}")
+        self._lengths = np.minimum(self._full_lengths, block_size)
+        self.n_truncated = int(np.count_nonzero(self._full_lengths > block_size))
+        offsets = np.concatenate(([0], np.cumsum(np.resize(self._lengths, len(documents) + batch_size - 1))))
+        self.n_columns = int(offsets[-1])
+        if self.n_columns > MAX_COUNT:
+            raise DataError(f"expected at most {MAX_COUNT} tokens, found {self.n_columns}")
         self.max_columns = int(np.max(offsets[batch_size:] - offsets[:-batch_size]))
-        if fits is not None:
-            fits(self.max_columns, n_columns)
-        self.token = np.resize(encoded[:-1][keep], n_columns)
-        self.target = np.resize(encoded[1:][keep], n_columns)
-        self.position = np.resize(position[keep], n_columns)
-        self.weight = np.repeat(1 / (lengths * np.float64(batch_size)), lengths).astype(dtype)
-        self.weight = np.resize(self.weight, n_columns)
-        self.offsets = offsets.tolist()  # plain ints: the training loop indexes it every step
+        self.offsets: list[int] = offsets.tolist()  # plain ints: the training loop indexes it every step
 
-    @property
+    @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What a program reads of a batch, by the names of model.py."""
-        return {"tokens": self.token, "positions": self.position, "targets": self.target, "weights": self.weight}
+        """tokens, positions, targets and weights, the names of model.py.
+
+        A weight is 1 / (batch_size * columns of the document), which makes a weighted sum of losses the mean over
+        documents of their mean losses.
+        """
+        # one separator before, between and after the documents: the BOS of one is the end of the one before
+        text = "\n".join(["", *self._documents, ""])
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        ids = np.zeros(max(codes.max(), ord(self._vocab[-1])) + 1, np.int32)
+        ids[[ord(char) for char in self._vocab]] = np.arange(len(self._vocab))
+        ids[ord("\n")] = len(self._vocab)
+        encoded = ids[codes]
+        begins = (np.cumsum(self._full_lengths) - self._full_lengths).astype(np.int32)
+        position = np.arange(len(encoded) - 1, dtype=np.int32) - np.repeat(begins, self._full_lengths)
+        keep = position < np.repeat(self._lengths, self._full_lengths)
+        weights = np.repeat(1 / (self._lengths * np.float64(self.batch_size)), self._lengths).astype(self._dtype)
+        arrays = {
+            "tokens": encoded[:-1][keep],
+            "positions": position[keep],
+            "targets": encoded[1:][keep],
+            "weights": weights,
+        }
+        return {name: np.resize(array, self.n_columns) for name, array in arrays.items()}
 
     def batch(self, step: int) -> tuple[int, int]:
         """The first column of this step's batch and how many columns it has."""

@@ -45,9 +45,9 @@ class Trainer:
         self.n_held_out = n_held_out(len(self.documents), config.val_fraction)
         self.program = record(config, len(self.vocab) + 1)
         n_train = len(self.documents) - self.n_held_out
-        self.dataset = data.Dataset(
-            self.documents[:n_train], self.vocab, config.block_size, config.batch_size, config.dtype, self._check_memory
-        )
+        documents = self.documents[:n_train]
+        self.dataset = data.Dataset(documents, self.vocab, config.block_size, config.batch_size, config.dtype)
+        self._check_memory()
         self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
         self.adam = Adam(self.params.flat, self.grads.flat, config)
         self.best_val_loss: float | None = None
@@ -156,23 +156,23 @@ class Trainer:
         """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
-        positions = self.dataset.position[self._start : self._start + self.n_columns]
+        positions = self.dataset.arrays["positions"][self._start : self._start + self.n_columns]
         offsets = np.append(np.flatnonzero(positions == 0), self.n_columns)
         q, k, v = (self.value(f"layer{layer}.{name}") for name in "qkv")
         _, cache = kernels.attention_forward(q, k, v, offsets, self.config.n_head)
         return [kernels.attention_weights(cache, i) for i in range(len(offsets) - 1)]
 
-    def _check_memory(self, max_columns: int, n_columns: int) -> None:
+    def _check_memory(self) -> None:
         """ConfigError unless model, gradients, Adam, activations and data fit into this machine."""
-        c = self.config
+        c, d = self.config, self.dataset
         n_params = count(c, len(self.vocab) + 1)
-        needed = (4 * n_params + self.program.count(max_columns)) * np.dtype(c.dtype).itemsize + 40 * n_columns
+        needed = (4 * n_params + self.program.count(d.max_columns)) * np.dtype(c.dtype).itemsize + 40 * d.n_columns
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > available or n_params > data.MAX_COUNT:
             raise ConfigError(
                 f"--n-embd {c.n_embd}, --n-layer {c.n_layer}, --block-size {c.block_size}, --batch-size {c.batch_size}"
                 f": expected a model that fits {available / 1e9:.1f} GB of memory, found one of {n_params} parameters"
-                f" and {max_columns} tokens a step that needs {needed / 1e9:.1f} GB"
+                f" and {d.max_columns} tokens a step that needs {needed / 1e9:.1f} GB"
             )
 
 

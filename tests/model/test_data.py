@@ -52,8 +52,8 @@ def batch(dataset, step):
     """(token, position, target) of every column of a step's batch, and their weights."""
     start, n = dataset.batch(step)
     columns = slice(start, start + n)
-    arrays = dataset.token[columns], dataset.position[columns], dataset.target[columns]
-    return list(zip(*(array.tolist() for array in arrays))), dataset.weight[columns]
+    arrays = [dataset.arrays[name][columns] for name in ("tokens", "positions", "targets")]
+    return list(zip(*(array.tolist() for array in arrays))), dataset.arrays["weights"][columns]
 
 
 def check(path, block_size, batch_size):
@@ -102,9 +102,9 @@ def test_arrays(write):
     dataset = load(write(FILES["plain"]), block_size=6, batch_size=2, dtype="float32").dataset
     assert dataset.offsets == [0, 5, 11, 15, 20]  # emma, olivia (cut), ava, and emma again to fill a batch
     assert dataset.max_columns == 11
-    for array in (dataset.token, dataset.position, dataset.target):
+    for array in (dataset.arrays[name] for name in ("tokens", "positions", "targets")):
         assert array.dtype == np.int32 and array.shape == (20,) and array.flags.c_contiguous
-    assert dataset.weight.dtype == np.float32
+    assert dataset.arrays["weights"].dtype == np.float32
     assert batch(dataset, 0)[1].sum() == pytest.approx(1, rel=1e-6)
 
 

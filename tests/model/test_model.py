@@ -157,7 +157,7 @@ def test_intermediates(tmp_path):
     value, p = trainer.value, trainer.params
     start, n = trainer.dataset.batch(0)
     token, position, target, weight = (
-        getattr(trainer.dataset, name)[start : start + n] for name in ("token", "position", "target", "weight")
+        trainer.dataset.arrays[name][start : start + n] for name in ("tokens", "positions", "targets", "weights")
     )
 
     def rmsnorm(x):
