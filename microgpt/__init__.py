@@ -31,7 +31,7 @@ __all__ = [
 
 
 def get_include() -> str:
-    """The directory of kernels.h and kernels.c: another C or cffi project includes the one and compiles the other.
+    """The directory of kernels.h and of f32.c, f64.c and common.c: another C or cffi project compiles these.
 
     With whatever flags, and -ffp-contract=off, on which the same bits rest; -ffast-math is refused.
     """

@@ -36,7 +36,11 @@ def execute(argv: list[str] | None) -> int:
         code = exit_code(error)
         if code is None:
             raise
-        text = f"{error.strerror}: {error.filename!r}" if isinstance(error, OSError) and error.filename else error
+        text: object = error
+        if isinstance(error, OSError) and error.filename:
+            text = f"{error.strerror}: {error.filename!r}"
+        elif isinstance(error, ModuleNotFoundError) and error.name in ("numpy", "_cffi_backend"):
+            text = f"expected NumPy and cffi, found no module {error.name!r}: pip install numpy cffi"
         notice(str(text) or type(error).__name__)
         if isinstance(error, OSError):
             drop_stdout()

@@ -16,7 +16,10 @@ import numpy as np
 
 
 def _load(isa: str) -> Any:
-    return import_module(f"._kernels_{isa}", __package__)
+    name = f"{__package__}._kernels_{isa}"
+    if util.find_spec(name) is None:
+        raise ImportError(f"expected compiled kernels, found no module {name}: build them with `pip install -e .`")
+    return import_module(name)
 
 
 def _choose_isa() -> str:

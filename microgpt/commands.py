@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .config import Config, Sampling, Settings, flag, kind, parsed, read_toml
+from . import __version__
+from .config import Config, Sampling, Settings, flag, kind, parsed, read_toml, suggestion
 from .errors import DataError
 from .progress import Reporter
 from .signals import stop_on_signals
@@ -24,7 +25,16 @@ Command = Callable[[argparse.Namespace], int | None]
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, which leads to the help of the command it is about."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = arguments.parser
+            name = unknown[0].partition("=")[0]
+            near = suggestion(name.replace("_", "-"), parser._option_string_actions) if name.startswith("-") else ""
+            parser.error(f"expected a flag of this command, found {unknown[0]!r}{near}")
+        return arguments
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {escaped(message)} (see {self.prog} --help)\n")
@@ -33,11 +43,12 @@ class Parser(argparse.ArgumentParser):
 def make_parser() -> Parser:
     parser = Parser(prog="microgpt", description="Train a small GPT on a file of names, and invent new ones.",
                     allow_abbrev=False)  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"microgpt {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(function: Command, name: str, help: str, path_help: str = "") -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        command.set_defaults(function=function)
+        command.set_defaults(function=function, parser=command)
         if path_help:
             command.add_argument("path", metavar="RUN", help=path_help)
         return command
@@ -75,7 +86,8 @@ def add_settings(command: argparse.ArgumentParser, settings: type[Settings]) -> 
     for f in fields(settings):
         default = f" (default {f.default})" if f.default != "" else ""
         text = f.metadata["help"].replace("%", "%%") + default
-        command.add_argument(flag(f.name), metavar=kind(f).__name__.upper(), help=text)
+        metavar = "{" + ",".join(f.metadata["choices"]) + "}" if f.metadata["choices"] else kind(f).__name__.upper()
+        command.add_argument(flag(f.name), metavar=metavar, help=text)
 
 
 # ---- the commands: each takes what the parser found, and returns its exit code, or None when all went well ----
@@ -89,22 +101,29 @@ def train(arguments: argparse.Namespace) -> int | None:
     out, resume = arguments.out, arguments.resume
     with api.training(settings, out, resume, arguments.metrics) as (trainer, run, metrics):
         config = trainer.config
-        say_what_happens(trainer, run)
         reporter = Reporter(config, trainer.step_count)
         try:
+            say_what_happens(trainer, run)
             with stop_on_signals() as stop:
                 loop.train(trainer, run, metrics, reporter, stop)
+        except BrokenPipeError:
+            notice(stopped("since nobody reads stdout any longer", trainer, run))
+            raise
         finally:
             reporter.close()
         if stop:
-            saved = f"; microgpt train --resume {run.path} goes on" if run is not None else ""
-            notice(f"stopped by {stop[0].name} after step {trainer.step_count}{saved}")
+            notice(stopped(f"by {stop[0].name}", trainer, run))
             return 128 + stop[0]
         if trainer.step_count < config.num_steps:
             notice(f"stopped early: no better held-out loss in {config.patience} measurements")
     if config.num_samples:
         say_samples(trainer)
     return None
+
+
+def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
+    saved = f"microgpt train --resume {run.path} goes on" if run is not None else "nothing is saved without --out"
+    return f"stopped {why} after step {trainer.step_count}; {saved}"
 
 
 def say_what_happens(trainer: Trainer, run: Run | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,10 @@ def arrays(config: Config, vocab_size: int) -> dict[str, Array]:
     return {name: Array(name, rows, columns) for name, rows, columns in table(config, vocab_size)}
 
 
-class Parameters:
+class Parameters(Mapping[str, Any]):
     """A model: its settings, its vocabulary, and a flat buffer of its parameters (or of as many gradients).
 
-    `flat` is the buffer, params["layer0.attn_wq"] and so on are the matrices in it.
+    `flat` is the buffer; the matrices in it are a mapping from their names: params["layer0.attn_wq"] and so on.
     """
 
     def __init__(self, config: Config, vocab: list[str]) -> None:
@@ -55,6 +55,12 @@ class Parameters:
 
     def __getitem__(self, name: str) -> Any:
         return self.views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.views)
+
+    def __len__(self) -> int:
+        return len(self.views)
 
     def draw(self, rng: random.Random, std: float) -> None:
         """Fill with N(0, std) from `rng`, in the reference's order: row by row of n_out x n_in."""

@@ -148,6 +148,8 @@ class Trainer:
         """An intermediate of the last step as a view: rows x columns, one column per token (see model.py for names)."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
+        if name not in self.replay.values:
+            raise ValueError(f"value: expected one of {', '.join(self.replay.values)}, found {name!r}")
         if name.endswith(".probs") or name == "work":
             raise ValueError(f"{name}: expected an array of one column per token; see Trainer.attention")
         return self.replay.values[name][:, : self.n_columns]
@@ -156,6 +158,8 @@ class Trainer:
         """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
+        if layer not in range(self.config.n_layer):
+            raise ValueError(f"layer: expected one in range({self.config.n_layer}), found {layer!r}")
         positions = self.dataset.arrays["positions"][self._start : self._start + self.n_columns]
         offsets = np.append(np.flatnonzero(positions == 0), self.n_columns)
         q, k, v = (self.value(f"layer{layer}.{name}") for name in "qkv")

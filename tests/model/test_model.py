@@ -207,5 +207,9 @@ def test_nothing_to_look_at_yet(tmp_path):
     with pytest.raises(ValueError, match="expected a step before"):
         trainer.attention(0)
     trainer.step()
+    with pytest.raises(ValueError, match=r"value: expected one of embedding, x, .* found 'nope'"):
+        trainer.value("nope")
+    with pytest.raises(ValueError, match=r"layer: expected one in range\(1\), found 9"):
+        trainer.attention(9)
     with pytest.raises(ValueError, match=r"layer0\.attn\.probs: expected"):
         trainer.value("layer0.attn.probs")

@@ -68,3 +68,10 @@ def test_number_of_parameters(run):
     g = golden(run)
     config = Config(**{name: g[name] for name in ("n_layer", "n_embd", "n_head", "block_size")})
     assert Parameters(config, [*map(chr, range(g["vocab_size"] - 1))]).flat.size == g["num_params"]
+
+
+def test_a_mapping():
+    """Parameters are a mapping from names to matrices, in the order of the table."""
+    params = Parameters(CONFIG, VOCAB)
+    assert list(params) == [name for name, _, _ in params.table] and len(params) == len(params.table)
+    assert dict(params)["wte"] is params["wte"] and "nope" not in params
