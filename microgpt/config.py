@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, Field, asdict, dataclass, field, fields, replac
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from .errors import ConfigError
-from .terminal import reason
+from .terminal import reason, shown
 
 
 def flag(name: str) -> str:
@@ -127,7 +127,7 @@ def resumed(saved: Config, given: dict[str, Any]) -> Config:
         if f.name in given and not f.metadata["free"] and given[f.name] != getattr(saved, f.name):
             raise ConfigError(
                 f"{flag(f.name)}: expected {getattr(saved, f.name)!r}, with which the run to resume began, "
-                f"found {given[f.name]!r}"
+                f"found {shown(given[f.name])}"
             )
     config = replace(saved, **given)
     if config.num_steps < saved.num_steps:
@@ -148,11 +148,11 @@ def check(f: Field[Any], value: Any) -> None:
     """Raise ConfigError unless value is of the setting's type, and within its range or choices."""
     limits, choices = f.metadata["range"], f.metadata["choices"]
     if type(value) is not f.type and not (f.type is float and type(value) is int):
-        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]}, found {value!r}")
+        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]}, found {shown(value)}")
     if limits is not None and value not in limits:
-        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]} {limits}, found {value!r}")
+        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]} {limits}, found {shown(value)}")
     if choices is not None and value not in choices:
-        raise ConfigError(f"{flag(f.name)}: expected one of {', '.join(choices)}, found {value!r}")
+        raise ConfigError(f"{flag(f.name)}: expected one of {', '.join(choices)}, found {shown(value)}")
 
 
 KIND = {int: "a whole number", float: "a number", str: "text"}
@@ -164,7 +164,7 @@ def parse(f: Field[Any], text: str) -> Any:
     limits = f.metadata["range"]
     if kind(f) in WRITTEN and not re.fullmatch(WRITTEN[kind(f)], text):
         expected = f"{KIND[kind(f)]} {limits}" if limits else KIND[kind(f)]
-        raise ConfigError(f"{flag(f.name)}: expected {expected}, found {text!r}")
+        raise ConfigError(f"{flag(f.name)}: expected {expected}, found {shown(text)}")
     value = kind(f)(text)
     check(f, value)
     return value
@@ -255,8 +255,8 @@ class accepts(Generic[P]):  # noqa: N801 - a decorator
         def accepting(*args: Any, **kwargs: Any) -> R:
             return function(*args[:n], self._given(function.__name__, args[n:], kwargs))
 
-        shown = own.replace(parameters=[*before, *self.signature.parameters.values()])
-        accepting.__signature__ = shown  # type: ignore[attr-defined]
+        signature = own.replace(parameters=[*before, *self.signature.parameters.values()])
+        accepting.__signature__ = signature  # type: ignore[attr-defined]
         return accepting
 
     def _given(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:

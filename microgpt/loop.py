@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .config import Config, Sampling
-from .errors import NotFiniteError
 from .metrics import Metrics
 from .sample import Sampler
 from .terminal import notice
@@ -56,18 +55,16 @@ def run_steps(
     while not trainer.done and not stop:
         first, started = trainer.step_count + 1, time.monotonic()
         losses: list[float] = []
+        val_loss = None
         try:
             trainer.steps(min(first - 1 + chunk, next_event(config, first)), losses, stop)
-        except NotFiniteError:
-            write_metrics(trainer, run, metrics, first, losses)
-            raise
+            step = trainer.step_count
+            if losses and trainer.n_held_out and (due(config.eval_every, step) or step == config.num_steps):
+                val_loss = trainer.evaluate()
+        finally:  # whatever went wrong, the steps before it are told
+            write_metrics(trainer, run, metrics, first, losses, val_loss)
         if not losses:
             return
-        step = trainer.step_count
-        val_loss = None
-        if trainer.n_held_out and (due(config.eval_every, step) or step == config.num_steps):
-            val_loss = trainer.evaluate()
-        write_metrics(trainer, run, metrics, first, losses, val_loss)
         if reporter is not None:
             reporter.steps(first, losses)
             if val_loss is not None:

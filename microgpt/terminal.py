@@ -21,3 +21,12 @@ def notice(message: object) -> None:
 def reason(error: Exception) -> object:
     """Why the system refused something, in its words."""
     return getattr(error, "strerror", None) or error
+
+
+def shown(value: object) -> str:
+    """The value as a message has it: short, and an integer that Python does not write out is said to be one."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a whole number of thousands of digits"
+    return text if len(text) <= 100 else text[:100] + "..."

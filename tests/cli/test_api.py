@@ -1,5 +1,6 @@
 """The Python API: what the command line does, without it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from helpers import INPUT, TINY, golden, tiny_trainer, write_names
 import microgpt
 from microgpt import run
 from microgpt.config import Config
+from microgpt.trainer import Trainer
 
 
 def test_train_and_load(tmp_path):
@@ -95,3 +97,17 @@ def test_integers_for_reals():
 def test_settings_of_a_trainer(tmp_path):
     """A trainer keeps the settings it was given."""
     assert tiny_trainer(tmp_path, n_layer=3).config.n_layer == 3
+
+
+@pytest.mark.parametrize("error", [microgpt.NotFiniteError(7, float("nan")), MemoryError()], ids=repr)
+def test_metrics_of_a_failed_evaluation(tmp_path, monkeypatch, error):
+    """When measuring the held-out part fails, the steps before it are in the metrics all the same."""
+
+    def fail(trainer):
+        raise error
+
+    monkeypatch.setattr(Trainer, "evaluate", fail)
+    names, path = write_names(tmp_path / "names.txt"), tmp_path / "m"
+    with pytest.raises(type(error)):
+        microgpt.train(names, metrics=str(path), **TINY, val_fraction=0.1, eval_every=7)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4, 5, 6, 7]

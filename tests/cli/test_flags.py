@@ -7,6 +7,7 @@ from helpers import microgpt, write_names
 
 from microgpt.__main__ import main
 from microgpt.config import Config, read_toml, to_toml
+from microgpt.errors import ConfigError
 
 NUMBERS = ["nan", "inf", "-inf", "1e400", str(2**63), str(10**20), "9" * 5000, "1_000", "١٢", "", "ten", "0x10", " 1"]
 NUMBERS += ["-1"]
@@ -137,6 +138,16 @@ def test_bad_settings(folder, monkeypatch, capfd, text, named):
     message = refused(capfd, "train", "--config", "settings", "--out", "new")
     assert named in message and "settings" in message
     assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["seed", "n_head", "num_steps"])
+def test_huge_whole_numbers(name, tmp_path):
+    """A number too long for Python to write out is refused like any other, from Python and from a file."""
+    with pytest.raises(ConfigError, match="found a whole number of thousands of digits"):
+        Config(**{name: 10**5000})
+    (tmp_path / "settings").write_text(f"{name} = 0x{'F' * 5000}")
+    with pytest.raises(ConfigError, match="found a whole number of thousands of digits"):
+        read_toml(str(tmp_path / "settings"))
 
 
 @pytest.mark.parametrize("path", ["missing", ".", "", "input.txt/x", "x" * 300])
