@@ -57,7 +57,11 @@ def train(given: Given) -> "Model":
 
 @contextmanager
 def training(
-    settings: Given, out: str | None = None, resume: str | None = None, metrics: str | None = None
+    settings: Given,
+    out: str | None = None,
+    resume: str | None = None,
+    metrics: str | None = None,
+    settings_file: str | None = None,
 ) -> Iterator[tuple[Trainer, "Run | None", Metrics | None]]:
     """(trainer, run, metrics), ready for loop.train(); the latter two are None unless asked for."""
     if out is not None and resume is not None:
@@ -76,7 +80,8 @@ def training(
         if run is not None and saved is None:
             run.create()
         if metrics is not None:
-            writer = stack.enter_context(closing(Metrics.beside(metrics, config.input, directory)))
+            read = {"--input": config.input} | ({"--config": settings_file} if settings_file is not None else {})
+            writer = stack.enter_context(closing(Metrics.beside(metrics, read, directory)))
         if run is not None:
             run.start(trainer)
         yield trainer, run, writer

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from . import __version__, npz
 from .config import Config
-from .errors import CheckpointError, ConfigError, DataError
+from .errors import CheckpointError, ConfigError, DataError, UnreadableError
 from .files import open_at_once
 from .params import count, table
+from .terminal import shown
 
 FORMAT = 1
 MAX_JSON = 2**20  # bytes; all of Unicode as a vocabulary takes half
@@ -139,16 +140,23 @@ def digest(state: State, arrays: Iterable[NDArray[Any]]) -> str:
 def load(path: str) -> Checkpoint:
     """The Checkpoint in a file; its arrays are read-only views of the file's bytes, which are read into memory once.
 
-    Raises CheckpointError unless every size, name, dtype and hash is what the configuration in it demands.
+    Raises CheckpointError unless every size, name, dtype and hash is what the configuration in it demands: an
+    UnreadableError if what failed was the reading.
     """
     try:
         with open(path, "rb", opener=open_at_once) as file:
             return read(file)
+    except UnreadableError as error:
+        raise UnreadableError(f"{path}: {error}") from None
     except DataError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, ArithmeticError, MemoryError, RuntimeError, *npz.ERRORS) as error:
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise UnreadableError(f"{path}: cannot be read: expected memory for it, found too little") from None
+    except (ValueError, ArithmeticError, RuntimeError, *npz.ERRORS) as error:
         raise CheckpointError(f"{path}: expected a checkpoint, found a damaged file: {error}") from None
 
 
@@ -206,8 +214,11 @@ def parse_json(text: bytes) -> State:
 
 def parse_state(state: State) -> tuple[Config, list[str], dict[str, Any]]:
     """The settings, the vocabulary and the scalars, of which every one is checked."""
-    if state.get("format") != FORMAT:
-        raise CheckpointError(f"expected format {FORMAT}, found {state.get('format')!r}: another version's checkpoint")
+    version = state.get("format")
+    if type(version) is int and version > FORMAT:
+        raise UnreadableError(f"expected format {FORMAT}, found {version}: a later version's checkpoint")
+    if type(version) is not int or version != FORMAT:
+        raise CheckpointError(f"expected format {FORMAT}, found {shown(version)}")
     settings = state.get("config")
     if list(state) != KEYS or type(settings) is not dict or list(settings) != [f.name for f in fields(Config)]:
         raise CheckpointError(f"expected the keys {', '.join(KEYS)} and all settings, found others")

@@ -99,7 +99,7 @@ def train(arguments: argparse.Namespace) -> int | None:
     settings = read_toml(arguments.config) if arguments.config is not None else {}
     settings |= parsed(Config, vars(arguments))
     out, resume = arguments.out, arguments.resume
-    with api.training(settings, out, resume, arguments.metrics) as (trainer, run, metrics):
+    with api.training(settings, out, resume, arguments.metrics, arguments.config) as (trainer, run, metrics):
         config = trainer.config
         reporter = Reporter(config, trainer.step_count)
         try:

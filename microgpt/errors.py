@@ -13,6 +13,10 @@ class CheckpointError(DataError):
     """A checkpoint cannot be used; the message names the file."""
 
 
+class UnreadableError(CheckpointError):
+    """A checkpoint cannot be read now, or not by this version; for all that is known it is whole."""
+
+
 class PlotError(DataError):
     """There is nothing to draw, or nothing to draw it with."""
 

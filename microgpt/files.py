@@ -1,6 +1,7 @@
 """A file that is never half written: a crash at any moment leaves the old one or the new one."""
 
 import os
+import stat
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -61,6 +62,20 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def open_own(path: str) -> int:
+    """A descriptor of the file at `path`, made if there is none, to read and write; OSError for a link or no file.
+
+    Whoever put a link there would have its target written to.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    fd = os.open(path, flags, 0o666)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(fd)
+        raise OSError(f"{path}: expected a file of the run's own, found a link or a device")
+    return fd
 
 
 def open_at_once(path: str, flags: int) -> int:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from . import files
 from .errors import ConfigError
 from .terminal import reason
 
@@ -11,26 +12,28 @@ from .terminal import reason
 class Metrics:
     """Lines on their way to a file.  What cannot be written is kept and tried again, so that no line is lost.
 
-    A file whose run is resumed keeps the lines of the first `keep_steps` steps; any other begins empty.
+    With keep_steps it is a run's own file, which keeps the lines of the first so many steps; any other begins empty.
     """
 
-    def __init__(self, path: str, keep_steps: int = 0) -> None:
+    def __init__(self, path: str, keep_steps: int | None = None) -> None:
         self.path = path
         self._pending = b""
-        flags = os.O_RDWR if keep_steps else os.O_WRONLY | os.O_TRUNC
-        self._fd = os.open(path, flags | os.O_CREAT, 0o666)
-        if keep_steps:
-            with open(self._fd, "rb", closefd=False) as file:
-                size = size_of_steps(file, keep_steps)
-            os.ftruncate(self._fd, size)
-            os.lseek(self._fd, 0, os.SEEK_END)
+        if keep_steps is None:
+            self._fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o666)
+            return
+        self._fd = files.open_own(path)
+        with open(self._fd, "rb", closefd=False) as file:
+            size = size_of_steps(file, keep_steps)
+        os.ftruncate(self._fd, size)
+        os.lseek(self._fd, 0, os.SEEK_END)
 
     @classmethod
-    def beside(cls, path: str, input: str, directory: str | None) -> "Metrics":
-        """The file of --metrics: none that the run reads or writes itself."""
+    def beside(cls, path: str, read: dict[str, str], directory: str | None) -> "Metrics":
+        """The file of --metrics: none of those that are read, by their flags, or that the run writes itself."""
         try:
-            if os.path.exists(path) and os.path.samefile(path, input):
-                raise ConfigError(f"--metrics: expected a file other than --input, found {path!r}")
+            for flag, other in read.items():
+                if os.path.exists(path) and os.path.samefile(path, other):
+                    raise ConfigError(f"--metrics: expected a file other than {flag}, found {path!r}")
             if directory is not None and os.path.realpath(os.path.dirname(path)) == os.path.realpath(directory):
                 raise ConfigError(f"--metrics: expected a file outside of the run's directory, found {path!r}")
             return cls(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import checkpoint, files
 from .checkpoint import Checkpoint
 from .config import to_toml
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, UnreadableError
 from .metrics import Metrics
 from .terminal import notice, reason
 
@@ -27,9 +27,14 @@ def load(path: str) -> Checkpoint:
 
 
 def load_newest(directory: str) -> tuple[str, Checkpoint]:
-    """(file name, checkpoint) of the last one, or of the one before when the last cannot be used."""
+    """(file name, checkpoint) of the last one, or of the one before when the last is damaged or missing.
+
+    One that only cannot be read now is neither: it raises UnreadableError, and nothing is taken for it.
+    """
     try:
         return CHECKPOINT, checkpoint.load(os.path.join(directory, CHECKPOINT))
+    except UnreadableError:
+        raise
     except CheckpointError as error:
         try:
             previous = checkpoint.load(os.path.join(directory, PREVIOUS))

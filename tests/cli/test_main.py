@@ -290,6 +290,13 @@ def test_metrics_are_not_the_input(folder, call):
     assert (folder / "input.txt").read_text() == "emma\nolivia\nava\n"
 
 
+def test_metrics_are_not_the_settings(folder, call):
+    """Nor do they overwrite the file of settings."""
+    (folder / "conf.toml").write_text("num-steps = 3\n")
+    check_refusal(call("train", "--config", "conf.toml", "--metrics", "./conf.toml"), 2, "--metrics", "--config")
+    assert (folder / "conf.toml").read_text() == "num-steps = 3\n"
+
+
 def test_mistakes_are_one_line_of_a_process(folder):
     """What the tests above see within this process a process shows as well: exit code, one line, no traceback."""
     for arguments, code in (["train", "--seed", "-1"], 2), (["train", "--input", "missing"], 1), (["tarin"], 2):
