@@ -125,18 +125,18 @@ static void attend(real *out_t, real *probs, const real *q_t, const real *k_t, c
     for (int h = 0; h < n_head; h++)
         for (int t = 0; t < n_tokens; t += W) {
             const mask some = first(n_tokens - t);
-            vec reach, top = set1(-INFINITY), sum = select(some, set1(0), set1(1));
+            vec reach, top = set1(-INFINITY), sum = choose(some, set1(0), set1(1));
             const int lags = lanes_back(&reach, position, t, n_tokens);
             const size_t head = t + h * head_dim * ld;
             real *p = probs + t + (size_t)h * block_size * ld;
             all_scores(p, q_t + head, k_t + head, ld, step, head_dim, lags);
             vec left = reach;
             for (int lag = 0; lag < lags; lag++, left -= set1(1)) {
-                const vec s = select(not_less(left, set1(0)), load(p + lag * ld) * scale, set1(-INFINITY));
+                const vec s = choose(not_less(left, set1(0)), load(p + lag * ld) * scale, set1(-INFINITY));
                 store(p + lag * ld, s);
                 top = max(top, s);
             }
-            top = select(some, top, set1(0)); /* lanes past the end come to 0 */
+            top = choose(some, top, set1(0)); /* lanes past the end come to 0 */
             for (int lag = 0; lag < lags; lag++) {
                 const vec e = exp_nonpositive(load(p + lag * ld) - top, LOG_TINY);
                 store(p + lag * ld, e);

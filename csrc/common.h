@@ -3,11 +3,20 @@
 #ifndef MICROGPT_COMMON_H
 #define MICROGPT_COMMON_H
 
+#include <float.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "the kernels promise exact bits: build them without -ffast-math"
+#endif
+
+#if FLT_EVAL_METHOD != 0
+#error "the kernels promise exact bits: this target computes with more precision than a type has (on x86, use SSE)"
+#endif
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF /* in case -ffp-contract=off is forgotten; gcc has no such line */
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12

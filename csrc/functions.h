@@ -18,7 +18,7 @@ INLINE vec exp_nonpositive(vec x, real least)
         p = fmadd(p, r, set1(c[i]));
     p = fmadd(fmadd(p, r, set1(1)), r, set1(1));
     const vec power = from_bits((to_bits(shifted) + EXPONENT_BIAS) << MANTISSA_BITS);
-    return select(tiny, set1(0), p * power);
+    return choose(tiny, set1(0), p * power);
 }
 
 /* sqrt(x) for x = 0 and normal x > 0, to 1 ulp, in less time than the processor's own; NaN for infinite x.
@@ -51,5 +51,5 @@ INLINE vec log_from_one(vec x)
         p = fmadd(p, z, set1(c[i]));
     const vec log_m = fmadd(p * z, s, s + s);
     const vec y = fmadd(k, set1(LN2_HIGH), fmadd(k, set1(LN2_LOW), log_m));
-    return select(not_less(x, set1(1)), y, x); /* a NaN stays one */
+    return choose(not_less(x, set1(1)), y, x); /* a NaN stays one */
 }

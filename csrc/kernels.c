@@ -208,7 +208,7 @@ INLINE real largest(const real *x, int m)
     for (; m - i >= W; i += W)
         top = max(top, load(x + i));
     const mask rest = first(m - i);
-    top = select(rest, max(top, load_some(x + i, rest)), top);
+    top = choose(rest, max(top, load_some(x + i, rest)), top);
     return lane0(max_lanes(top));
 }
 
@@ -226,7 +226,7 @@ INLINE real exp_column(real *p, const real *x, real top, int m)
     for (int l = 0; i < m; l++, i += W) {
         const vec e = exp_nonpositive(load_left(x + i, m - i) - top, EXP_MIN);
         store_left(p + i, e, m - i);
-        sum[l] += select(first(m - i), e, set1(0));
+        sum[l] += choose(first(m - i), e, set1(0));
     }
     return reduce(sum);
 }
@@ -238,8 +238,9 @@ INLINE void scale_column(real *y, const real *x, real by, int m)
 }
 
 /* Whether to go from the last column to the first.  A load whose address equals that of an earlier store in the low 12
-   bits waits for it, for that is all the processor compares at first.  Where `out` lies less than half a page behind
-   `in`, so counted, the loads of the next columns would meet the stores of this one; in the other direction they do not. */
+   bits waits for it, for that is all the processor compares at first.  Where `out`
+   begins less than half a page after `in`, so counted, the loads of the next columns would meet the stores of this one;
+   in the other direction they do not. */
 INLINE int backwards(const void *out, const void *in) { return ((uintptr_t)out - (uintptr_t)in) % 4096 < 2048; }
 
 /* call(m) for every column j, with m as a constant where it is a common size: the column then stays in registers from
@@ -273,24 +274,25 @@ INLINE void softmax_column(real *restrict p, const real *restrict x, int m)
     scale_column(p, p, 1 / sum, m);
 }
 
-void API(softmax_forward)(real *p, const real *x, int m, int n, int ldp, int ldx){
 #define SOFTMAX(m) softmax_column(p + j * ldp, x + j * ldx, m)
-    EACH_COLUMN(p, x, SOFTMAX)}
+void API(softmax_forward)(real *p, const real *x, int m, int n, int ldp, int ldx) { EACH_COLUMN(p, x, SOFTMAX); }
 
 INLINE void softmax_column_backward(real *restrict dx, const real *restrict dp, const real *restrict p, int m,
                                     int accumulate)
 {
     const real mean = dot(dp, p, m); /* of dp, by the probabilities p */
     for (ptrdiff_t i = 0; i < m; i += W) {
-        const vec d = load_left(dp + i, m - i) - mean, before = accumulate ? load_left(dx + i, m - i) : set1(0);
+        const vec d = load_left(dp + i, m - i) - mean, before = accumulate & 1 ? load_left(dx + i, m - i) : set1(0);
         store_left(dx + i, fmadd(load_left(p + i, m - i), d, before), m - i);
     }
 }
 
-void API(softmax_backward)(real *dx, const real *dp, const real *p, int m, int n, int lddx, int lddp, int ldp,
-                           int accumulate){
 #define SOFTMAX_BACKWARD(m) softmax_column_backward(dx + j * lddx, dp + j * lddp, p + j * ldp, m, accumulate)
-    EACH_COLUMN(dx, p, SOFTMAX_BACKWARD)}
+void API(softmax_backward)(real *dx, const real *dp, const real *p, int m, int n, int lddx, int lddp, int ldp,
+                           int accumulate)
+{
+    EACH_COLUMN(dx, p, SOFTMAX_BACKWARD);
+}
 
 INLINE void rmsnorm_column(real *restrict y, real *restrict rstd, const real *restrict x, real eps, int m)
 {
@@ -298,9 +300,11 @@ INLINE void rmsnorm_column(real *restrict y, real *restrict rstd, const real *re
     scale_column(y, x, *rstd, m);
 }
 
-void API(rmsnorm_forward)(real *y, real *rstd, const real *x, real eps, int m, int n, int ldy, int ldx){
 #define RMSNORM(m) rmsnorm_column(y + j * ldy, rstd + j, x + j * ldx, eps, m)
-    EACH_COLUMN(y, x, RMSNORM)}
+void API(rmsnorm_forward)(real *y, real *rstd, const real *x, real eps, int m, int n, int ldy, int ldx)
+{
+    EACH_COLUMN(y, x, RMSNORM);
+}
 
 INLINE void rmsnorm_column_backward(real *restrict dx, const real *restrict dy, const real *restrict y, real rstd,
                                     int m, int accumulate)
@@ -309,16 +313,16 @@ INLINE void rmsnorm_column_backward(real *restrict dx, const real *restrict dy, 
     const vec mean = set1(dot(dy, y, m) / m), scale = set1(rstd);
     for (ptrdiff_t i = 0; i < m; i += W) {
         const vec d = fmadd(set1(0) - mean, load_left(y + i, m - i), load_left(dy + i, m - i));
-        const vec before = accumulate ? load_left(dx + i, m - i) : set1(0);
+        const vec before = accumulate & 1 ? load_left(dx + i, m - i) : set1(0);
         store_left(dx + i, fmadd(scale, d, before), m - i);
     }
 }
 
+#define RMSNORM_BACKWARD(m) rmsnorm_column_backward(dx + j * lddx, dy + j * lddy, y + j * ldy, rstd[j], m, accumulate)
 void API(rmsnorm_backward)(real *dx, const real *dy, const real *y, const real *rstd, int m, int n, int lddx, int lddy,
                            int ldy, int accumulate)
 {
-#define RMSNORM_BACKWARD(m) rmsnorm_column_backward(dx + j * lddx, dy + j * lddy, y + j * ldy, rstd[j], m, accumulate)
-    EACH_COLUMN(dx, y, RMSNORM_BACKWARD)
+    EACH_COLUMN(dx, y, RMSNORM_BACKWARD);
 }
 
 /* ---- elementwise ---- */
@@ -334,8 +338,8 @@ void API(relu_backward)(real *dx, const real *dy, const real *y, size_t n, int a
     for (size_t i = 0; i < n; i += W) {
         const ptrdiff_t left = n - i;
         const mask on = less(set1(0), load_left(y + i, left));
-        const vec d = select(on, load_left(dy + i, left), set1(0));
-        const vec before = accumulate ? load_left(dx + i, left) : set1(0);
+        const vec d = choose(on, load_left(dy + i, left), set1(0));
+        const vec before = accumulate & 1 ? load_left(dx + i, left) : set1(0);
         store_left(dx + i, before + d, left); /* 0 + -0 is 0, so overwriting never gives -0 */
     }
 }
@@ -417,7 +421,7 @@ void API(cross_entropy_backward)(real *dlogits, const real *probs, const int32_t
         const vec w = set1(weight[j]);
         for (ptrdiff_t i = 0; i < m; i += W) {
             const vec p = drop_tiny(load_left(probs + i, m - i), TINY);
-            const vec before = accumulate ? load_left(dlogits + i, m - i) : set1(0);
+            const vec before = accumulate & 1 ? load_left(dlogits + i, m - i) : set1(0);
             store_left(dlogits + i, fmadd(w, p, before), m - i);
         }
         dlogits[target[j]] -= weight[j]; /* d -log p[target] / dx = p - onehot(target) */

@@ -8,7 +8,7 @@
    says: with bit i set it adds to the i-th of them, in the order of the arguments, and otherwise overwrites it; so 0
    overwrites them all and -1 adds to all.
    Outputs overlap nothing else.  Sizes are from 0 to 2^30 - 1, a size_t n may be more; an empty matrix is allowed.
-   Kernels allocate nothing (but matmul takes 100 KB of stack), keep no state and cannot fail; checking arguments is the
+   Kernels allocate nothing (but matmul takes up to 100 KB of stack), keep no state and cannot fail; checking arguments is the
    caller's part.
    The bits of a result do not depend on the instruction set, but for which NaN a NaN is.  A column of a forward result
    depends on that column alone, unless the comment says otherwise. */
@@ -75,8 +75,8 @@ void microgpt_embedding_backward_f64(double *dwte, double *dwpe, const double *d
      out_h[:, t] = sum over lag of p[t, lag] v_h[:, t - lag]
    A weight p below 2^-52 (float) or 2^-460 (double) of the largest is 0.
    probs: R x n_head block_size, R being microgpt_attention_rows(n_tokens): the weights, in an order that only the
-   backward pass need know.  work: R x 4 n_embd of scratch, of which so much is used as 256 tokens need, or a document
-   more. */
+   backward pass need know.  work: R x 4 n_embd of scratch, of which only the first rows are touched: those for 256
+   tokens and one more document. */
 void microgpt_attention_forward_f32(float *out, float *probs, float *work, const float *q, const float *k,
                                     const float *v, const int32_t *position, int n_embd, int n_head, int block_size,
                                     int n_tokens);

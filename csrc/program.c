@@ -18,7 +18,6 @@ void API(replay)(const struct microgpt_call *call, int n_calls, int start, int n
                 moved[i] = (char *)call->array[i] + (ptrdiff_t)call->step[i] * start;
             a = moved;
         }
-        (void)k;
         switch ((enum kernel)call->kernel) {
 #define KERNEL(name, layout, shapes, arguments) \
     case KERNEL_##name:                         \

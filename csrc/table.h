@@ -1,13 +1,14 @@
 /* The table of kernels: KERNEL(name, layout, shapes, arguments), a row for each kernel of kernels.h that works on columns.
 
    shapes     outputs = inputs, in the order of the C function, by the names that messages use; sizes that share a name
-              are equal, and n is the number of columns.  `tokens[n]<v` are int32 indices from 0 to v - 1; `dw?` may be
+              are equal, 7*m+block_size is a size too, and n is the number of columns.  What attention keeps for itself
+              (probs, work, keys, values) has an order of its own, and room for attention_rows(n) columns.  `tokens[n]<v` are int32 indices from 0 to v - 1; `dw?` may be
               NULL, and is then left out; an output called work is scratch.
    layout     STRIDED: matrices may be blocks of larger ones, each with a leading dimension; PACKED: they are whole.
    arguments  how the C function is called with arrays a[...], leading dimensions ld[...], both in the order of `shapes`,
               and the sizes.
 
-   The checks of arguments in C (python.c) and in Python (arguments.py), and recorded programs (program.c, program.py),
+   The checks of arguments in C (call.c) and in Python (arguments.py), and recorded programs (program.c, program.py),
    follow from these rows. */
 
 KERNEL(matmul_forward, STRIDED, "y[m,n] = w[m,k] x[k,n]", (a[0], a[1], a[2], m, k, n, ld[0], ld[1], ld[2]))

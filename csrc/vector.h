@@ -3,7 +3,7 @@
    Each instruction set has a file that gives the same list of names:
 
      W                        how many reals a vector holds
-     TILE_HEIGHT, TILE_WIDTH  how large a tile of the matrix product fits its registers: see kernels.c
+     TILE_HEIGHT, TILE_WIDTH(height)  how large a tile of the matrix product fits its registers: see kernels.c
      vec, mask                the vector, and which of its lanes take part
      load, store              W reals, aligned or not
      set1(x)                  x in every lane
@@ -16,7 +16,7 @@
      max(a, b)                a > b ? a : b, so that a NaN in b comes through
      less(a, b)               the mask of a < b
      not_less(a, b)           the mask of a >= b
-     select(k, yes, no)       yes in the lanes of k, no in the others
+     choose(k, yes, no)       yes in the lanes of k, no in the others
      sum_lanes, max_lanes     over the lanes of one vector: lane l takes lane l + W/2, then l + W/4 ..., l + 1
      transpose_lanes(r)       r[i], lane l  becomes  r[l], lane i
 
@@ -56,7 +56,7 @@ INLINE void store_left(real *p, vec x, ptrdiff_t n)
 INLINE vec drop_tiny(vec x, real least)
 {
     const vec size = from_bits(to_bits(x) & ((bits)-1 >> 1)); /* |x|: without the sign bit */
-    return select(less(size, set1(least)), set1(0), x);
+    return choose(less(size, set1(least)), set1(0), x);
 }
 
 /* The sum of LANES partial sums, by one tree at every width: l takes l + 8, then l + 4, l + 2, l + 1. */
@@ -65,5 +65,5 @@ INLINE real reduce(vec sum[LANES / W])
     for (int half = LANES / W / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             sum[i] += sum[i + half];
-    return lane0(sum_lanes(sum[0]));
+    return lane0(sum_lanes(sum[0])) + 0; /* a masked lane has made its -0 a 0, where others have none: so all do */
 }

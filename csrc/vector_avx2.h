@@ -25,5 +25,5 @@ INLINE vec fmadd(vec a, vec b, vec c) { return AVX2(fmadd)(a, b, c); }
 INLINE vec max(vec a, vec b) { return AVX2(max)(a, b); }
 INLINE mask less(vec a, vec b) { return (mask)AVX2(cmp)(a, b, _CMP_LT_OQ); }
 INLINE mask not_less(vec a, vec b) { return (mask)AVX2(cmp)(a, b, _CMP_GE_OQ); }
-INLINE vec select(mask k, vec yes, vec no) { return AVX2(blendv)(no, yes, (vec)k); }
-INLINE vec fmadd_some(vec a, vec b, vec c, mask k) { return select(k, fmadd(a, b, c), c); }
+INLINE vec choose(mask k, vec yes, vec no) { return AVX2(blendv)(no, yes, (vec)k); }
+INLINE vec fmadd_some(vec a, vec b, vec c, mask k) { return choose(k, fmadd(a, b, c), c); }

@@ -18,4 +18,4 @@ INLINE vec fmadd_some(vec a, vec b, vec c, mask k) { return AVX512(mask3_fmadd)(
 INLINE vec max(vec a, vec b) { return AVX512(max)(a, b); }
 INLINE mask less(vec a, vec b) { return AVX512_COMPARE(a, b, _CMP_LT_OQ); }
 INLINE mask not_less(vec a, vec b) { return AVX512_COMPARE(a, b, _CMP_GE_OQ); }
-INLINE vec select(mask k, vec yes, vec no) { return AVX512(mask_blend)(k, no, yes); }
+INLINE vec choose(mask k, vec yes, vec no) { return AVX512(mask_blend)(k, no, yes); }

@@ -32,8 +32,8 @@ INLINE void store_some(real *p, vec x, mask k)
             p[i] = x[i];
 }
 INLINE vec fmadd(vec a, vec b, vec c) { return NEON(vfmaq)(c, a, b); }
-INLINE vec select(mask k, vec yes, vec no) { return (vec)((k & (vec_bits)yes) | (~k & (vec_bits)no)); }
+INLINE vec choose(mask k, vec yes, vec no) { return (vec)((k & (vec_bits)yes) | (~k & (vec_bits)no)); }
 INLINE mask less(vec a, vec b) { return (mask)(a < b); }
 INLINE mask not_less(vec a, vec b) { return (mask)(a >= b); }
-INLINE vec max(vec a, vec b) { return select((mask)(a > b), a, b); }
-INLINE vec fmadd_some(vec a, vec b, vec c, mask k) { return select(k, fmadd(a, b, c), c); }
+INLINE vec max(vec a, vec b) { return choose((mask)(a > b), a, b); }
+INLINE vec fmadd_some(vec a, vec b, vec c, mask k) { return choose(k, fmadd(a, b, c), c); }

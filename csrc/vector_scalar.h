@@ -37,7 +37,7 @@ INLINE vec fmadd_some(vec a, vec b, vec c, mask k) { return k ? fmadd(a, b, c) :
 INLINE vec max(vec a, vec b) { return a > b ? a : b; }
 INLINE mask less(vec a, vec b) { return a < b; }
 INLINE mask not_less(vec a, vec b) { return a >= b; }
-INLINE vec select(mask k, vec yes, vec no) { return k ? yes : no; }
+INLINE vec choose(mask k, vec yes, vec no) { return k ? yes : no; }
 
 INLINE vec sum_lanes(vec x) { return x; }
 INLINE vec max_lanes(vec x) { return x; }

@@ -20,7 +20,6 @@ class Adam:
         # beta^t by multiplication: the platform's pow need not give the same bits everywhere
         self.beta1_t = self.beta2_t = 1.0
         self._update = c.adam(flat, self.m, self.v, grad)
-        self._arrays = flat, grad  # must live as long
 
     def learning_rate(self, step_count: int | None = None) -> float:
         """The rate of the step after so many, or of the next one."""

@@ -1,8 +1,8 @@
 """What is asked of a kernel's arguments before C sees them, whatever the kernel: its row of the table says the rest.
 
-Everything is converted first, to an array or number of our own, and then checked, so that nothing can be one thing when
-it is looked at and another when it is used.  TypeError for a wrong type or dtype, ValueError for a wrong shape, layout,
-range or overlap, each naming the argument; no byte of an output has then changed.
+Each argument is converted once, to an array or number of our own, and only that is checked and used: nothing can be one
+thing when it is looked at and another when it is used.  TypeError for a wrong type or dtype, ValueError for a wrong
+shape, layout, range or overlap, each naming the argument; no byte of an output has then changed.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def view(name: str, a: Any, copy: bool | None = None) -> Any:
         raise TypeError(found)
     try:
         array = np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asarray(a, copy=copy)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the other library raises
         raise TypeError(f"{found}: {error}") from error
     if type(array) is not np.ndarray:
@@ -221,12 +223,15 @@ def run(
     """Run a kernel on arrays that are right but for the layout of the inputs, of which copies are made."""
     row = KERNELS[kernel]
     placed, ld = [], []
-    for operand, a in zip(row.outputs + row.inputs, arrays):
-        distance = leading_dimension(a) if row.strided and a is not None and a.ndim == 2 else None
-        if distance is None and a is not None and operand in row.inputs:
-            a = whole(a)
+    for i, a in enumerate(arrays):
+        distance = 0  # between columns
+        if a is not None:
+            known = leading_dimension(a) if row.strided and a.ndim == 2 else None
+            if known is None and i >= len(row.outputs):
+                a = whole(a)
+            distance = len(a) if known is None else known
         placed.append(a)
-        ld.append(len(a) if distance is None and a is not None else distance or 0)
+        ld.append(distance)
     fields = {name: n for name, n in sizes.items() if name != "n"}
     call = {"kernel": row.number, "accumulate": -accumulate, "eps": eps, "array": placed, "ld": ld[:5], **fields}
     c.recorded(dtype, [call])(0, sizes["n"])

@@ -40,22 +40,18 @@ _lib, _ffi = _module.lib, _module.ffi
 
 REALS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
-# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it here, for cffi's functions take no objects: see
-# csrc/python.c, which looks at the common case itself and leaves the rest to `careful`, arguments.py's.
+# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it and `address` here, for cffi's functions take no
+# objects: see csrc/call.c, which looks at the common case itself and leaves the rest to `careful`, arguments.py's.
 ndarray, empty, float32, float64 = np.ndarray, np.empty, np.float32, np.float64  # which C looks up here
 call: Callable[..., Any]
+address: Callable[[Any], int]  # where an array's memory begins
 careful: Callable[..., Any]
-if _lib.microgpt_add_call(id(globals())):
+if not _lib.microgpt_add_functions(id(globals())):
     raise ImportError("microgpt.c: expected Python to take a function from C, found that it does not")
 
 
-def address(array: Any) -> int:
-    """Where an array's memory begins."""
-    return int(array.__array_interface__["data"][0])
-
-
 def attention_rows(n_tokens: int) -> int:
-    """How many columns the arrays of attention need for so many tokens."""
+    """How many tokens the arrays of attention must have room for, to work on so many."""
     return int(_lib.microgpt_attention_rows(n_tokens))
 
 
@@ -84,7 +80,7 @@ def bits(accumulate: Sequence[bool]) -> int:
 
 
 def _pointer(array: Any) -> Any:
-    return _ffi.NULL if array is None else _ffi.cast("void *", address(array))
+    return _ffi.NULL if array is None else _ffi.cast("void *", address(array))  # noqa: F821
 
 
 def recorded(dtype: Any, calls: Iterable[dict[str, Any]]) -> Callable[[int, int], None]:
@@ -104,6 +100,9 @@ def recorded(dtype: Any, calls: Iterable[dict[str, Any]]) -> Callable[[int, int]
 
 
 def adam(param: Any, m: Any, v: Any, grad: Any) -> Callable[..., None]:
-    """microgpt_adam on these arrays, which must live as long: a function of its numbers and sizes."""
+    """microgpt_adam on these arrays, which live as long as the function: of its numbers and the size."""
+    arrays = param, m, v, grad
     kernel = getattr(_lib, f"microgpt_adam_{REALS[param.dtype]}")
-    return partial(kernel, *(_ffi.cast(_ffi.typeof(kernel).args[0], address(array)) for array in (param, m, v, grad)))
+    update = partial(kernel, *(_ffi.cast(_ffi.typeof(kernel).args[0], address(array)) for array in arrays))  # noqa: F821
+    update.keep = arrays  # type: ignore[attr-defined]
+    return update

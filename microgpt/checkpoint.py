@@ -220,8 +220,14 @@ def parse_state(state: State) -> tuple[Config, list[str], dict[str, Any]]:
     if type(version) is not int or version != FORMAT:
         raise CheckpointError(f"expected format {FORMAT}, found {shown(version)}")
     settings = state.get("config")
-    if list(state) != KEYS or type(settings) is not dict or list(settings) != [f.name for f in fields(Config)]:
-        raise CheckpointError(f"expected the keys {', '.join(KEYS)} and all settings, found others")
+    if list(state) != KEYS or type(settings) is not dict:
+        raise CheckpointError(f"expected the keys {', '.join(KEYS)}, found others")
+    # a setting that is younger than the checkpoint has its default, which computes what was computed without it
+    known = [f.name for f in fields(Config)]
+    if other := [name for name in settings if name not in known]:
+        raise UnreadableError(f"expected settings that this version has, found {shown(other[0])}")
+    if list(settings) != [name for name in known if name in settings]:
+        raise CheckpointError("expected the settings in their order, found another")
     try:
         config = Config(**settings)
     except ConfigError as error:
@@ -230,4 +236,5 @@ def parse_state(state: State) -> tuple[Config, list[str], dict[str, Any]]:
     require(type(vocab) is str and vocab.encode() and "\n" not in vocab, "vocab", "characters", vocab)
     require(list(vocab) == sorted(set(vocab)), "vocab", "sorted distinct characters", vocab)
     a_hash("sha256", state["sha256"], state)
-    return config, list(vocab), {name: check(name, state[name], state) for name, check in SCALARS.items()}
+    whole = state | {"config": config.as_dict()}
+    return config, list(vocab), {name: check(name, state[name], whole) for name, check in SCALARS.items()}

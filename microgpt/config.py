@@ -139,8 +139,9 @@ def resumed(saved: Config, given: dict[str, Any]) -> Config:
 
 
 def kind(f: Field[Any]) -> type:
-    """int, float or str."""
-    assert isinstance(f.type, type)  # and not its name
+    """int, float or str, which a flag, a file and Python can all say."""
+    if f.type not in (int, float, str):
+        raise TypeError(f"{f.name}: expected a setting that is an int, a float or a str, found {f.type}")
     return f.type
 
 

@@ -451,12 +451,10 @@ def cross_entropy_forward(
     (np.True_, np.float64(0.25))
     """
     logits = reals("logits", logits)
-    losses, probs = members(out, KERNELS["cross_entropy_forward"].outputs[:2])
-    if out is None:
-        losses, probs = new(logits.shape[1:], logits.dtype), new(logits.shape, logits.dtype)
-    loss = new((1,), logits.dtype)
+    if out is not None:
+        out = *members(out, KERNELS["cross_entropy_forward"].outputs[:2]), new((1,), logits.dtype)
     inputs = logits, targets, _weights(weights, logits)
-    careful("cross_entropy_forward", (losses, probs, loss), False, 0.0, *inputs)
+    losses, probs, loss = careful("cross_entropy_forward", out, False, 0.0, *inputs)
     return float(loss[0]), losses, probs
 
 

@@ -61,8 +61,12 @@ class Program:
             for size, n in ((operand.rows, array.rows), (operand.columns, array.columns)):
                 if size.isidentifier() and size != "n" and n is not None:
                     sizes.setdefault(size, n)
-                expected = None if size == "n" else extent(size, sizes)
-                if n != expected:
+                if n is None or size == "n":  # a column for each token
+                    fits, expected = n is None and size == "n", "the number of tokens" if size == "n" else "a number"
+                else:
+                    expected = str(extent(size, sizes))
+                    fits = str(n) == expected
+                if not fits:
                     raise ValueError(f"{kernel}: {operand.name}: expected {size} = {expected}, found {array}")
             return array
 
@@ -81,10 +85,13 @@ class Program:
                 extent(operand.rows, sizes),
                 None if operand.columns == "n" else extent(operand.columns, sizes),
             )
-            for operand, output in zip(row.outputs, named)
+            for operand, output in zip(row.outputs, named, strict=True)
         ]
         arrays = [*made, *inputs]
-        added_to = accumulate if isinstance(accumulate, tuple) else (accumulate,) * len(made)
+        n_gradients = sum(operand.name != "work" for operand in row.outputs)
+        added_to = accumulate if isinstance(accumulate, tuple) else (accumulate,) * n_gradients
+        if len(added_to) != n_gradients:
+            raise ValueError(f"{kernel}: accumulate: expected {n_gradients} of them, found {len(added_to)}")
         fields: dict[str, Any] = {"kernel": row.number, "accumulate": c.bits(added_to), "eps": eps, **sizes}
         if row.strided:
             fields["ld"] = [array.rows for array in arrays]
@@ -125,7 +132,7 @@ class Replay:
         for kernel, names, fields in program.calls:
             row = KERNELS[kernel]
             steps = [
-                memory[name].itemsize if name in given and operand.columns == "n" else 0
+                memory[name][..., :1].nbytes if name in given and operand.columns == "n" else 0
                 for operand, name in zip(row.outputs + row.inputs, names)
             ]
             arrays = [memory[name] for name in names]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import c, kernels, model
+from .arguments import indices
 from .config import Config, Sampling
 from .errors import SamplingError
 from .params import Parameters
@@ -46,13 +47,12 @@ class Sampler:
         The earlier positions must have been run before, with the same columns.  Raises SamplingError; ValueError for
         what is not an id, a position or so many columns.
         """
+        tokens = indices("tokens", tokens, self.bos + 1)
         n = len(tokens)
         if not 0 < n <= self.columns or not 0 <= position < self.config.block_size:
             raise ValueError(
                 f"expected up to {self.columns} columns and a position in the context, found {n} at {position}"
             )
-        if not 0 <= np.min(tokens) <= np.max(tokens) <= self.bos:
-            raise ValueError(f"expected ids from 0 to {self.bos}, found {tokens}")
         self._tokens[:n] = tokens
         self._positions[:n] = position
         self._replay.over(0, n)

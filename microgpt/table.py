@@ -19,7 +19,7 @@ class Operand(NamedTuple):
     optional: bool  # may be left out
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(extent(size, sizes) for size in self.shape)
+        return tuple(sizes[size] if size in sizes else extent(size, sizes) for size in self.shape)
 
     @property
     def rows(self) -> str:

@@ -55,6 +55,33 @@ def test_cffi_project(tmp_path):
     assert p.tobytes() == expected.tobytes() and y.tobytes() == normed.tobytes()
 
 
+def test_accumulate_is_a_bit_for_each_gradient():
+    """In every backward kernel a gradient is added to when its own bit of `accumulate` is set, and only then."""
+    lib, ffi = compiled("scalar").lib, compiled("scalar").ffi
+    one, start = np.ones(1), 10.0
+    p = lambda a: ffi.from_buffer("double[]", a)  # noqa: E731
+    token = ffi.new("int32_t[]", [0])
+    cases = {
+        "relu": (1, [one, one], [1]),
+        "add": (2, [one], [1]),
+        "softmax": (1, [one, one], [1, 1, 1, 1, 1]),
+        "rmsnorm": (1, [one, one, one], [1, 1, 1, 1, 1]),
+        "matmul": (2, [one, one, one], [1, 1, 1, 1, 1, 1, 1, 1]),
+        "cross_entropy": (1, [one, token, one], [1, 1]),
+        "embedding": (2, [one, token, token], [1, 1, 1, 1]),
+    }
+    for name, (n_gradients, inputs, sizes) in cases.items():
+        results = {}
+        for accumulate in range(8):
+            gradients = [np.full(1, start) for _ in range(n_gradients)]
+            arrays = [p(a) if isinstance(a, np.ndarray) else a for a in (*gradients, *inputs)]
+            getattr(lib, f"microgpt_{name}_backward_f64")(*arrays, *sizes, accumulate)
+            results[accumulate] = [gradient[0] for gradient in gradients]
+        for accumulate, found in results.items():
+            expected = [x + start * (accumulate >> i & 1) for i, x in enumerate(results[0])]
+            assert found == expected, (name, accumulate)
+
+
 def test_c_program(tmp_path):
     """A C program that links the kernels prints the numbers, exactly, that Python gets."""
     include = microgpt.get_include()
@@ -70,6 +97,15 @@ def test_c_program(tmp_path):
     )
     dw, _ = kernels.matmul_backward(dy, w, x)
     assert found == [*kernels.matmul_forward(w, x)[:, 0], *dw.ravel("F")]
+
+
+@pytest.mark.skipif(CC is None or kernels.ISA not in ("avx2", "avx512"), reason="needs a compiler, and AVX2")
+@pytest.mark.parametrize("flags", [[], ["-mavx2", "-mfma"], ["-march=native"], ["-std=c11", "-mavx2", "-mfma"]])
+def test_as_a_user_compiles(tmp_path, flags):
+    """The README's command compiles in the compiler's own dialect of C, too."""
+    include = Path(microgpt.get_include())
+    sources = [include / name for name in SOURCES]
+    run(CC, "-O1", "-ffp-contract=off", *flags, f"-I{include}", HERE / "program.c", *sources, "-lm", cwd=tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")

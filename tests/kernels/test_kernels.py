@@ -475,6 +475,18 @@ def test_from_the_first_column_or_the_last(kernels, dtype, name, rows):
         assert same_bits(call(kernels, name, case, out=out), expected)
 
 
+def test_sign_of_zero(kernels, dtype):
+    """A sum that underflows to -0 is the same zero on every instruction set, though masked lanes take part in some."""
+    m = 33
+    dp, p, dx = np.full((m, 1), -1e-30, dtype), np.full((m, 1), 1e-20, dtype), np.full((m, 1), -0.0, dtype)
+    if dtype == np.float64:
+        dp, p = dp * 1e-200, p * 1e-200
+    dp[5] = -0.0
+    dp, p, dx = map(np.asfortranarray, (dp, p, dx))
+    kernels.softmax_backward(dp, p, out=dx, accumulate=True)
+    assert np.signbit(dx[5, 0])
+
+
 def test_zeros_in_any_layout(kernels):
     """A gradient of -0 is the same 0 whether or not its arrays needed a copy, and whether it is added to 0 or not."""
     dy, y, out = np.full((3, 2), -0.0, order="F"), np.ones((3, 2), order="F"), np.zeros((3, 2), order="F")

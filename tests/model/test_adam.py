@@ -60,3 +60,12 @@ def test_first_step_is_the_rate():
     flat = np.zeros(4)
     Adam(flat, np.array([1e-3, -1e-3, 5.0, -1e6]), Config(learning_rate=0.25)).step()
     np.testing.assert_allclose(flat, [-0.25, 0.25, -0.25, 0.25], rtol=1e-4)
+
+
+def test_arrays_live_as_long_as_the_step():
+    """The step holds on to its arrays, whatever becomes of the attributes that name them."""
+    adam = Adam(np.zeros(200_000), np.ones(200_000), Config())
+    adam.m = np.zeros(1)
+    del adam.v
+    adam.m = np.zeros(200_000)
+    adam.step()

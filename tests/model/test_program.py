@@ -116,6 +116,12 @@ def test_a_batch_is_a_slice():
     replay = Replay(ops, "float64", 2, {"wte": wte, "wpe": wpe, "tokens": tokens, "positions": positions})
     replay.over(2, 2)
     assert replay.values["x"][:, :2].tolist() == [[3, 2], [6, 5]]
+    ops = Program()
+    ops.relu_forward("y", Array("x", 3))  # an array of several rows moves by columns, too
+    x = np.asfortranarray(np.arange(12.0).reshape(3, 4))
+    replay = Replay(ops, "float64", 2, {"x": x})
+    replay.over(2, 2)
+    assert (replay.values["y"][:, :2] == x[:, 2:]).all()
 
 
 def test_more_columns_than_tokens():
@@ -124,7 +130,7 @@ def test_more_columns_than_tokens():
     ops.relu_forward("y", Array("x", 3))
     for n in (1, 15, 16, 255, 256, 257, 10_000):
         columns = c.attention_rows(n)
-        replay = Replay(ops, "float32", n, {"x": np.zeros((3, n), np.float32)})
+        replay = Replay(ops, "float32", n, {"x": np.zeros((3, n), np.float32, "F")})
         assert replay.values["y"].shape == (3, columns) and ops.count(n) == 3 * columns
         assert columns >= max(n, c.token_rows(n))
 
@@ -136,6 +142,15 @@ def test_mistakes_of_recording():
         ops.matmul_forward("y", Array("w", 2, 3), Array("x", 4))
     with pytest.raises(ValueError, match="matmul_backward: dw: expected m = 2"):
         ops.matmul_backward((Array("dw", 5, 3), "dx"), Array("dy", 2), Array("w", 2, 3), Array("x", 3))
+    with pytest.raises(ValueError, match="relu_forward: x: expected n"):
+        ops.relu_forward("y", Array("x", 3, 4))
+    with pytest.raises(ValueError, match="matmul_forward: w: expected k"):
+        ops.matmul_forward("y", Array("w", 2), Array("x", 4))
+    with pytest.raises(ValueError, match="relu_backward: accumulate: expected 1"):
+        ops.relu_backward("dx", Array("dy", 3), Array("y", 3), accumulate=(True, False))
+    with pytest.raises(ValueError, match="longer"):
+        ops.relu_forward(("a", "b"), Array("x", 3))
+    ops = Program()
     ops.relu_forward("y", Array("x", 3))
     with pytest.raises(ValueError, match="y: expected"):
         ops.relu_forward("y", Array("z", 4))

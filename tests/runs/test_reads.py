@@ -1,8 +1,11 @@
 """Resuming a run whose files cannot be read now, or are not its own: nothing is lost or written through a link."""
 
 import errno
+import io
+import json
 import os
 
+import numpy as np
 import pytest
 from helpers import microgpt, write_names
 
@@ -84,3 +87,28 @@ def test_links_in_place_of_the_metrics(two_saves, make, step):
     resumed = microgpt("train", "--resume", two_saves, "--num-steps", 9, timeout=60)
     assert resumed.returncode == 1 and resumed.stderr.splitlines()[-1].startswith("microgpt: --resume: expected")
     assert target.read_text() == "precious" and not target.with_name("nowhere").exists()
+
+
+def test_a_setting_that_is_younger(two_saves):
+    """A checkpoint from before a setting was there loads with its default; one with a setting to come is left alone."""
+    path = str(two_saves / "checkpoint.npz")
+    saved = checkpoint.load(path)
+    text = bytes(saved.to_bytes())
+    older = replace_settings(text, lambda settings: settings.pop("temperature"))
+    (two_saves / "checkpoint.npz").write_bytes(older)
+    assert checkpoint.load(path).config == saved.config
+    (two_saves / "checkpoint.npz").write_bytes(replace_settings(text, lambda settings: settings.update(n_expert=8)))
+    with pytest.raises(UnreadableError, match="'n_expert'"):
+        checkpoint.load(path)
+
+
+def replace_settings(data, change):
+    """The bytes of a checkpoint whose settings were changed, sealed anew."""
+    with np.load(io.BytesIO(data)) as file:
+        arrays = {name: file[name] for name in file.files}
+    state = json.loads(arrays.pop("run").tobytes())
+    change(state["config"])
+    state["sha256"] = checkpoint.digest(state, arrays.values())
+    file = io.BytesIO()
+    np.savez(file, run=np.frombuffer(checkpoint.encode(state), np.uint8), **arrays)
+    return file.getvalue()

@@ -1,8 +1,8 @@
 /* Kernels called with NumPy's arrays.
 
    Looking at every argument of a call takes Python longer than a small kernel takes.  So the common case is looked at
-   here: whole, column-major arrays that fit together.  Their memory is had by the buffer protocol, which also keeps it
-   where it is until the call is over.  Whatever is right for other reasons, or wrong, is left to `careful`, a function of
+   here: whole, column-major arrays that fit together.  Their memory is had by the buffer protocol, whose reference keeps
+   it until the call is over (and NumPy from resizing it, unless told not to check).  Whatever is right for other reasons, or wrong, is left to `careful`, a function of
    Python's with the same arguments: see microgpt/arguments.py. */
 
 #define Py_LIMITED_API 0x030b0000
@@ -11,10 +11,10 @@
 #include <string.h>
 
 #include "program.h"
-#include "python.h"
+#include "call.h"
 
 /* A row of the table of kernels with its sizes as numbers. */
-enum { MOST_ROWS = 64, MOST_ARRAYS = 5, MOST_OUTPUTS = 2, M = 0, K = 1, N = 2, SIZES = 3 };
+enum { MOST_ROWS = 64, MOST_ARRAYS = 5, M = 0, K = 1, N = 2, SIZES = 3 };
 static struct row {
     PyObject *name; /* interned, so that equal text is the same object; NULL for a row that is Python's alone */
     int n_arrays, n_outputs;
@@ -47,7 +47,7 @@ static int read_shapes(struct row *row, const char *shapes)
         if (c[1] == '<')
             return 0;
     }
-    return row->n_outputs <= MOST_OUTPUTS;
+    return 1;
 }
 
 /* What is known of a call while its arrays are looked at. */
@@ -81,22 +81,21 @@ static int take(struct look *look, const struct row *row, int i, PyObject *objec
         *known = view->shape[d];
     }
     for (int j = 0; j < row->n_arrays; j++) { /* an output overlaps nothing */
+        if (j == i || !look->seen[j] || !(is_output || j < row->n_outputs))
+            continue;
         const char *begin = view->buf, *other = look->view[j].buf;
-        if (j != i && look->seen[j] && (is_output || j < row->n_outputs) && begin < other + look->view[j].len &&
-            other < begin + view->len)
+        if (begin < other + look->view[j].len && other < begin + view->len)
             return 0;
     }
     look->call.array[i] = view->buf;
     return 1;
 }
 
-/* A new array for the call's i-th, whose sizes are known; NULL if it is so large that Python should see to it. */
+/* A new array of a shape whose sizes are known, or NULL. */
 static PyObject *new_array(const struct look *look, const struct shape *shape)
 {
     PyObject *dtype = look->format == 'f' ? float32 : float64;
     const Py_ssize_t rows = look->size[shape->size[0]], columns = shape->ndim == 2 ? look->size[shape->size[1]] : 1;
-    if (rows * columns > 1 << 20)
-        return NULL;
     if (shape->ndim == 2)
         return PyObject_CallFunction(empty, "(nn)Os", rows, columns, dtype, "F");
     return PyObject_CallFunction(empty, "(n)Os", rows, dtype, "F");
@@ -111,7 +110,8 @@ static PyObject *take_all(struct look *look, const struct row *row, PyObject *ou
             return NULL;
     PyObject *outputs;
     if (out != Py_None) {
-        Py_INCREF(outputs = out);
+        outputs = out;
+        Py_INCREF(outputs);
         if (several && (!PyTuple_CheckExact(out) || PyTuple_Size(out) != n_outputs))
             Py_CLEAR(outputs);
     } else if (several) {
@@ -130,7 +130,8 @@ static PyObject *take_all(struct look *look, const struct row *row, PyObject *ou
     return outputs;
 }
 
-/* Run the kernel of a row if the arguments are the common case; the same, without an exception. */
+/* Run the kernel of a row if the arguments are the common case; returns the same.  What a look at them raised is dropped,
+   for `careful` looks again; but not an interrupt. */
 static PyObject *try_call(const struct row *row, PyObject *out, int accumulate, double eps, PyObject *const *inputs)
 {
     struct look look;
@@ -148,14 +149,16 @@ static PyObject *try_call(const struct row *row, PyObject *out, int accumulate, 
         call->moves = 0;
         for (int i = 0; i < row->n_arrays; i++)
             call->ld[i] = (int)look.size[row->shape[i].size[0]]; /* without gaps: as many as there are rows */
-        Py_BEGIN_ALLOW_THREADS(look.format == 'f' ? microgpt_replay_f32 : microgpt_replay_f64)(call, 1, 0,
-                                                                                               (int)look.size[N]);
-        Py_END_ALLOW_THREADS
+        void (*replay)(const struct microgpt_call *, int, int, int) = look.format == 'f' ? microgpt_replay_f32
+                                                                                         : microgpt_replay_f64;
+        Py_BEGIN_ALLOW_THREADS;
+        replay(call, 1, 0, (int)look.size[N]);
+        Py_END_ALLOW_THREADS;
     }
     for (int i = 0; i < row->n_arrays; i++)
         if (look.seen[i])
             PyBuffer_Release(&look.view[i]);
-    if (!outputs)
+    if (!outputs && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception))
         PyErr_Clear();
     return outputs;
 }
@@ -166,34 +169,68 @@ static PyObject *call(PyObject *dictionary, PyObject *const *arguments, Py_ssize
 {
     enum { KERNEL, OUT, ACCUMULATE, EPS, INPUTS };
     const struct row *row = rows, *end = rows + n_rows;
-    while (row < end && (n_arguments <= INPUTS || row->name != arguments[KERNEL]))
+    while (n_arguments > INPUTS && row < end && row->name != arguments[KERNEL])
         row++;
-    if (row < end && n_arguments == INPUTS + row->n_arrays - row->n_outputs && PyBool_Check(arguments[ACCUMULATE]) &&
-        PyFloat_CheckExact(arguments[EPS])) {
+    if (n_arguments > INPUTS && row < end && n_arguments == INPUTS + row->n_arrays - row->n_outputs &&
+        PyBool_Check(arguments[ACCUMULATE]) && PyFloat_CheckExact(arguments[EPS])) {
         const double eps = PyFloat_AsDouble(arguments[EPS]);
         if (eps >= 0 && eps <= 3e38) {
             PyObject *outputs = try_call(row, arguments[OUT], arguments[ACCUMULATE] == Py_True, eps,
                                          arguments + INPUTS);
-            if (outputs)
+            if (outputs || PyErr_Occurred())
                 return outputs;
         }
     }
-    PyObject *careful = PyDict_GetItemString(dictionary, "careful"), *tuple = PyTuple_New(n_arguments), *result = NULL;
+    PyObject *tuple = PyTuple_New(n_arguments), *result = NULL;
     for (Py_ssize_t i = 0; tuple && i < n_arguments; i++) {
         Py_INCREF(arguments[i]);
         PyTuple_SetItem(tuple, i, arguments[i]);
     }
+    PyObject *careful = PyDict_GetItemString(dictionary, "careful");
+    Py_XINCREF(careful);
     if (tuple && careful)
         result = PyObject_CallObject(careful, tuple);
     else if (tuple)
-        PyErr_SetString(PyExc_NameError, "careful");
+        PyErr_SetString(PyExc_ImportError, "microgpt.arguments has not been imported");
+    Py_XDECREF(careful);
     Py_XDECREF(tuple);
     return result;
 }
 
-static PyMethodDef method = {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL};
+/* address(array): where its memory begins. */
+static PyObject *address(PyObject *dictionary, PyObject *array)
+{
+    (void)dictionary;
+    Py_buffer view;
+    if (PyObject_GetBuffer(array, &view, PyBUF_STRIDES))
+        return NULL;
+    PyObject *begin = PyLong_FromVoidPtr(view.buf);
+    PyBuffer_Release(&view);
+    return begin;
+}
 
-static int add_call(PyObject *dictionary)
+static PyMethodDef functions[] = {
+    {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL},
+    {"address", address, METH_O, NULL},
+};
+
+static int add_function(PyObject *dictionary, PyMethodDef *method)
+{
+    PyObject *function = PyCFunction_NewEx(method, dictionary, NULL);
+    const int added = function && PyDict_SetItemString(dictionary, method->ml_name, function) == 0;
+    Py_XDECREF(function);
+    return added;
+}
+
+/* numpy's object of this name, which the dictionary has, as a new reference, or NULL */
+static PyObject *numpys(PyObject *dictionary, const char *name)
+{
+    PyObject *object = PyDict_GetItemString(dictionary, name);
+    Py_XINCREF(object);
+    return object;
+}
+
+static int add_functions(PyObject *dictionary)
 {
     for (n_rows = 0; microgpt_kernels[n_rows].name && n_rows < MOST_ROWS; n_rows++) {
         struct row row = {0};
@@ -201,22 +238,20 @@ static int add_call(PyObject *dictionary)
             row.name = PyUnicode_InternFromString(microgpt_kernels[n_rows].name);
         rows[n_rows] = row;
     }
-    ndarray = PyDict_GetItemString(dictionary, "ndarray");
-    empty = PyDict_GetItemString(dictionary, "empty");
-    float32 = PyDict_GetItemString(dictionary, "float32");
-    float64 = PyDict_GetItemString(dictionary, "float64");
-    PyObject *function = PyCFunction_NewEx(&method, dictionary, NULL);
-    if (!ndarray || !empty || !float32 || !float64 || !function)
-        return -1;
-    const int failed = PyDict_SetItemString(dictionary, method.ml_name, function);
-    Py_DECREF(function);
-    return failed;
+    ndarray = numpys(dictionary, "ndarray");
+    empty = numpys(dictionary, "empty");
+    float32 = numpys(dictionary, "float32");
+    float64 = numpys(dictionary, "float64");
+    const int added = ndarray && empty && float32 && float64 && !PyErr_Occurred() &&
+                      add_function(dictionary, &functions[0]) && add_function(dictionary, &functions[1]);
+    PyErr_Clear();
+    return added;
 }
 
-int microgpt_add_call(uintptr_t dictionary)
+int microgpt_add_functions(uintptr_t dictionary)
 {
     const PyGILState_STATE state = PyGILState_Ensure(); /* cffi calls without Python's lock */
-    const int result = add_call((PyObject *)dictionary);
+    const int result = add_functions((PyObject *)dictionary);
     PyGILState_Release(state);
     return result;
 }
