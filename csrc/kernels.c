@@ -101,8 +101,8 @@ INLINE void tile(real *c, const real *a, const real *b, const struct strip *stri
             store_some(c + j * ldc + i * W, sum[i][j], i == height - 1 ? last : first(W));
 }
 
-/* One function for each size of tile, and tiles[height][width] to find it. */
-typedef void tile_function(real *c, const real *a, const real *b, const struct strip *strip);
+/* One function for each size of tile, for any number of them side by side; tiles[height][width] finds it. */
+typedef void tile_function(real *c, const real *a, const real *b, const struct strip *strip, int n_tiles);
 
 #define UP_TO_2(size, h) size(h, 1) size(h, 2)
 #define UP_TO_6(size, h) UP_TO_2(size, h) size(h, 3) size(h, 4) size(h, 5) size(h, 6)
@@ -117,13 +117,14 @@ typedef void tile_function(real *c, const real *a, const real *b, const struct s
 #endif
 
 #define DEFINE_TILE(height, width)                                                                                    \
-    static void tile_##height##x##width(real *c, const real *a, const real *b, const struct strip *strip)             \
+    static void tiles_##height##x##width(real *c, const real *a, const real *b, const struct strip *strip, int n)    \
     {                                                                                                                 \
-        tile(c, a, b, strip, height, width);                                                                          \
+        for (; n > 0; n--, c += width * strip->ldc, b += width * strip->b_n)                                          \
+            tile(c, a, b, strip, height, width);                                                                      \
     }
 TILES(DEFINE_TILE)
 
-#define TILE_ENTRY(height, width) [height][width] = tile_##height##x##width,
+#define TILE_ENTRY(height, width) [height][width] = tiles_##height##x##width,
 static tile_function *const tiles[TILE_HEIGHT + 1][13] = {TILES(TILE_ENTRY)};
 
 /* A panel of a: PANEL_ROWS rows and up to PANEL_DEPTH columns, laid out column after column, so that tiles read it in
@@ -146,6 +147,8 @@ static void product(real *c, size_t ldc, const real *a, size_t a_m, size_t a_k, 
                     int m, int n, int k, int accumulate)
 {
     real panel[PANEL_DEPTH * PANEL_ROWS];
+    if (n == 0)
+        return;
     if (m > 0 && k == 0 && !accumulate)
         for (int j = 0; j < n; j++)
             memset(c + j * ldc, 0, m * sizeof *c);
@@ -163,11 +166,13 @@ static void product(real *c, size_t ldc, const real *a, size_t a_m, size_t a_k, 
                 strip.lda = PANEL_ROWS;
             }
             const int widest = TILE_WIDTH(height), n_tiles = (n + widest - 1) / widest;
-            for (int t = 0, j = 0; t < n_tiles; t++) {
-                const int width = (n - j + n_tiles - t - 1) / (n_tiles - t); /* even shares: 7 columns are 4 + 3 */
-                tiles[height][width](c + j * ldc + i, block, b + p * b_k + j * b_n, &strip);
-                j += width;
-            }
+            const int narrow = n / n_tiles, n_wide = n % n_tiles; /* even shares: 7 columns are 4 + 3 */
+            real *tile_c = c + i;
+            const real *tile_b = b + p * b_k;
+            if (n_wide > 0)
+                tiles[height][narrow + 1](tile_c, block, tile_b, &strip, n_wide);
+            const size_t done = (size_t)n_wide * (narrow + 1);
+            tiles[height][narrow](tile_c + done * ldc, block, tile_b + done * b_n, &strip, n_tiles - n_wide);
         }
     }
 }
@@ -197,7 +202,8 @@ INLINE real dot(const real *a, const real *b, int m)
         for (int l = 0; l < LANES / W; l++)
             sum[l] = fmadd(load(a + i + l * W), load(b + i + l * W), sum[l]);
     for (int l = 0; i < m; l++, i += W)
-        sum[l] = fmadd(load_left(a + i, m - i), load_left(b + i, m - i), sum[l]);
+        /* lanes past the end keep what they have: adding 0 would make a 0 of -0, and only where there are such lanes */
+        sum[l] = fmadd_some(load_left(a + i, m - i), load_left(b + i, m - i), sum[l], first(m - i));
     return reduce(sum);
 }
 

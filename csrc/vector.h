@@ -65,5 +65,5 @@ INLINE real reduce(vec sum[LANES / W])
     for (int half = LANES / W / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             sum[i] += sum[i + half];
-    return lane0(sum_lanes(sum[0])) + 0; /* a masked lane has made its -0 a 0, where others have none: so all do */
+    return lane0(sum_lanes(sum[0]));
 }

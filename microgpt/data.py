@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -71,15 +70,21 @@ class Dataset:
         if self.n_columns > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} tokens, found {self.n_columns}")
         self.max_columns = int(np.max(offsets[batch_size:] - offsets[:-batch_size]))
+        self._arrays: dict[str, NDArray[Any]] | None = None
         self.offsets: list[int] = offsets.tolist()  # plain ints: the training loop indexes it every step
 
-    @cached_property
+    @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """tokens, positions, targets and weights, the names of model.py.
 
         A weight is 1 / (batch_size * columns of the document), which makes a weighted sum of losses the mean over
         documents of their mean losses.
         """
+        if self._arrays is None:
+            self._arrays = self._encode()
+        return self._arrays
+
+    def _encode(self) -> dict[str, NDArray[Any]]:
         # one separator before, between and after the documents: the BOS of one is the end of the one before
         text = "\n".join(["", *self._documents, ""])
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)

@@ -47,7 +47,7 @@ class Sampler:
         The earlier positions must have been run before, with the same columns.  Raises SamplingError; ValueError for
         what is not an id, a position or so many columns.
         """
-        tokens = indices("tokens", tokens, self.bos + 1)
+        tokens = indices("tokens", np.asarray(tokens), self.bos + 1)  # a copy, as it will be used
         n = len(tokens)
         if not 0 < n <= self.columns or not 0 <= position < self.config.block_size:
             raise ValueError(

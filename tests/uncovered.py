@@ -12,6 +12,22 @@ from collections import defaultdict
 from pathlib import Path
 
 MAY_REMAIN = {
+    "outputs && i <": "no memory for a tuple",
+    "tuple && i <": "the same",
+    "if (outputs && several": "the same",
+    "PyTuple_SetItem(outputs": "no memory for an array",
+    "Py_CLEAR(outputs);": "the same",
+    "if (tuple && careful)": "no memory, or a call before arguments.py is there, which brings `careful`",
+    "else if (tuple)": "the same",
+    "PyExc_ImportError": "the same",
+    "ndarray && empty && float32": "c.py without NumPy's objects",
+    "add_function(dictionary, &": "no memory for a function",
+    "const int added = function": "the same",
+    "PyErr_ExceptionMatches(PyExc_Exception)": "an interrupt while the arguments are looked at",
+    "if (row->n_arrays == MOST_ARRAYS)": "a row of more matrices than there is today",
+    "view->format[1]": "NumPy writes one letter for float and double",
+    "view->buf % view->itemsize": "NumPy writes the format of what is not aligned in another way",
+    "n_rows < MOST_ROWS": "a table of more rows than there is today",
     "__builtin_cpu_supports": "asks the processor, and there is one at a time",
     "return 2;": "the same, where there is no AVX-512",
     "if (k)": "plain C's vector of one: where there are lanes to write, this is one of them",

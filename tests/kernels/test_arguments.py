@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from kernel_cases import BACKWARD, NAMES, arguments, outs
 
-from microgpt import kernels, table
+from microgpt import c, kernels, table
 
 M, N = 6, 4
 PACKED = tuple(name for name, row in table.KERNELS.items() if not row.strided)  # these take no leading dimension
@@ -591,3 +591,58 @@ def test_products_that_overflow():
         kernels.embedding_backward(
             np.empty((2**29, 0)), np.empty(0, int), np.empty(0, int), vocab_size=2**30 - 1, block_size=1
         )
+
+
+def test_calls_that_cannot_be():
+    """Too few arguments or too many for a kernel, and the address of what is no array, are errors, not crashes."""
+    x = np.ones((2, 2), order="F")
+    for wrong in ((), ("relu_forward",), ("relu_forward", None, False, 0.0), ("relu_forward", None, False, 0.0, x, x)):
+        with pytest.raises((TypeError, ValueError)):
+            c.call(*wrong)
+    with pytest.raises(TypeError):
+        c.address("text")
+
+
+def test_an_interrupt_is_not_lost(monkeypatch):
+    """Ctrl-C while the arguments are looked at is raised, not taken for an argument that needs a closer look."""
+    monkeypatch.setattr(warnings, "showwarning", interrupt)
+    out = np.broadcast_arrays(np.zeros(4), np.zeros((1, 4)))[0]  # of which a writeable view is a warning
+    warnings.simplefilter("always")
+    with pytest.raises(KeyboardInterrupt):
+        kernels.relu_forward(np.zeros((1, 4), order="F"), out=out)
+
+
+def interrupt(*arguments, **options):
+    raise KeyboardInterrupt
+
+
+class Index:
+    """An integer of another library."""
+
+    def __index__(self):
+        return 3
+
+
+class Liar(int):
+    """3 to whoever compares it, another number to whoever converts it."""
+
+    def __int__(self):
+        return 10**6
+
+
+class LiarFloat(float):
+    def __float__(self):
+        return float("nan")
+
+
+def test_numbers_are_what_they_are_checked_as():
+    """A number is converted once, to what it is as an index or a float, and that is checked and used."""
+    dx, tokens = np.ones((2, 1)), np.array([0])
+    for size in (3, np.int64(3), Index(), Liar(3)):
+        dwte, _ = kernels.embedding_backward(dx, tokens, tokens, vocab_size=size, block_size=size)
+        assert dwte.shape == (2, 3)
+    y, _ = kernels.rmsnorm_forward(dx, LiarFloat(0.0))
+    assert (y == 1).all()
+    for wrong in (float("nan"), -1.0, 10**400, float("inf")):
+        with pytest.raises(ValueError, match="eps: expected a number from 0 to 3e38"):
+            kernels.rmsnorm_forward(dx, wrong)
