@@ -106,3 +106,18 @@ def same_bits(a, b):
     return len(a) == len(b) and all(
         x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes() for x, y in zip(a, b)
     )
+
+
+# ---- arrays that need a closer look ----
+
+
+def misaligned(a):
+    view = np.ndarray(a.shape, a.dtype, np.zeros(a.nbytes + 1, np.uint8), 1, order="F")
+    view[...] = a
+    return view
+
+
+def read_only(a):
+    a = a.copy("F")
+    a.flags.writeable = False
+    return a

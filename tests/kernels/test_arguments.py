@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from kernel_cases import BACKWARD, NAMES, arguments, outs
+from kernel_cases import BACKWARD, NAMES, arguments, misaligned, outs, read_only
 
 from microgpt import c, kernels, table
 
@@ -91,18 +91,6 @@ WRONG_SHAPES = {
 
 def zero_strides(a):
     return np.lib.stride_tricks.as_strided(a, strides=(a.itemsize, 0)[: a.ndim] if a.ndim > 1 else (0,))
-
-
-def misaligned(a):
-    view = np.ndarray(a.shape, a.dtype, np.zeros(a.nbytes + 1, np.uint8), 1, order="F")
-    view[...] = a
-    return view
-
-
-def read_only(a):
-    a = a.copy("F")
-    a.flags.writeable = False
-    return a
 
 
 WRONG_LAYOUTS = {

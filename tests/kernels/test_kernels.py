@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import KERNELS
-from kernel_cases import NAMES, arguments, call, flat, outs, same_bits
+from kernel_cases import NAMES, arguments, call, flat, misaligned, outs, read_only, same_bits
 
 from microgpt import kernels as default_kernels
 from microgpt import table
@@ -393,19 +393,6 @@ def block(a):
     inner = outer[tuple(slice(1, size + 1) for size in a.shape)]
     inner[...] = a
     return inner
-
-
-def misaligned(a):
-    memory = np.zeros(a.nbytes + 1, np.uint8)
-    other = np.ndarray(a.shape, a.dtype, memory, 1, order="F")
-    other[...] = a
-    return other
-
-
-def read_only(a):
-    a = a.copy("F")
-    a.flags.writeable = False
-    return a
 
 
 class Foreign:
