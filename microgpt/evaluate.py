@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from . import model
 from .data import Dataset
+from .errors import SamplingError
 from .params import Parameters
 from .program import Program, Replay
 
@@ -45,11 +47,20 @@ class Evaluator:
 
 
 def mean_loss(losses: Any, offsets: Sequence[int]) -> float:
-    # fsum is exact, so that the order and the machine do not matter
     weights = np.repeat(1 / np.diff(offsets), np.diff(offsets))
-    return math.fsum(losses * weights) / (len(offsets) - 1)
+    return total(losses * weights) / (len(offsets) - 1)
 
 
 def bits_per_character(losses: Any) -> float:
     """The mean over all characters and ends, in bits."""
-    return math.fsum(losses) / len(losses) / math.log(2)
+    return total(losses) / len(losses) / math.log(2)
+
+
+def total(losses: Any) -> float:
+    """The exact sum, so that the order and the machine do not matter; SamplingError when it is not finite."""
+    found = math.nan
+    with suppress(OverflowError, ValueError):  # beyond the largest number, or of both infinities
+        found = math.fsum(losses)
+    if not math.isfinite(found):
+        raise SamplingError(f"expected a finite loss, found {found}: the model's weights are too large")
+    return found

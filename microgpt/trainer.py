@@ -14,7 +14,7 @@ import numpy as np
 from . import data, kernels, model
 from .adam import Adam
 from .config import Config
-from .errors import ConfigError, DataError, NotFiniteError
+from .errors import ConfigError, DataError, NotFiniteError, SamplingError
 from .params import Parameters, arrays, count
 from .program import Program, Replay
 
@@ -93,9 +93,10 @@ class Trainer:
 
             held_out = self.documents[len(self.documents) - self.n_held_out :]
             self._evaluator = Evaluator(self.params, held_out)
-        loss = self._evaluator.loss()
-        if not math.isfinite(loss):
-            raise NotFiniteError(self.step_count, loss)
+        try:
+            loss = self._evaluator.loss()
+        except SamplingError:
+            raise NotFiniteError(self.step_count, "another in the held-out part") from None
         better = self.best_val_loss is None or loss < self.best_val_loss
         self.best_val_loss, self.n_worse = (loss, 0) if better else (self.best_val_loss, self.n_worse + 1)
         return loss

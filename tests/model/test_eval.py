@@ -9,7 +9,7 @@ import pytest
 from helpers import microgpt, tiny_trainer, write_names
 
 from microgpt import api
-from microgpt.errors import DataError
+from microgpt.errors import DataError, SamplingError
 from microgpt.evaluate import Evaluator
 from microgpt.trainer import Trainer
 
@@ -107,3 +107,20 @@ def test_documents_with_unknown_characters(tmp_path):
     with pytest.raises(DataError, match="found '!'"):
         api.Model(trainer.params).evaluate(["ab", "a!"])
     assert isinstance(trainer, Trainer)
+
+
+@pytest.mark.parametrize("weight", [1e307, 1e308])  # only the sum over documents overflows, or every loss
+def test_losses_without_sense(tmp_path, weight):
+    """A loss that is not finite is exit 3 and one line, with --json too, from eval and score; an error in Python."""
+    trainer = tiny_trainer(tmp_path)
+    trainer.params["lm_head"][:] = weight
+    trainer.params["lm_head"][0] = -weight
+    (tmp_path / "c.npz").write_bytes(trainer.checkpoint().to_bytes())
+    commands = [["eval", "c.npz"], ["score", "c.npz", trainer.documents[0]]]
+    for command in commands if weight == 1e308 else commands[:1]:
+        for flags in ([], ["--json"]):
+            result = microgpt(*command, *flags, cwd=tmp_path)
+            assert (result.returncode, result.stdout) == (3, "")
+            assert re.fullmatch(r"microgpt: expected a finite loss, found [a-z]+: [^\n]+\n", result.stderr)
+    with pytest.raises(SamplingError):
+        api.Model(trainer.params).evaluate(trainer.documents)
