@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import KW_ONLY, Field, asdict, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from .errors import ConfigError
@@ -64,7 +64,7 @@ class Settings:
                 object.__setattr__(self, f.name, float(value))  # frozen
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(frozen=True)
