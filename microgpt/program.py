@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import c
-from .table import KERNELS, extent
+from .table import KERNELS, Operand, extent
 
 
 class Array(NamedTuple):
@@ -56,18 +56,17 @@ class Program:
         """
         row = KERNELS[kernel]
 
-        def fit(operand: Any, array: Array) -> Array:
+        def size(text: str) -> int | None:
+            """The number that a size of the table stands for; None for as many as there are tokens."""
+            return None if text == "n" else extent(text, sizes)
+
+        def fit(operand: Operand, array: Array) -> Array:
             """Sizes that are not known yet are the array's; the others must be."""
-            for size, n in ((operand.rows, array.rows), (operand.columns, array.columns)):
-                if size.isidentifier() and size != "n" and n is not None:
-                    sizes.setdefault(size, n)
-                if n is None or size == "n":  # a column for each token
-                    fits, expected = n is None and size == "n", "the number of tokens" if size == "n" else "a number"
-                else:
-                    expected = str(extent(size, sizes))
-                    fits = str(n) == expected
-                if not fits:
-                    raise ValueError(f"{kernel}: {operand.name}: expected {size} = {expected}, found {array}")
+            for text, found in ((operand.rows, array.rows), (operand.columns, array.columns)):
+                if text.isidentifier() and text != "n":
+                    sizes.setdefault(text, found or 0)
+                if found != size(text):
+                    raise ValueError(f"{kernel}: {operand.name}: expected {text} = {size(text)}, found {array}")
             return array
 
         for operand, array in zip(row.inputs, inputs, strict=True):
@@ -80,11 +79,7 @@ class Program:
         made = [
             fit(operand, output)
             if isinstance(output, Array)
-            else self._array(
-                output,
-                extent(operand.rows, sizes),
-                None if operand.columns == "n" else extent(operand.columns, sizes),
-            )
+            else self._array(output, extent(operand.rows, sizes), size(operand.columns))
             for operand, output in zip(row.outputs, named, strict=True)
         ]
         arrays = [*made, *inputs]
