@@ -1,12 +1,19 @@
 """Fixtures of the kernel tests: microgpt.kernels once for every instruction set this machine can run."""
 
 import importlib
+import signal
 import sys
 
 import numpy as np
 import pytest
 
 import microgpt.kernels
+
+# A script's background processes ignore SIGINT, and nohup's SIGHUP, and so would every process that a test starts and
+# then waits for: give these signals back to them.
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 PARTS = ["c", "table", "arguments", "kernels"]  # what of the package depends on the instruction set
 
