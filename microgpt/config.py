@@ -5,6 +5,8 @@ The command line, files of settings, and the signatures of the Python functions 
 
 import functools
 import inspect
+import numbers
+import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
@@ -54,14 +56,18 @@ TEMPERATURE_HELP = "how freely to sample; 0 always takes the likeliest"
 
 @dataclass(frozen=True)
 class Settings:
-    """What every table of settings does: each value is checked, and whole numbers stand for the numbers they are."""
+    """What every table of settings does: each value is checked, and NumPy's numbers are made Python's.
+
+    Whole numbers stand for the numbers they are.
+    """
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value = getattr(self, f.name)
+            value = plain(getattr(self, f.name))
             check(f, value)
             if f.type is float and type(value) is int:
-                object.__setattr__(self, f.name, float(value))  # frozen
+                value = float(value)
+            object.__setattr__(self, f.name, value)  # frozen
 
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -143,6 +149,15 @@ def kind(f: Field[Any]) -> type:
     if f.type not in (int, float, str):
         raise TypeError(f"{f.name}: expected a setting that is an int, a float or a str, found {f.type}")
     return f.type
+
+
+def plain(value: Any) -> Any:
+    """A number of another library, such as NumPy's, as Python's; all else as it is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return operator.index(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def check(f: Field[Any], value: Any) -> None:

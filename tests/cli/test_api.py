@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from helpers import INPUT, TINY, golden, tiny_trainer, write_names
 
@@ -92,6 +93,16 @@ def test_import_is_light():
 def test_integers_for_reals():
     """A whole number is a number: learning_rate=1 is 1.0, as the run's settings then say."""
     assert type(Config(learning_rate=1).learning_rate) is float
+
+
+def test_numbers_of_numpy():
+    """NumPy's scalars are numbers, and a run remembers them as Python's."""
+    config = Config(num_steps=np.int64(5), learning_rate=np.float32(0.5), eps=np.float64(1e-6))
+    assert (config.num_steps, config.learning_rate, config.eps) == (5, 0.5, 1e-6)
+    assert {type(config.num_steps), type(config.learning_rate), type(config.eps)} == {int, float}
+    for wrong in (np.float64(5), np.True_, True, np.array(5)):
+        with pytest.raises(microgpt.ConfigError, match="expected a whole number, found"):
+            Config(num_steps=wrong)
 
 
 def test_settings_of_a_trainer(tmp_path):
