@@ -2,16 +2,63 @@
 
    Looking at every argument of a call takes Python longer than a small kernel takes.  So the common case is looked at
    here: whole, column-major arrays that fit together.  Their memory is had by the buffer protocol, whose reference keeps
-   it until the call is over (and NumPy from resizing it, unless told not to check).  Whatever is right for other reasons, or wrong, is left to `careful`, a function of
-   Python's with the same arguments: see microgpt/arguments.py. */
+   it until the call is over (and NumPy from resizing it, unless told not to check).  Whatever is right for other reasons,
+   or wrong, is left to `careful`, a function of Python's with the same arguments: see microgpt/arguments.py. */
 
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
+#include <pthread.h>
 #include <string.h>
 
 #include "program.h"
 #include "call.h"
+
+/* ---- running ---- */
+
+enum { STACK_KB = 112 }; /* more than any kernel takes (see kernels.h), a handler of signals included */
+
+/* Whether this thread has not so much stack left: a RuntimeError then, for a kernel would end the process. */
+static int stack_is_short(void)
+{
+    static _Thread_local const char *lowest; /* of this thread's stack */
+    const char *here = __builtin_frame_address(0);
+#if defined(__linux__)
+    pthread_attr_t attributes;
+    void *base = NULL;
+    size_t size;
+    if (!lowest && pthread_getattr_np(pthread_self(), &attributes) == 0) {
+        pthread_attr_getstack(&attributes, &base, &size);
+        pthread_attr_destroy(&attributes);
+        lowest = base;
+    }
+#elif defined(__APPLE__)
+    if (!lowest)
+        lowest = (char *)pthread_get_stackaddr_np(pthread_self()) - pthread_get_stacksize_np(pthread_self());
+#endif
+    if (!lowest || here - lowest >= STACK_KB * 1024)
+        return 0;
+    PyErr_Format(PyExc_RuntimeError,
+                 "expected a thread with %d KB of stack for the kernels, found %zd KB left: threading.stack_size sets it",
+                 STACK_KB, (Py_ssize_t)(here - lowest) / 1024);
+    return 1;
+}
+
+/* Replay the calls without Python's lock; 0, or -1 with an error set. */
+static int run(char format, const struct microgpt_call *calls, int n_calls, int start, int n)
+{
+    if (stack_is_short())
+        return -1;
+    Py_BEGIN_ALLOW_THREADS;
+    if (format == 'f')
+        microgpt_replay_f32(calls, n_calls, start, n);
+    else
+        microgpt_replay_f64(calls, n_calls, start, n);
+    Py_END_ALLOW_THREADS;
+    return 0;
+}
+
+/* ---- one kernel, on arrays ---- */
 
 /* A row of the table of kernels with its sizes as numbers. */
 enum { MOST_ROWS = 64, MOST_ARRAYS = 5, M = 0, K = 1, N = 2, SIZES = 3 };
@@ -149,11 +196,8 @@ static PyObject *try_call(const struct row *row, PyObject *out, int accumulate, 
         call->moves = 0;
         for (int i = 0; i < row->n_arrays; i++)
             call->ld[i] = (int)look.size[row->shape[i].size[0]]; /* without gaps: as many as there are rows */
-        void (*replay)(const struct microgpt_call *, int, int, int) = look.format == 'f' ? microgpt_replay_f32
-                                                                                         : microgpt_replay_f64;
-        Py_BEGIN_ALLOW_THREADS;
-        replay(call, 1, 0, (int)look.size[N]);
-        Py_END_ALLOW_THREADS;
+        if (run(look.format, call, 1, 0, (int)look.size[N]))
+            Py_CLEAR(outputs);
     }
     for (int i = 0; i < row->n_arrays; i++)
         if (look.seen[i])
@@ -197,6 +241,24 @@ static PyObject *call(PyObject *dictionary, PyObject *const *arguments, Py_ssize
     return result;
 }
 
+/* replay(format, calls, n_calls, start, n): microgpt_replay_f32 or _f64, as format is "f" or "d"; `calls` is an address. */
+static PyObject *replay(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
+{
+    enum { FORMAT, CALLS, N_CALLS, START, COLUMNS, ALL };
+    (void)dictionary;
+    if (n_arguments != ALL) {
+        PyErr_Format(PyExc_TypeError, "replay: expected %d arguments, found %zd", ALL, n_arguments);
+        return NULL;
+    }
+    const char format = (char)PyUnicode_ReadChar(arguments[FORMAT], 0);
+    const struct microgpt_call *calls = PyLong_AsVoidPtr(arguments[CALLS]);
+    const int n_calls = (int)PyLong_AsLong(arguments[N_CALLS]), start = (int)PyLong_AsLong(arguments[START]),
+              n = (int)PyLong_AsLong(arguments[COLUMNS]);
+    if (PyErr_Occurred() || run(format, calls, n_calls, start, n))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 /* address(array): where its memory begins. */
 static PyObject *address(PyObject *dictionary, PyObject *array)
 {
@@ -211,7 +273,9 @@ static PyObject *address(PyObject *dictionary, PyObject *array)
 
 static PyMethodDef functions[] = {
     {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL},
+    {"replay", (PyCFunction)(void (*)(void))replay, METH_FASTCALL, NULL},
     {"address", address, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static int add_function(PyObject *dictionary, PyMethodDef *method)
@@ -242,8 +306,9 @@ static int add_functions(PyObject *dictionary)
     empty = numpys(dictionary, "empty");
     float32 = numpys(dictionary, "float32");
     float64 = numpys(dictionary, "float64");
-    const int added = ndarray && empty && float32 && float64 && !PyErr_Occurred() &&
-                      add_function(dictionary, &functions[0]) && add_function(dictionary, &functions[1]);
+    int added = ndarray && empty && float32 && float64 && !PyErr_Occurred();
+    for (PyMethodDef *method = functions; method->ml_name; method++)
+        added = added && add_function(dictionary, method);
     PyErr_Clear();
     return added;
 }

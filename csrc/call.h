@@ -5,8 +5,9 @@
 
 #include <stdint.h>
 
-/* Put the functions `call` and `address` into the dictionary at this address, id(globals()) in Python: see call.c.  `call` looks up there
-   `careful`, and now already `ndarray`, `empty`, `float32` and `float64`, which are numpy's.  1, or 0 if that failed. */
+/* Put the functions `call`, `replay` and `address` into the dictionary at this address, id(globals()) in Python: see
+   call.c.  `call` looks up there `careful`, and now already `ndarray`, `empty`, `float32` and `float64`, which are
+   numpy's.  1, or 0 if that failed. */
 int microgpt_add_functions(uintptr_t dictionary);
 
 #endif

@@ -40,10 +40,11 @@ _lib, _ffi = _module.lib, _module.ffi
 
 REALS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
-# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it and `address` here, for cffi's functions take no
-# objects: see csrc/call.c, which looks at the common case itself and leaves the rest to `careful`, arguments.py's.
+# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it and the two after it here, for cffi's functions
+# take no objects: see csrc/call.c, which looks at the common case itself and leaves the rest to `careful`, arguments.py's.
 ndarray, empty, float32, float64 = np.ndarray, np.empty, np.float32, np.float64  # which C looks up here
 call: Callable[..., Any]
+replay: Callable[[str, int, int, int, int], None]  # of recorded calls
 address: Callable[[Any], int]  # where an array's memory begins
 careful: Callable[..., Any]
 if not _lib.microgpt_add_functions(id(globals())):
@@ -87,15 +88,13 @@ def recorded(dtype: Any, calls: Iterable[dict[str, Any]]) -> Callable[[int, int]
     """A function over(start, n) that replays kernel calls, without the GIL, on n columns from column `start` on.
 
     A call has the fields of struct microgpt_call (csrc/program.h), `array` being a list of arrays, or None for those
-    left out.  They live as long as the function.
+    left out.  They live as long as the function, which raises RuntimeError in a thread whose stack is too small.
     """
     calls = list(calls)
     records = _ffi.new("struct microgpt_call[]", [call | {"array": [*map(_pointer, call["array"])]} for call in calls])
-    replay, n_calls = getattr(_lib, f"microgpt_replay_{REALS[np.dtype(dtype)]}"), len(calls)
-
-    def over(start: int, n: int, keep: Any = calls) -> None:
-        replay(records, n_calls, start, n)
-
+    begin = int(_ffi.cast("uintptr_t", records))
+    over = partial(replay, np.dtype(dtype).char, begin, len(calls))  # noqa: F821
+    over.keep = records, calls  # type: ignore[attr-defined]
     return over
 
 

@@ -110,3 +110,46 @@ def test_a_shape_that_changes_meanwhile():
     command = [sys.executable, "-W", "ignore", "-c", CHANGING]
     result = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr
+
+
+# Every kind of call in threads of ever larger stacks: what each one raised, if anything.
+SMALL_STACKS = """
+import threading
+import numpy as np
+from microgpt import kernels
+from microgpt.trainer import Trainer
+from microgpt.config import Config
+
+trainer = Trainer(Config(n_embd=64, batch_size=16))
+calls = {
+    "common": lambda: kernels.matmul_forward(a, a),
+    "careful": lambda: kernels.matmul_backward(a, a[::-1], a),
+    "step": lambda: trainer.steps(1, [], ()),
+}
+
+def work():
+    for name, call in calls.items():
+        try:
+            call()
+        except RuntimeError as error:
+            raised.append((kb, name, str(error)))
+
+a = np.ones((384, 384), np.float32, order="F")
+for kb in 64, 80, 96, 112, 128, 144, 160, 1024:
+    raised = []
+    threading.stack_size(kb * 1024)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    print(kb, [name for _, name, message in raised if "KB of stack" in message])
+"""
+
+
+def test_small_stacks():
+    """In a thread whose stack is too small for a kernel a call is an error, in a larger one it is right; none crashes."""
+    command = [sys.executable, "-c", SMALL_STACKS]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    lines = result.stdout.splitlines()
+    assert (result.returncode, len(lines)) == (0, 8), result.stderr
+    assert lines[0] == "64 ['common', 'careful', 'step']"
+    assert lines[-1] == "1024 []"
