@@ -10,7 +10,11 @@
 
 #include <pthread.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
+#include "kernels.h"
 #include "program.h"
 #include "call.h"
 
@@ -44,17 +48,49 @@ static int stack_is_short(void)
     return 1;
 }
 
-/* Replay the calls without Python's lock; 0, or -1 with an error set. */
+/* How this thread rounds, traps and treats subnormal numbers is set to the usual while kernels run, for other libraries
+   may have changed it (those built with -ffast-math do when they are loaded), and then set back. */
+#if defined(__x86_64__)
+enum { USUAL_MODE = 0x1f80 };
+static unsigned get_mode(void) { return _mm_getcsr() & ~0x3fu; /* but for what has happened */ }
+static void set_mode(unsigned mode) { _mm_setcsr(mode); }
+#elif defined(__aarch64__)
+enum { USUAL_MODE = 0 };
+static unsigned get_mode(void)
+{
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return (unsigned)mode;
+}
+static void set_mode(unsigned mode) { __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)mode)); }
+#else
+enum { USUAL_MODE = 0 };
+static unsigned get_mode(void) { return USUAL_MODE; }
+static void set_mode(unsigned mode) { (void)mode; }
+#endif
+
+/* Let statements run without Python's lock, in the usual mode. */
+#define BEGIN_KERNELS                   \
+    Py_BEGIN_ALLOW_THREADS;             \
+    const unsigned its_mode = get_mode(); \
+    if (its_mode != USUAL_MODE) \
+        set_mode(USUAL_MODE)
+#define END_KERNELS             \
+    if (its_mode != USUAL_MODE) \
+        set_mode(its_mode);     \
+    Py_END_ALLOW_THREADS
+
+/* Replay the calls; 0, or -1 with an error set. */
 static int run(char format, const struct microgpt_call *calls, int n_calls, int start, int n)
 {
     if (stack_is_short())
         return -1;
-    Py_BEGIN_ALLOW_THREADS;
+    BEGIN_KERNELS;
     if (format == 'f')
         microgpt_replay_f32(calls, n_calls, start, n);
     else
         microgpt_replay_f64(calls, n_calls, start, n);
-    Py_END_ALLOW_THREADS;
+    END_KERNELS;
     return 0;
 }
 
@@ -259,6 +295,35 @@ static PyObject *replay(PyObject *dictionary, PyObject *const *arguments, Py_ssi
     Py_RETURN_NONE;
 }
 
+/* adam(format, param, m, v, grad, n, learning_rate, beta1, beta2, eps, m_correction, v_correction): microgpt_adam; the
+   arrays are addresses. */
+static PyObject *adam(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
+{
+    enum { FORMAT, ARRAYS, SIZE = ARRAYS + 4, NUMBERS, ALL = NUMBERS + 6 };
+    (void)dictionary;
+    if (n_arguments != ALL) {
+        PyErr_Format(PyExc_TypeError, "adam: expected %d arguments, found %zd", ALL, n_arguments);
+        return NULL;
+    }
+    const char format = (char)PyUnicode_ReadChar(arguments[FORMAT], 0);
+    const size_t n = PyLong_AsSize_t(arguments[SIZE]);
+    void *a[4];
+    double x[6];
+    for (int i = 0; i < 4; i++)
+        a[i] = PyLong_AsVoidPtr(arguments[ARRAYS + i]);
+    for (int i = 0; i < 6; i++)
+        x[i] = PyFloat_AsDouble(arguments[NUMBERS + i]);
+    if (PyErr_Occurred())
+        return NULL;
+    BEGIN_KERNELS;
+    if (format == 'f')
+        microgpt_adam_f32(a[0], a[1], a[2], a[3], x[0], x[1], x[2], x[3], x[4], x[5], n);
+    else
+        microgpt_adam_f64(a[0], a[1], a[2], a[3], x[0], x[1], x[2], x[3], x[4], x[5], n);
+    END_KERNELS;
+    Py_RETURN_NONE;
+}
+
 /* address(array): where its memory begins. */
 static PyObject *address(PyObject *dictionary, PyObject *array)
 {
@@ -274,6 +339,7 @@ static PyObject *address(PyObject *dictionary, PyObject *array)
 static PyMethodDef functions[] = {
     {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL},
     {"replay", (PyCFunction)(void (*)(void))replay, METH_FASTCALL, NULL},
+    {"adam", (PyCFunction)(void (*)(void))adam, METH_FASTCALL, NULL},
     {"address", address, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

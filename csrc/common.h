@@ -7,16 +7,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
-#error "the kernels promise exact bits: build them without -ffast-math"
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) ||                              \
+    defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__)
+#error "the kernels promise exact bits: build them without -ffast-math or any part of it"
 #endif
 
 #if FLT_EVAL_METHOD != 0
 #error "the kernels promise exact bits: this target computes with more precision than a type has (on x86, use SSE)"
 #endif
 
-#ifdef __clang__
-#pragma STDC FP_CONTRACT OFF /* in case -ffp-contract=off is forgotten; gcc has no such line */
+#ifdef __clang__ /* does not say of parts of it, but can be told to do without; gcc has no such lines */
+#pragma float_control(precise, on)
+#pragma STDC FP_CONTRACT OFF
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12

@@ -1,6 +1,7 @@
 /* The kernels of microgpt: every forward pass with its backward pass, for float (_f32) and double (_f64).
 
-   Compile f32.c, f64.c and common.c, with -ffp-contract=off, and link the mathematical library (-lm).
+   Compile f32.c, f64.c and common.c, with -ffp-contract=off and no part of -ffast-math, and link the mathematical
+   library (-lm).
 
    Matrices are column-major: element (i, j) of an m x n matrix with leading dimension ld >= m is at [j*ld + i]; where no
    ld is given, ld = m.  An activation is features x tokens, one column per token.  Arguments: outputs, inputs, sizes.
@@ -10,8 +11,9 @@
    Outputs overlap nothing else.  Sizes are from 0 to 2^30 - 1, a size_t n may be more; an empty matrix is allowed.
    Kernels allocate nothing, keep no state and cannot fail; checking arguments is the caller's part.  matmul takes up to
    100 KB of stack.
-   The bits of a result do not depend on the instruction set, but for which NaN a NaN is.  A column of a forward result
-   depends on that column alone, unless the comment says otherwise. */
+   The bits of a result do not depend on the instruction set, but for which NaN a NaN is.  They are those of a thread that
+   rounds to nearest and keeps subnormal numbers; one that was told otherwise gets what it asked for.
+   A column of a forward result depends on that column alone, unless the comment says otherwise. */
 
 #ifndef MICROGPT_KERNELS_H
 #define MICROGPT_KERNELS_H
@@ -44,7 +46,8 @@ void microgpt_softmax_backward_f32(float *dx, const float *dp, const float *p, i
 void microgpt_softmax_backward_f64(double *dx, const double *dp, const double *p, int m, int n, int lddx, int lddp,
                                    int ldp, int accumulate);
 
-/* y[:, j] = x[:, j] rstd[j] with rstd[j] = 1 / sqrt(mean(x[:, j]^2) + eps).  x, y: m x n, rstd: n. */
+/* y[:, j] = x[:, j] rstd[j] with rstd[j] = 1 / sqrt(mean(x[:, j]^2) + eps).  x, y: m x n, rstd: n.
+   Where the sum of squares is beyond the type (one |x| of 1.8e19 in float, of 1.3e154 in double), rstd and y are 0. */
 void microgpt_rmsnorm_forward_f32(float *y, float *rstd, const float *x, float eps, int m, int n, int ldy, int ldx);
 void microgpt_rmsnorm_forward_f64(double *y, double *rstd, const double *x, double eps, int m, int n, int ldy, int ldx);
 /* dx[:, j] = rstd[j] (dy - y mean(dy y)). */

@@ -19,7 +19,7 @@ class Adam:
         self.step_count = 0
         # beta^t by multiplication: the platform's pow need not give the same bits everywhere
         self.beta1_t = self.beta2_t = 1.0
-        self._update = c.adam(flat, self.m, self.v, grad)
+        self._update = c.updating(flat, self.m, self.v, grad)
 
     def learning_rate(self, step_count: int | None = None) -> float:
         """The rate of the step after so many, or of the next one."""
@@ -34,5 +34,5 @@ class Adam:
         self.beta1_t *= config.beta1
         self.beta2_t *= config.beta2
         corrections = 1 - self.beta1_t, 1 - self.beta2_t
-        self._update(rate, config.beta1, config.beta2, config.eps, *corrections, len(self.m))
+        self._update(rate, config.beta1, config.beta2, config.eps, *corrections)
         return rate

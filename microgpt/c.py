@@ -40,11 +40,12 @@ _lib, _ffi = _module.lib, _module.ffi
 
 REALS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
-# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it and the two after it here, for cffi's functions
-# take no objects: see csrc/call.c, which looks at the common case itself and leaves the rest to `careful`, arguments.py's.
+# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it and the three after it here, for the functions of
+# cffi take no objects: see csrc/call.c, which looks at the common case and leaves the rest to `careful`, arguments.py's.
 ndarray, empty, float32, float64 = np.ndarray, np.empty, np.float32, np.float64  # which C looks up here
 call: Callable[..., Any]
 replay: Callable[[str, int, int, int, int], None]  # of recorded calls
+adam: Callable[..., None]
 address: Callable[[Any], int]  # where an array's memory begins
 careful: Callable[..., Any]
 if not _lib.microgpt_add_functions(id(globals())):
@@ -98,10 +99,9 @@ def recorded(dtype: Any, calls: Iterable[dict[str, Any]]) -> Callable[[int, int]
     return over
 
 
-def adam(param: Any, m: Any, v: Any, grad: Any) -> Callable[..., None]:
-    """microgpt_adam on these arrays, which live as long as the function: of its numbers and the size."""
+def updating(param: Any, m: Any, v: Any, grad: Any) -> Callable[..., None]:
+    """microgpt_adam on these arrays, which live as long as the function: of its six numbers."""
     arrays = param, m, v, grad
-    kernel = getattr(_lib, f"microgpt_adam_{REALS[param.dtype]}")
-    update = partial(kernel, *(_ffi.cast(_ffi.typeof(kernel).args[0], address(array)) for array in arrays))  # noqa: F821
+    update = partial(adam, param.dtype.char, *map(address, arrays), param.size)  # noqa: F821
     update.keep = arrays  # type: ignore[attr-defined]
     return update

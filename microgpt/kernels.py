@@ -152,6 +152,7 @@ def rmsnorm_forward(
     """y[:, j] = x[:, j] rstd[j], rstd[j] = 1 / sqrt(mean(x[:, j]**2) + eps).  x: (m, n); y: (m, n), rstd: (n,).
 
     Zhang & Sennrich, Root Mean Square Layer Normalization, 2019, without their gain.  out: (y, rstd).
+    Where the sum of squares overflows (a float32 of 1.8e19, a float64 of 1.3e154), rstd and y are 0.
 
     >>> y, rstd = rmsnorm_forward(np.array([[3.0], [4.0]]), eps=0.0)
     >>> (y / [[3.0], [4.0]] == rstd).all(), 1 / rstd**2

@@ -46,6 +46,26 @@ def test_x86(compiler, optimise, isa, tmp_path):
     assert hashes(compiler, [optimise, "-ffp-contract=off", *FLAGS[isa]], tmp_path) == GOLDEN
 
 
+@pytest.mark.parametrize(
+    "part", ["-ffast-math", "-ffinite-math-only", "-funsafe-math-optimizations", "-fno-signed-zeros"]
+)
+def test_fast_math_is_refused(part, tmp_path):
+    """gcc does not compile the kernels with fast-math or a part of it."""
+    if not shutil.which("gcc"):
+        pytest.skip("gcc is not installed")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        hashes("gcc", [part], tmp_path)
+    assert "exact bits" in error.value.stderr
+
+
+@pytest.mark.parametrize("part", ["-fassociative-math", "-freciprocal-math", "-ffp-contract=fast"])
+def test_parts_of_fast_math_by_clang(part, tmp_path):
+    """clang, which does not say that it was asked for a part of fast-math, does without it."""
+    if not shutil.which("clang"):
+        pytest.skip("clang is not installed")
+    assert hashes("clang", ["-O2", part, *FLAGS["scalar"]], tmp_path) == GOLDEN
+
+
 @pytest.mark.skipif(not shutil.which(ARM) or not shutil.which("qemu-aarch64"), reason="no Arm compiler and emulator")
 @pytest.mark.parametrize("isa", ["scalar", "neon"])
 def test_arm(isa, tmp_path):

@@ -1,6 +1,8 @@
 """The kernels run side by side: without the GIL, and with the bytes that one thread gives."""
 
+import ctypes
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ import pytest
 from helpers import ROOT
 from kernel_cases import NAMES, arguments, call, outs, same_bits
 
-from microgpt import kernels
+from microgpt import c, kernels
 
 THREADS, CALLS = 8, 50
 
@@ -146,10 +148,49 @@ for kb in 64, 80, 96, 112, 128, 144, 160, 1024:
 
 
 def test_small_stacks():
-    """In a thread whose stack is too small for a kernel a call is an error, in a larger one it is right; none crashes."""
+    """In a thread whose stack is too small for a kernel a call is an error, in a larger one not; nothing crashes."""
     command = [sys.executable, "-c", SMALL_STACKS]
-    result = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    result = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     lines = result.stdout.splitlines()
     assert (result.returncode, len(lines)) == (0, 8), result.stderr
     assert lines[0] == "64 ['common', 'careful', 'step']"
     assert lines[-1] == "1024 []"
+
+
+UPWARD, FLUSHED = 0x4000, 0x8040  # bits of MXCSR
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="sets x86's MXCSR by glibc")
+@pytest.mark.parametrize("mode", [UPWARD, FLUSHED, UPWARD | FLUSHED])
+def test_floating_point_modes(mode, dtype):
+    """A thread that rounds upward or flushes subnormal numbers gets the bytes of any other, and its mode back."""
+    libm = ctypes.CDLL("libm.so.6")
+    mine, changed = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()  # fenv_t, whose last word is MXCSR
+    small = np.full((33, 5), np.finfo(dtype).tiny / 3, dtype, "F")
+    cases = [
+        ("add_forward", {"a": small, "b": small}),
+        *((name, arguments(kernels, name, dtype, 33, 24)) for name in NAMES),
+    ]
+
+    def results():
+        found = [call(kernels, name, case) for name, case in cases]
+        state = [np.full(40, value, dtype) for value in (0.1, 0.2, 0.3, 0.4)]
+        c.updating(*state)(0.01, 0.85, 0.99, 1e-8, 0.15, 0.01)
+        return [*found, tuple(state)]
+
+    def elsewhere():
+        libm.fegetenv(mine)
+        changed[:] = mine
+        changed[7] |= mode
+        libm.fesetenv(changed)
+        found = results()
+        libm.fegetenv(changed)
+        libm.fesetenv(mine)
+        return found, changed[7] & mode
+
+    with ThreadPoolExecutor(1) as pool:
+        found, after = pool.submit(elsewhere).result()
+    assert all(same_bits(a, b) for a, b in zip(found, results(), strict=True))
+    assert after == mode
