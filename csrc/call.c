@@ -42,9 +42,10 @@ static int stack_is_short(void)
 #endif
     if (!lowest || here - lowest >= STACK_KB * 1024)
         return 0;
-    PyErr_Format(PyExc_RuntimeError,
-                 "expected a thread with %d KB of stack for the kernels, found %zd KB left: threading.stack_size sets it",
-                 STACK_KB, (Py_ssize_t)(here - lowest) / 1024);
+    PyErr_Format(
+        PyExc_RuntimeError,
+        "expected a thread with %d KB of stack for the kernels, found %zd KB left: threading.stack_size sets it",
+        STACK_KB, (Py_ssize_t)(here - lowest) / 1024);
     return 1;
 }
 

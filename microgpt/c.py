@@ -40,8 +40,8 @@ _lib, _ffi = _module.lib, _module.ffi
 
 REALS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
-# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it and the three after it here, for the functions of
-# cffi take no objects: see csrc/call.c, which looks at the common case and leaves the rest to `careful`, arguments.py's.
+# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it and the three after it here, since functions of
+# cffi take no objects: csrc/call.c, which looks at the common case and leaves the rest to `careful`, arguments.py's.
 ndarray, empty, float32, float64 = np.ndarray, np.empty, np.float32, np.float64  # which C looks up here
 call: Callable[..., Any]
 replay: Callable[[str, int, int, int, int], None]  # of recorded calls
