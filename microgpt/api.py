@@ -76,7 +76,7 @@ def training(
             if resume is not None:
                 saved = run.resume()
         config = Config(**settings) if saved is None else resumed(saved.config, settings)
-        trainer = Trainer(config, saved)
+        trainer = Trainer(config, saved, saves=run is not None)
         if run is not None and saved is None:
             run.create()
         if metrics is not None:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__, npz
+from . import __version__, memory, npz
 from .config import Config
 from .errors import CheckpointError, ConfigError, DataError, UnreadableError
 from .files import open_at_once
@@ -154,8 +154,9 @@ def load(path: str) -> Checkpoint:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except MemoryError:
-        raise UnreadableError(f"{path}: cannot be read: expected memory for it, found too little") from None
+    except MemoryError as error:
+        found = str(error) or "expected memory for it, found too little"
+        raise UnreadableError(f"{path}: cannot be read: {found}") from None
     except (ValueError, ArithmeticError, RuntimeError, *npz.ERRORS) as error:
         raise CheckpointError(f"{path}: expected a checkpoint, found a damaged file: {error}") from None
 
@@ -176,6 +177,7 @@ def read(file: BinaryIO) -> Checkpoint:
     most = n_bytes + MAX_JSON + (len(matrices) + 3) * npz.MAX_OVERHEAD
     if not n_bytes < status.st_size <= most:
         raise CheckpointError(f"expected {n_bytes} bytes of parameters and little else, found {status.st_size} bytes")
+    memory.require(1.5 * status.st_size, "a checkpoint")  # and the weights that are copied from it
     file.seek(0)
     data = file.read(status.st_size)
     if len(data) != status.st_size or not data.startswith(head):

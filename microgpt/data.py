@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import memory
 from .errors import DataError
 from .terminal import reason
 
 MAX_COUNT = 2**31 - 1  # what int32 can count
+ENCODING = 56  # bytes for each character while it is encoded, and 20 from then on
 
 
 def read_documents(path: str) -> tuple[list[str], bool]:
@@ -63,6 +65,7 @@ class Dataset:
         self._full_lengths = np.fromiter(map(len, documents), np.int64, len(documents)) + 1  # and the end
         if self._full_lengths.sum() > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} characters and ends, found {self._full_lengths.sum()}")
+        self.n_bytes = ENCODING * int(self._full_lengths.sum())
         self._lengths = np.minimum(self._full_lengths, block_size)
         self.n_truncated = int(np.count_nonzero(self._full_lengths > block_size))
         offsets = np.concatenate(([0], np.cumsum(np.resize(self._lengths, len(documents) + batch_size - 1))))
@@ -85,6 +88,7 @@ class Dataset:
         return self._arrays
 
     def _encode(self) -> dict[str, NDArray[Any]]:
+        memory.require(self.n_bytes, f"{self.n_documents} documents")
         # one separator before, between and after the documents: the BOS of one is the end of the one before
         text = "\n".join(["", *self._documents, ""])
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)

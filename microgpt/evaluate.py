@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import model
+from .config import Config
 from .data import Dataset
 from .errors import SamplingError
-from .params import Parameters
+from .params import Parameters, arrays
 from .program import Program, Replay
 
 COLUMNS = 1024  # at once, or as many as the longest document has
@@ -24,8 +25,7 @@ class Evaluator:
     def __init__(self, params: Parameters, documents: list[str]) -> None:
         config = params.config
         self.dataset = d = Dataset(documents, params.vocab, config.block_size, 1, config.dtype)
-        ops = Program()
-        model.loss(ops, model.forward(ops, params.arrays, config, ops.attention_forward))
+        ops = record(config, len(params.vocab) + 1)
         max_tokens = min(d.offsets[-1], max(d.max_columns, COLUMNS))
         self._replay = Replay(ops, config.dtype, max_tokens, {**params.views, **d.arrays})
 
@@ -44,6 +44,13 @@ class Evaluator:
     def loss(self) -> float:
         """The mean over the documents of their mean losses, which is what training lowers."""
         return mean_loss(self.losses(), self.dataset.offsets)
+
+
+def record(config: Config, vocab_size: int) -> Program:
+    """The program of the losses alone."""
+    ops = Program()
+    model.loss(ops, model.forward(ops, arrays(config, vocab_size), config, ops.attention_forward))
+    return ops
 
 
 def mean_loss(losses: Any, offsets: Sequence[int]) -> float:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import c
+from . import c, memory
 from .table import KERNELS, Operand, extent
 
 
@@ -117,20 +117,21 @@ class Replay:
 
     def __init__(self, program: Program, dtype: Any, max_tokens: int, given: Mapping[str, Any]) -> None:
         self.max_tokens = max_tokens
+        memory.require(program.count(max_tokens) * np.dtype(dtype).itemsize, f"arrays of {max_tokens} tokens")
         width = c.attention_rows(max_tokens)  # that every array has: attention's need a few columns more
         self.values = {  # every array that the program makes, for whoever wants to look
             name: aligned(rows * (columns or width), dtype).reshape(rows, columns or width, order="F")
             for name, rows, columns in program.arrays.values()
         }
-        memory = {**self.values, **given}
+        every = {**self.values, **given}
         calls = []
         for kernel, names, fields in program.calls:
             row = KERNELS[kernel]
             steps = [
-                memory[name][..., :1].nbytes if name in given and operand.columns == "n" else 0
+                every[name][..., :1].nbytes if name in given and operand.columns == "n" else 0
                 for operand, name in zip(row.outputs + row.inputs, names)
             ]
-            arrays = [memory[name] for name in names]
+            arrays = [every[name] for name in names]
             calls.append({**fields, "array": arrays, "step": steps, "moves": any(steps)})
         self.calls = calls
         # over(start, n) runs the program on the batch of the columns start .. start + n of the given arrays

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Sized
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import data, kernels, model
+from . import data, kernels, memory, model
 from .adam import Adam
 from .config import Config
 from .errors import ConfigError, DataError, NotFiniteError, SamplingError
@@ -28,10 +27,11 @@ class Trainer:
 
     Drawn from one generator in the reference's order: the shuffle, then the weights; sampling may go on from `rng`.
     With a checkpoint it is where the run was then; the shuffle is done again, and the documents must be the same.
+    `saves` says that there will be checkpoints, for which memory is needed too.
     Raises DataError for a file that cannot be trained on, ConfigError for a model that does not fit into memory.
     """
 
-    def __init__(self, config: Config, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(self, config: Config, checkpoint: Checkpoint | None = None, saves: bool = False) -> None:
         self.config = config
         self.rng = random.Random(config.seed)
         self.documents, self.had_bom = data.read_documents(config.input)
@@ -47,7 +47,7 @@ class Trainer:
         n_train = len(self.documents) - self.n_held_out
         documents = self.documents[:n_train]
         self.dataset = data.Dataset(documents, self.vocab, config.block_size, config.batch_size, config.dtype)
-        self._check_memory()
+        self._check_memory(saves)
         self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
         self.adam = Adam(self.params.flat, self.grads.flat, config)
         self.best_val_loss: float | None = None
@@ -167,17 +167,23 @@ class Trainer:
         _, cache = kernels.attention_forward(q, k, v, offsets, self.config.n_head)
         return [kernels.attention_weights(cache, i) for i in range(len(offsets) - 1)]
 
-    def _check_memory(self) -> None:
-        """ConfigError unless model, gradients, Adam, activations and data fit into this machine."""
+    def _check_memory(self, saves: bool) -> None:
+        """ConfigError unless model, gradients, Adam, checkpoint, activations and data fit into what there is."""
         c, d = self.config, self.dataset
-        n_params = count(c, len(self.vocab) + 1)
-        needed = (4 * n_params + self.program.count(d.max_columns)) * np.dtype(c.dtype).itemsize + 40 * d.n_columns
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > available or n_params > data.MAX_COUNT:
+        vocab_size = len(self.vocab) + 1
+        n_params = count(c, vocab_size)
+        numbers = (7 if saves else 4) * n_params + self.program.count(d.max_columns)
+        if self.n_held_out:
+            from . import evaluate
+
+            numbers += evaluate.record(c, vocab_size).count(max(c.block_size, evaluate.COLUMNS))
+        needed = numbers * np.dtype(c.dtype).itemsize + d.n_bytes * len(self.documents) // d.n_documents
+        found = memory.shortage(needed)
+        if found or n_params > data.MAX_COUNT:
+            found = found or f"{data.MAX_COUNT} parameters at most"
             raise ConfigError(
                 f"--n-embd {c.n_embd}, --n-layer {c.n_layer}, --block-size {c.block_size}, --batch-size {c.batch_size}"
-                f": expected a model that fits {available / 1e9:.1f} GB of memory, found one of {n_params} parameters"
-                f" and {d.max_columns} tokens a step that needs {needed / 1e9:.1f} GB"
+                f": {n_params} parameters and {d.max_columns} tokens a step: expected memory of {found}"
             )
 
 
