@@ -25,7 +25,7 @@ MAX_SIZE = 2**30 - 1  # of any one dimension, so that C's int sizes have room fo
 def view(name: str, a: Any, copy: bool | None = None) -> Any:
     """An ndarray over the memory of a that nobody else has, so that its shape and dtype stay what they are found to be.
 
-    a may be another library's; copy=False: and then not a copy of its memory."""
+    a may be another library's; copy=False: and then not a copy of its memory, which would be written to for nothing."""
     if type(a) is np.ndarray:
         return a.view()
     found = f"{name}: expected a numpy.ndarray (or an object with __dlpack__ or __array__), found {type(a).__name__}"
@@ -33,14 +33,21 @@ def view(name: str, a: Any, copy: bool | None = None) -> Any:
         raise TypeError(f"{name}: expected a numpy.ndarray, found its subclass {type(a).__name__}")
     if not (hasattr(a, "__dlpack__") or hasattr(a, "__array__")):
         raise TypeError(found)
+
+    def convert() -> Any:
+        return np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asarray(a, copy=copy)
+
     try:
-        array = np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asarray(a, copy=copy)
+        array = convert()
+        once_more = array if copy is None else convert()  # while the first is alive: a copy is elsewhere
     except MemoryError:
         raise
     except Exception as error:  # whatever the other library raises
         raise TypeError(f"{found}: {error}") from error
     if type(array) is not np.ndarray:
         raise TypeError(found)
+    if array.size and array.ctypes.data != once_more.ctypes.data:
+        raise TypeError(f"{name}: expected memory to write to, found a {type(a).__name__} that gives copies of it")
     return array.view()
 
 

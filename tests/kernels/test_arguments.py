@@ -492,6 +492,28 @@ def test_out_that_gives_a_copy():
         kernels.relu_forward(np.ones((2, 2)), out=Copies())
 
 
+def test_out_that_gives_a_copy_all_the_same():
+    """One that gives a copy though it was asked not to is found out: the result would be lost."""
+
+    class Copies:
+        def __init__(self):
+            self.a = np.zeros((2, 2), order="F")
+
+        def __array__(self, dtype=None, copy=None):
+            return self.a.copy(order="F")
+
+    class CopiesByDlpack(Copies):
+        def __dlpack__(self, **options):
+            return self.a.copy(order="F").__dlpack__()
+
+        def __dlpack_device__(self):
+            return self.a.__dlpack_device__()
+
+    for out in Copies(), CopiesByDlpack():
+        with pytest.raises(TypeError, match="out: expected memory to write to, found a Copies.* that gives copies"):
+            kernels.relu_forward(np.ones((2, 2)), out=out)
+
+
 # ---- the attention cache ----
 
 
