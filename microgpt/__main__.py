@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import suppress
 
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, naming_flags
 from .signals import handled, leave
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FINITE = 0, 1, 2, 3
@@ -12,7 +12,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FINITE = 0, 1, 2, 3
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    with handled(leave):
+    with handled(leave), naming_flags():
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # closed, as by >&-
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end

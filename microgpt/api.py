@@ -8,19 +8,20 @@
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import loop
 from .config import Config, Given, Sampling, accepts, resumed
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, named
 from .evaluate import Evaluator, bits_per_character, mean_loss
 from .metrics import Metrics
 from .params import Parameters
 from .sample import Sampler, columns_for
 from .signals import interrupt_at_the_end
+from .terminal import shown
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -48,8 +49,11 @@ def train(given: Given) -> "Model":
     then says all that is not given; `metrics` is a file for each step's loss.  Raises ConfigError, DataError,
     CheckpointError, NotFiniteError or OSError; after Ctrl-C, when the run is saved, KeyboardInterrupt.
     """
-    settings = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
-    out, resume, metrics_path = (settings.pop(name, None) for name in ("out", "resume", "metrics"))
+    settings = dict(given)
+    if "input" in settings:
+        settings["input"] = text_of(settings["input"], "input")
+    paths = ((name, settings.pop(name, None)) for name in ("out", "resume", "metrics"))
+    out, resume, metrics_path = (None if path is None else text_of(path, name) for name, path in paths)
     with training(settings, out, resume, metrics_path) as (trainer, run, metrics), interrupt_at_the_end() as stop:
         loop.train(trainer, run, metrics, stop=stop)
     return Model(trainer.params)
@@ -65,7 +69,9 @@ def training(
 ) -> Iterator[tuple[Trainer, "Run | None", Metrics | None]]:
     """(trainer, run, metrics), ready for loop.train(); the latter two are None unless asked for."""
     if out is not None and resume is not None:
-        raise ConfigError(f"--out: expected none with --resume, which says where the run is, found {out!r}")
+        raise ConfigError(
+            f"{named('out')}: expected none with {named('resume')}, which says where the run is, found {out!r}"
+        )
     directory = out if resume is None else resume
     with ExitStack() as stack:
         run = saved = writer = None
@@ -80,18 +86,26 @@ def training(
         if run is not None and saved is None:
             run.create()
         if metrics is not None:
-            read = {"--input": config.input} | ({"--config": settings_file} if settings_file is not None else {})
+            read = {"input": config.input} | ({"config": settings_file} if settings_file is not None else {})
             writer = stack.enter_context(closing(Metrics.beside(metrics, read, directory)))
         if run is not None:
             run.start(trainer)
         yield trainer, run, writer
 
 
+def text_of(path: object, name: str) -> str:
+    """The path as text.  Raises TypeError, which names the argument."""
+    path = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(path, str):
+        raise TypeError(f"{name}: expected a path, found {shown(path)}")
+    return path
+
+
 def load(path: Path) -> "Model":
     """The Model of a run's directory or a checkpoint file.  Raises CheckpointError."""
     from . import run
 
-    saved = run.load(os.fspath(path))
+    saved = run.load(text_of(path, "path"))
     params = Parameters(saved.config, saved.vocab)
     params.copy_from(saved.params)
     return Model(params)
@@ -132,26 +146,29 @@ class Model:
 
     def batches(self, sampling: Sampling, probs: bool = False) -> Iterator[tuple[list[str], list[list[float]] | None]]:
         """The same, batch by batch as they are drawn: (texts, their probabilities or None)."""
-        self._check_text("--prompt", sampling.prompt, self.config.block_size - 1)
+        self._check_text(named("prompt"), sampling.prompt, self.config.block_size - 1)
         sampler = Sampler(self.params, columns_for(self.config, sampling.num_samples))
         return sampler.samples(sampling, probs)
 
     def score(self, text: str) -> Score:
         """The Score of a text.  Raises ConfigError for unknown characters, or more than the context holds."""
-        self._check_text("TEXT", text, self.config.block_size)
+        self._check_text("text", text, self.config.block_size)
         losses = Evaluator(self.params, [text]).losses()
         return Score(text, mean_loss(losses, [0, len(losses)]), losses.tolist())
 
     def evaluate(self, documents: list[str]) -> Evaluation:
         """The Evaluation of a list of texts; of one longer than the context the beginning counts."""
-        if isinstance(documents, str):
-            raise TypeError(f"evaluate: expected a list of texts, found {documents!r:.100}")
+        if isinstance(documents, str) or not isinstance(documents, Iterable):
+            raise TypeError(f"documents: expected a list of texts, found {shown(documents)}")
+        documents = list(documents)
+        if wrong := [document for document in documents if type(document) is not str]:
+            raise TypeError(f"documents: expected a list of texts, found {shown(wrong[0])} in it")
         if not documents:
-            raise DataError("expected at least one document, found none")
+            raise DataError("documents: expected at least one text, found none")
         known = set(self.vocab)
         for document in documents:
             if not known.issuperset(document):
-                raise DataError(unknown(document, known, self.vocab))
+                raise DataError(f"documents: {unknown(document, known, self.vocab)}")
         evaluator = Evaluator(self.params, documents)
         losses = evaluator.losses()
         d = evaluator.dataset
@@ -159,12 +176,12 @@ class Model:
 
     def _check_text(self, name: str, text: str, most: int) -> None:
         if type(text) is not str:
-            raise ConfigError(f"{name}: expected text, found {text!r}")
+            raise ConfigError(f"{name}: expected text, found {shown(text)}")
         known = set(self.vocab)
         if not known.issuperset(text):
             raise ConfigError(f"{name}: {unknown(text, known, self.vocab)}")
         if len(text) > most:
-            raise ConfigError(f"{name}: expected at most {most} characters (--block-size), found {len(text)}")
+            raise ConfigError(f"{name}: expected at most {most} characters ({named('block_size')}), found {len(text)}")
 
 
 def unknown(text: str, known: set[str], vocab: list[str]) -> str:

@@ -166,6 +166,8 @@ def read(file: BinaryIO) -> Checkpoint:
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError("expected a checkpoint, found something else (a directory or a device)")
     head = file.read(MAX_JSON + npz.MAX_OVERHEAD)
+    if not head.startswith(npz.START):
+        raise CheckpointError("expected a checkpoint, found a file of another kind")
     text, _ = npz.member(head, 0, "run", np.uint8)
     state = parse_json(bytes(text))
     config, vocab, scalars = parse_state(state)

@@ -32,9 +32,14 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             parser = arguments.parser
             name = unknown[0].partition("=")[0]
-            near = suggestion(name.replace("_", "-"), parser._option_string_actions) if name.startswith("-") else ""
+            near = suggestion(name, parser._option_string_actions) if name.startswith("-") else ""
             parser.error(f"expected a flag of this command, found {unknown[0]!r}{near}")
         return arguments
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            near = suggestion(value, action.choices)
+            raise argparse.ArgumentError(action, f"expected one of {', '.join(action.choices)}, found {value!r}{near}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {escaped(message)} (see {self.prog} --help)\n")
@@ -186,7 +191,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     try:
         result = model.evaluate(documents)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{path}: {str(error).removeprefix('documents: ')}") from None
     say_what_is_cut(path, result.n_truncated, model.config.block_size)
     if arguments.json:
         print(to_json({"input": path, **result._asdict()}))

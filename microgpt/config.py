@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from .errors import ConfigError
+from .errors import ConfigError, named
 from .terminal import reason, shown
 
 
@@ -107,11 +107,13 @@ class Config(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.input:
-            raise ConfigError("--input: expected a file, found ''")
+            raise ConfigError(f"{named('input')}: expected a file, found ''")
         if self.n_embd % self.n_head:
-            raise ConfigError(f"--n-head: expected a divisor of --n-embd {self.n_embd}, found {self.n_head}")
+            raise ConfigError(
+                f"{named('n_head')}: expected a divisor of {named('n_embd')} {self.n_embd}, found {self.n_head}"
+            )
         if self.patience and not self.val_fraction:
-            raise ConfigError(f"--patience: expected 0 without --val-fraction, found {self.patience}")
+            raise ConfigError(f"{named('patience')}: expected 0 without {named('val_fraction')}, found {self.patience}")
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,14 @@ def resumed(saved: Config, given: dict[str, Any]) -> Config:
     for f in fields(Config):
         if f.name in given and not f.metadata["free"] and given[f.name] != getattr(saved, f.name):
             raise ConfigError(
-                f"{flag(f.name)}: expected {getattr(saved, f.name)!r}, with which the run to resume began, "
+                f"{named(f.name)}: expected {getattr(saved, f.name)!r}, with which the run to resume began, "
                 f"found {shown(given[f.name])}"
             )
     config = replace(saved, **given)
     if config.num_steps < saved.num_steps:
-        raise ConfigError(f"--num-steps: expected at least {saved.num_steps}, the run's own, found {config.num_steps}")
+        raise ConfigError(
+            f"{named('num_steps')}: expected at least {saved.num_steps}, the run's own, found {config.num_steps}"
+        )
     return config
 
 
@@ -163,12 +167,12 @@ def plain(value: Any) -> Any:
 def check(f: Field[Any], value: Any) -> None:
     """Raise ConfigError unless value is of the setting's type, and within its range or choices."""
     limits, choices = f.metadata["range"], f.metadata["choices"]
+    if choices is not None and (type(value) is not str or value not in choices):
+        raise ConfigError(f"{named(f.name)}: expected one of {', '.join(choices)}, found {shown(value)}")
     if type(value) is not f.type and not (f.type is float and type(value) is int):
-        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]}, found {shown(value)}")
+        raise ConfigError(f"{named(f.name)}: expected {KIND[kind(f)]}, found {shown(value)}")
     if limits is not None and value not in limits:
-        raise ConfigError(f"{flag(f.name)}: expected {KIND[kind(f)]} {limits}, found {shown(value)}")
-    if choices is not None and value not in choices:
-        raise ConfigError(f"{flag(f.name)}: expected one of {', '.join(choices)}, found {shown(value)}")
+        raise ConfigError(f"{named(f.name)}: expected {KIND[kind(f)]} {limits}, found {shown(value)}")
 
 
 KIND = {int: "a whole number", float: "a number", str: "text"}
@@ -180,7 +184,7 @@ def parse(f: Field[Any], text: str) -> Any:
     limits = f.metadata["range"]
     if kind(f) in WRITTEN and not re.fullmatch(WRITTEN[kind(f)], text):
         expected = f"{KIND[kind(f)]} {limits}" if limits else KIND[kind(f)]
-        raise ConfigError(f"{flag(f.name)}: expected {expected}, found {shown(text)}")
+        raise ConfigError(f"{named(f.name)}: expected {expected}, found {shown(text)}")
     value = kind(f)(text)
     check(f, value)
     return value
@@ -222,10 +226,17 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def suggestion(word: str, words: Iterable[str]) -> str:
-    """'; did you mean ...?' when one of the words is near."""
+    """'; did you mean ...?' when one of the words is near: one with such a part, such initials, or such a spelling."""
     import difflib
 
-    near = difflib.get_close_matches(word, list(words), n=1)
+    def split(text: str) -> list[str]:
+        return re.split("[-_]", text.lower().strip("-"))
+
+    names, wanted = list(words), "_".join(split(word))
+    near = [name for name in names if wanted in split(name)]
+    near += [name for name in names if len(wanted) > 2 and any(part.startswith(wanted) for part in split(name))]
+    near += [name for name in names if len(wanted) > 1 and wanted == "".join(part[:1] for part in split(name))]
+    near += difflib.get_close_matches(word, names, n=1, cutoff=0.7)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -279,6 +290,11 @@ class accepts(Generic[P]):  # noqa: N801 - a decorator
         for key in kwargs:
             if key not in self.signature.parameters:
                 raise TypeError(f"{name}: unknown setting {key!r}{suggestion(key, self.signature.parameters)}")
+        most = sum(
+            parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in self.signature.parameters.values()
+        )
+        if len(args) > most:
+            raise TypeError(f"{name}: expected all but the first argument by name, found {len(args)} without")
         try:
             return self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:

@@ -1,11 +1,41 @@
 """What can go wrong for a user to mend.  Each message names the thing, what was expected and what was found."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-class ConfigError(ValueError):
-    """A setting is out of its range; the message names it as its flag."""
+from .terminal import escaped
+
+_flags = ContextVar("flags", default=False)  # whether it is the command line that speaks
 
 
-class DataError(ValueError):
+@contextmanager
+def naming_flags() -> Iterator[None]:
+    """Have messages name a setting as the command line does."""
+    token = _flags.set(True)
+    try:
+        yield
+    finally:
+        _flags.reset(token)
+
+
+def named(setting: str) -> str:
+    """What a message calls a setting or an argument: n_embd, and on the command line --n-embd."""
+    return "--" + setting.replace("_", "-") if _flags.get() else setting
+
+
+class OneLineError(Exception):
+    """A message of one line, whatever is in a path."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
+
+
+class ConfigError(OneLineError, ValueError):
+    """A setting is out of its range; the message names it."""
+
+
+class DataError(OneLineError, ValueError):
     """A file cannot be used, such as an input that cannot be trained on; the message names it."""
 
 
@@ -25,7 +55,9 @@ class NotFiniteError(ArithmeticError):
     """The loss, or what Adam made of it, became infinite or NaN; `step` (from 1) says when."""
 
     def __init__(self, step: int, found: object, expected: str = "a finite loss") -> None:
-        super().__init__(f"step {step}: expected {expected}, found {found}; a smaller --learning-rate may help")
+        super().__init__(
+            f"step {step}: expected {expected}, found {found}; a smaller {named('learning_rate')} may help"
+        )
         self.step = step
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 
 from . import files
-from .errors import ConfigError
+from .errors import ConfigError, named
 from .terminal import reason
 
 
@@ -29,16 +29,18 @@ class Metrics:
 
     @classmethod
     def beside(cls, path: str, read: dict[str, str], directory: str | None) -> "Metrics":
-        """The file of --metrics: none of those that are read, by their flags, or that the run writes itself."""
+        """The file of --metrics: none of those that are read, by their names, or that the run writes itself."""
         try:
-            for flag, other in read.items():
+            for name, other in read.items():
                 if os.path.exists(path) and os.path.samefile(path, other):
-                    raise ConfigError(f"--metrics: expected a file other than {flag}, found {path!r}")
+                    raise ConfigError(f"{named('metrics')}: expected a file other than {named(name)}, found {path!r}")
             if directory is not None and os.path.realpath(os.path.dirname(path)) == os.path.realpath(directory):
-                raise ConfigError(f"--metrics: expected a file outside of the run's directory, found {path!r}")
+                raise ConfigError(f"{named('metrics')}: expected a file outside of the run's directory, found {path!r}")
             return cls(path)
         except OSError as error:
-            raise OSError(f"--metrics: expected a file that can be written, found {path!r}: {reason(error)}") from None
+            raise OSError(
+                f"{named('metrics')}: expected a file that can be written, found {path!r}: {reason(error)}"
+            ) from None
 
     def add(self, first: int, losses: list[float], rates: list[float], val_loss: float | None = None) -> None:
         """The losses and learning rates of the steps from `first` on; val_loss is of the last of them."""

@@ -19,6 +19,7 @@ from .errors import DataError
 ERRORS = (struct.error, zipfile.error)
 MAX_OVERHEAD = 1024  # what a member may take beyond its data: two zip headers, its name twice, one .npy header
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+START = b"PK\3\4"
 ZIP64_SIZES = struct.Struct("<2H2Q")
 NPY_START = struct.Struct("<6s2BH")
 
@@ -71,7 +72,7 @@ def zip_member(data: bytes, offset: int, name: str) -> tuple[int, int]:
     """Where the content begins and ends of the member of this name, whose header must be at `offset`."""
     start = offset + LOCAL_HEADER.size
     sign, _, flags, method, _, _, _, size32, size, n_name, n_extra = LOCAL_HEADER.unpack_from(data, offset)
-    if (sign, flags, method, data[start : start + n_name]) != (b"PK\3\4", 0, 0, name.encode()):
+    if (sign, flags, method, data[start : start + n_name]) != (START, 0, 0, name.encode()):
         raise DataError(f"expected the uncompressed member {name} at byte {offset}, found something else")
     start += n_name
     extra, n_sizes, size, stored = ZIP64_SIZES.unpack_from(data, start)

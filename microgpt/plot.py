@@ -3,7 +3,7 @@
 import json
 import os
 
-from .errors import PlotError
+from .errors import ConfigError, PlotError, named
 from .progress import SMOOTHING
 from .run import METRICS
 from .terminal import reason
@@ -47,7 +47,7 @@ def smooth(values: list[float]) -> list[float]:
 def plot(paths: list[str], output: str) -> None:
     """Draw the runs' losses against the step into a file, a PNG or SVG by its name."""
     if not output.endswith((".png", ".svg")):
-        raise PlotError(f"--output: expected a name that ends in .png or .svg, found {output!r}")
+        raise ConfigError(f"{named('output')}: expected a name that ends in .png or .svg, found {output!r}")
     runs = [(path, read_metrics(path)) for path in paths]
     try:
         import matplotlib
@@ -72,7 +72,7 @@ def plot(paths: list[str], output: str) -> None:
         figure.savefig(output, metadata={"Date": None} if output.endswith(".svg") else None)
     except (OSError, ValueError) as error:
         raise PlotError(
-            f"--output: expected a picture file that can be written, found {output!r}: {reason(error)}"
+            f"{named('output')}: expected a picture file that can be written, found {output!r}: {reason(error)}"
         ) from None
     finally:
         pyplot.close(figure)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import checkpoint, files
 from .checkpoint import Checkpoint
 from .config import to_toml
-from .errors import CheckpointError, ConfigError, UnreadableError
+from .errors import CheckpointError, ConfigError, UnreadableError, named
 from .metrics import Metrics
 from .terminal import notice, reason
 
@@ -66,21 +66,23 @@ class Run:
             os.makedirs(path, exist_ok=True)
             self._take_lock()
         except OSError as error:
-            raise OSError(f"--out: expected {A_DIRECTORY}, found {path!r}: {reason(error)}") from None
+            raise OSError(f"{named('out')}: expected {A_DIRECTORY}, found {path!r}: {reason(error)}") from None
         held = [name for name in (CHECKPOINT, PREVIOUS, METRICS, CONFIG) if os.path.lexists(self.file(name))]
         if held:
-            goes_on = f"; --resume {path} goes on with it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
-            raise ConfigError(f"--out: expected a directory without a run, found {held[0]} in {path!r}{goes_on}")
+            goes_on = f"; {named('resume')} {path} goes on with it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
+            raise ConfigError(
+                f"{named('out')}: expected a directory without a run, found {held[0]} in {path!r}{goes_on}"
+            )
 
     def resume(self) -> Checkpoint:
         """The checkpoint with which to go on; CheckpointError when there is none that can be used."""
         path = self.path
         if not os.path.isdir(path):
-            raise CheckpointError(f"--resume: expected the directory of a run, found {path!r}")
+            raise CheckpointError(f"{named('resume')}: expected the directory of a run, found {path!r}")
         try:
             self._take_lock()
         except OSError as error:
-            raise OSError(f"--resume: expected {A_DIRECTORY}, found {path!r}: {reason(error)}") from None
+            raise OSError(f"{named('resume')}: expected {A_DIRECTORY}, found {path!r}: {reason(error)}") from None
         name, saved = load_newest(path)
         if name == PREVIOUS:  # make it the last one too, or else the next save would drop it for the bad one
             with suppress(FileNotFoundError):
@@ -98,8 +100,8 @@ class Run:
             self.metrics = Metrics(self.file(METRICS), keep_steps=trainer.step_count)
             self._held.callback(self.metrics.close)
         except OSError as error:
-            flag = "--out" if self.num_steps_before is None else "--resume"
-            raise OSError(f"{flag}: expected {A_DIRECTORY}, found {self.path!r}: {reason(error)}") from None
+            name = named("out" if self.num_steps_before is None else "resume")
+            raise OSError(f"{name}: expected {A_DIRECTORY}, found {self.path!r}: {reason(error)}") from None
 
     def add_metrics(self, first: int, losses: list[float], rates: list[float], val_loss: float | None) -> None:
         """Write the metrics of some steps; that they cannot be written is a notice, and once is enough."""

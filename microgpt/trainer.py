@@ -13,13 +13,15 @@ import numpy as np
 from . import data, kernels, memory, model
 from .adam import Adam
 from .config import Config
-from .errors import ConfigError, DataError, NotFiniteError, SamplingError
+from .errors import ConfigError, DataError, NotFiniteError, SamplingError, named
 from .params import Parameters, arrays, count
 from .program import Program, Replay
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .evaluate import Evaluator
+
+SIZES = "n_embd", "n_layer", "block_size", "batch_size"  # the settings that make a model large
 
 
 class Trainer:
@@ -40,7 +42,7 @@ class Trainer:
         if checkpoint is not None and self.data_sha256 != checkpoint.data_sha256:
             raise DataError(
                 f"{config.input}: expected the documents with which the run began (SHA-256 {checkpoint.data_sha256}), "
-                f"found others ({self.data_sha256}); --input says where they are now"
+                f"found others ({self.data_sha256}); {named('input')} says where they are now"
             )
         self.n_held_out = n_held_out(len(self.documents), config.val_fraction)
         self.program = record(config, len(self.vocab) + 1)
@@ -181,9 +183,9 @@ class Trainer:
         found = memory.shortage(needed)
         if found or n_params > data.MAX_COUNT:
             found = found or f"{data.MAX_COUNT} parameters at most"
+            shape = ", ".join(f"{named(name)} {getattr(c, name)}" for name in SIZES)
             raise ConfigError(
-                f"--n-embd {c.n_embd}, --n-layer {c.n_layer}, --block-size {c.block_size}, --batch-size {c.batch_size}"
-                f": {n_params} parameters and {d.max_columns} tokens a step: expected memory of {found}"
+                f"{shape}: {n_params} parameters and {d.max_columns} tokens a step: expected memory of {found}"
             )
 
 
@@ -209,6 +211,6 @@ def n_held_out(n_documents: int, fraction: float) -> int:
     n = max(1, int(n_documents * fraction))
     if n >= n_documents:
         raise ConfigError(
-            f"--val-fraction: expected to hold out less than all of the documents, found {n} of {n_documents}"
+            f"{named('val_fraction')}: expected to hold out less than all of the documents, found {n} of {n_documents}"
         )
     return n

@@ -38,7 +38,7 @@ def test_it_is_the_reference(tmp_path):
 def test_errors(tmp_path):
     """Mistakes are the errors that the package names, each a ValueError or an ArithmeticError."""
     names = write_names(tmp_path / "names.txt")
-    with pytest.raises(microgpt.ConfigError, match="--n-embd"):
+    with pytest.raises(microgpt.ConfigError, match="n_embd"):
         microgpt.train(input=names, n_embd="16")
     with pytest.raises(microgpt.DataError, match="missing"):
         microgpt.train(input=str(tmp_path / "missing"))
@@ -67,7 +67,7 @@ def test_a_directory_that_is_not_empty(tmp_path):
     with pytest.raises(microgpt.ConfigError, match=r"found config.toml in '\S+'$"):
         microgpt.train(input=write_names(tmp_path / "names.txt"), out=str(out))
     (out / "checkpoint.npz").write_text("")
-    with pytest.raises(microgpt.ConfigError, match="--resume"):
+    with pytest.raises(microgpt.ConfigError, match="resume"):
         microgpt.train(input=str(tmp_path / "names.txt"), out=str(out))
 
 

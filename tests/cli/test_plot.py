@@ -28,7 +28,7 @@ def test_pictures(folder):
 
 @pytest.mark.parametrize("arguments, code, named", [
     (["missing", "-o", "p.png"], 1, "missing"), (["names.txt", "-o", "p.png"], 1, "every line"),
-    (["one", "-o", "missing/p.png"], 1, "missing/p.png"), (["one", "-o", "p.xyz"], 1, "p.xyz"),
+    (["one", "-o", "missing/p.png"], 1, "missing/p.png"), (["one", "-o", "p.xyz"], 2, "p.xyz"),
     (["one"], 2, "--output"), (["-o", "p.png"], 2, "RUN"), (["/dev/null", "-o", "p.png"], 1, "/dev/null"),
 ])  # fmt: skip
 def test_mistakes(folder, arguments, code, named):

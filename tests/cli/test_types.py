@@ -67,33 +67,13 @@ def test_signatures(function, settings, more):
     assert [name for name in by_place if name != "self"] == [fields(settings)[0].name]
 
 
-def test_mistakes(tmp_path):
-    """A name that is none is a TypeError that says which was meant; a value that is none is a ConfigError."""
-    names = write_names(tmp_path / "names.txt")
-    with pytest.raises(TypeError, match=r"^train: unknown setting 'nsteps'; did you mean 'num_steps'\?$"):
-        microgpt.train(names, nsteps=3)
-    with pytest.raises(TypeError, match=r"^train: unknown setting 'zzz'$"):
-        microgpt.train(names, zzz=3)
-    with pytest.raises(TypeError, match=r"^train: [^\n]*positional[^\n]*$"):
-        microgpt.train(names, "run")
-    with pytest.raises(microgpt.ConfigError, match=r"^--input: expected text, found 3$"):
-        microgpt.train(3)
-    model = microgpt.train(names, **TINY)
-    with pytest.raises(TypeError, match=r"^sample: unknown setting 'temperatur'; did you mean 'temperature'\?$"):
-        model.sample(temperatur=1)
-    with pytest.raises(TypeError, match=r"^sample_probs: multiple values for argument 'num_samples'$"):
-        model.sample_probs(3, num_samples=3)
-    with pytest.raises(TypeError, match=r"^evaluate: expected a list of texts, found 'abba'$"):
-        model.evaluate("abba")
-
-
 def test_resume_takes_what_is_given(tmp_path):
     """When a run goes on, what is not given is the run's own, and what is given counts, default or not."""
     settings = TINY | {"val_fraction": 0.1, "num_samples": 3}
     microgpt.train(write_names(tmp_path / "names.txt"), out=tmp_path / "run", **settings)
     config = microgpt.train(resume=tmp_path / "run", patience=5, num_steps=9, num_samples=20).config
     assert (config.n_embd, config.val_fraction, config.patience, config.num_samples) == (TINY["n_embd"], 0.1, 5, 20)
-    with pytest.raises(microgpt.ConfigError, match=r"^--n-embd: expected 4, with which the run to resume began"):
+    with pytest.raises(microgpt.ConfigError, match=r"^n_embd: expected 4, with which the run to resume began"):
         microgpt.train(resume=tmp_path / "run", n_embd=16)
-    with pytest.raises(microgpt.ConfigError, match=r"^--num-steps: expected a whole number, found '9'$"):
+    with pytest.raises(microgpt.ConfigError, match=r"^num_steps: expected a whole number, found '9'$"):
         microgpt.train(resume=tmp_path / "run", num_steps="9")

@@ -135,7 +135,7 @@ def test_seeds(trained):
 
 def test_bad_prompts(trained):
     """A prompt with an unknown character, or without room after it, is refused: which, where, and what there is."""
-    with pytest.raises(ConfigError, match=r"--prompt: expected .*'abcdefgh', found 'X' at position 3 of 'abX'"):
+    with pytest.raises(ConfigError, match=r"prompt: expected .*'abcdefgh', found 'X' at position 3 of 'abX'"):
         trained.sample(prompt="abX")
     with pytest.raises(ConfigError, match="at most 15 characters"):
         trained.sample(prompt="a" * 16)
