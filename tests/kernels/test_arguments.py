@@ -1,6 +1,8 @@
 """No argument, however wrong, gets past the checks: a TypeError or a ValueError names it, and no output has changed."""
 
+import itertools
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from kernel_cases import BACKWARD, NAMES, arguments, misaligned, outs, read_only
 
 from microgpt import c, kernels, table
+from microgpt.arguments import indices
 
 M, N = 6, 4
 PACKED = tuple(name for name, row in table.KERNELS.items() if not row.strided)  # these take no leading dimension
@@ -369,6 +372,27 @@ def test_index_out_of_range(name, key, place, wrong):
     integers = case[key].astype(np.uint64 if wrong > 2**62 else np.int64)
     integers[place] = wrong
     refuse(name, case | {key: integers}, out, error=ValueError, argument=f"{key}: ")
+
+
+def test_an_index_that_changes_while_it_is_checked():
+    """Whenever another thread changes an index, between any two lines of the check, it is refused or not seen."""
+    outcomes, before = set(), sys.gettrace()
+    for moment in range(12):
+        a, lines = np.zeros(3, np.int64), itertools.count()
+
+        def change(frame, event, argument):
+            if frame.f_code is indices.__code__ and event == "line" and next(lines) == moment:
+                a[0] = 99
+            return change
+
+        sys.settrace(change)
+        try:
+            outcomes.add(indices("tokens", a, 27).tobytes())
+        except ValueError:
+            outcomes.add("refused")
+        finally:
+            sys.settrace(before)
+    assert outcomes == {"refused", bytes(3 * 4)}
 
 
 @pytest.mark.parametrize(

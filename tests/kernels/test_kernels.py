@@ -357,6 +357,17 @@ def test_no_overflow_on_the_way(kernels, dtype):
     assert probs[0, 0] == 0 and loss == losses[0] == 5000
 
 
+def test_what_is_tiny_counts_as_0(kernels, dtype):
+    """A probability below TINY (see f32.c and f64.c) has no gradient, and attention no weight below it."""
+    exponent = -52 if dtype == np.float32 else -460
+    probs = np.array([[1.0], [2.0**exponent], [2.0 ** (exponent - 1)]], dtype)
+    assert kernels.cross_entropy_backward(probs, np.array([0])).tolist() == [[0], [2.0**exponent], [0]]
+    for score, kept in ((exponent + 0.1) * math.log(2), True), ((exponent - 0.1) * math.log(2), False):
+        q, k = np.ones((1, 2), dtype), np.array([[score, 0]], dtype)
+        _, cache = kernels.attention_forward(q, k, q, np.array([0, 2]), 1)
+        assert (kernels.attention_weights(cache, 0)[0, 1, 0] > 0) == kept
+
+
 # ---- empty ----
 
 

@@ -69,3 +69,21 @@ def test_arrays_live_as_long_as_the_step():
     del adam.v
     adam.m = np.zeros(200_000)
     adam.step()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_nothing_subnormal(dtype):
+    """Moments that decay are 0 before they are subnormal, and so is a gradient whose square would be."""
+    smallest = float(np.finfo(dtype).smallest_normal)
+    flat, grad = np.ones(5, dtype), np.ones(5, dtype)
+    adam = Adam(flat, grad, Config(num_steps=2000, beta1=0.5, beta2=0.5, dtype=dtype))
+    for _ in range(200 if dtype == "float32" else 1100):
+        adam.step()
+        for moment in adam.m, adam.v:
+            assert (abs(moment) >= smallest).all() or not moment.any()
+        grad[:] = 0
+    assert not adam.m.any() and not adam.v.any()
+    before = flat.tobytes()
+    grad[:] = smallest**0.5 / 2
+    adam.step()
+    assert not adam.m.any() and not adam.v.any() and flat.tobytes() == before

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import INPUT, golden, train
+from helpers import INPUT, golden, tiny_trainer, train
 
 from microgpt.config import Config
 from microgpt.errors import ConfigError, DataError, NotFiniteError, SamplingError
@@ -149,3 +149,10 @@ def test_errors_of_a_trainer(tmp_path):
         Trainer(Config(input=str(tmp_path / "missing.txt")))
     with pytest.raises(ConfigError, match="n_embd 65536"):
         train(tmp_path, ["ab"], n_embd=65536, n_head=1)
+
+
+def test_a_tie_is_no_new_best(tmp_path):
+    """A held-out loss that is only as good as the best counts among those that --patience waits for."""
+    trainer = tiny_trainer(tmp_path, val_fraction=0.3)
+    assert trainer.evaluate() == trainer.evaluate() == trainer.best_val_loss
+    assert trainer.n_worse == 1

@@ -1,5 +1,6 @@
 """Files that are never half written: whatever goes wrong in a write, the old content or the new one is there."""
 
+import io
 import itertools
 import os
 import random
@@ -33,6 +34,24 @@ def test_a_stale_temporary_file_is_replaced(tmp_path):
     assert (victim.read_bytes(), (tmp_path / "c").read_bytes()) == (b"mine", b"new")
 
 
+def test_a_link_in_place_of_the_temporary_file(tmp_path, monkeypatch):
+    """Nor is a link written through that appears just after the removal."""
+    victim, temporary, unlink, removed = tmp_path / "victim", tmp_path / ".c.tmp", os.unlink, []
+    victim.write_bytes(b"mine")
+
+    def and_then_a_link(path):
+        removed.append(path)
+        if len(removed) == 1:
+            temporary.symlink_to(victim)
+        else:
+            unlink(path)
+
+    monkeypatch.setattr(files.os, "unlink", and_then_a_link)
+    with pytest.raises(FileExistsError):
+        files.write(str(tmp_path / "c"), b"new")
+    assert victim.read_bytes() == b"mine" and sorted(os.listdir(tmp_path)) == ["victim"]
+
+
 def test_a_write_that_lies_is_noticed(tmp_path, monkeypatch):
     """When the disk claims to have written what it did not, the old file stays."""
     path = tmp_path / "c"
@@ -41,6 +60,16 @@ def test_a_write_that_lies_is_noticed(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="read back"):
         files.write(str(path), b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_content_is_compared_to_its_end():
+    """What is read back must be every byte that was written and no more, however many parts it is read in."""
+    data = bytes(range(10))
+    for chunk in 1, 4, 10, 99:
+        assert files.same_content(io.BytesIO(data), data, chunk)
+        for i in range(10):
+            for other in data[:i], data[:i] + b"x" + data[i + 1 :], data + b"x":
+                assert not files.same_content(io.BytesIO(other), data, chunk)
 
 
 # ---- power fails: what the disk may then hold ----
@@ -257,3 +286,22 @@ def test_order_of_operations(tmp_path, saves):
     operations = record(directory, lambda: good_write(saves[0])(str(directory)))
     names = [operation[0] for operation in operations]
     assert names == ["create"] + ["write"] * names.count("write") + ["fsync", "rename", "fsync directory"]
+
+
+def test_metrics_come_first(tmp_path):
+    """The metrics of a checkpoint's steps are on the disk before the checkpoint is begun."""
+    trainer, target = tiny_trainer(tmp_path), run.Run(str(tmp_path / "run"))
+
+    def work():
+        target.create()
+        target.start(trainer)
+        trainer.steps(1, losses := [], ())
+        target.add_metrics(1, losses, [0.01], None)
+        target.save(trainer)
+        target.close()
+
+    operations = record(tmp_path / "run", work)
+    names = [operation[:2] for operation in operations]
+    written = len(names) - names[::-1].index(("write", run.METRICS))
+    begun = len(names) - names[::-1].index(("create", ".checkpoint.npz.tmp"))
+    assert ("fsync", run.METRICS) in names[written:begun]

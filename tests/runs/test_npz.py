@@ -1,6 +1,7 @@
 """Arrays as one .npz file: what is packed comes back, as numpy.load reads it, and only as what is expected."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -48,3 +49,13 @@ def test_one_member():
     assert bytes(text) == b"any bytes" and data[end : end + 4] == b"PK\3\4"
     with pytest.raises(DataError, match=r"expected 9 bytes of text.npy, found 8"):
         npz.member(data[: end - 1], 0, "text", np.uint8)
+
+
+@pytest.mark.parametrize("moved", [0, 3])
+def test_bytes_that_belong_to_nothing(moved):
+    """Bytes between the members and the directory are refused, whether or not its end says where it then begins."""
+    data = bytes(npz.pack(ARRAYS))
+    at = data.find(b"PK\1\2")
+    assert data[-6:-2] == struct.pack("<L", at)
+    with pytest.raises(DataError, match="zip directory"):
+        npz.unpack(data[:at] + b"gap" + data[at:-6] + struct.pack("<L", at + moved) + data[-2:], MEMBERS)
