@@ -170,8 +170,8 @@ def choose(logits: Any, uniforms: Any, sampling: Sampling) -> Any:
         probs = np.where(likeliest(probs, sampling.top_k or len(probs), sampling.top_p), probs, 0)
     for below, row in itertools.pairwise(probs):  # numpy.cumsum, and five times as fast
         row += below
-    point = np.minimum(uniforms * probs[-1], np.nextafter(probs[-1], 0))  # rounding must not reach the end
-    return np.count_nonzero(probs <= point, axis=0)
+    # a uniform number is at most 1 - 2^-53, so the product is below the sum, rounded too
+    return np.count_nonzero(probs <= uniforms * probs[-1], axis=0)
 
 
 def likeliest(probs: Any, top_k: int, top_p: float) -> Any:
@@ -180,7 +180,6 @@ def likeliest(probs: Any, top_k: int, top_p: float) -> Any:
     ranked = np.take_along_axis(probs, order, axis=0)
     before = np.cumsum(ranked, axis=0) - ranked
     kept = (np.arange(len(probs))[:, None] < top_k) & (before < top_p)
-    kept[0] = True
     mask = np.empty_like(kept)
     np.put_along_axis(mask, order, kept, axis=0)
     return mask

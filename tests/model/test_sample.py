@@ -105,10 +105,37 @@ def test_which_may_be_drawn(settings, allowed, dtype):
 
 
 def test_equal_logits():
-    """Of equally likely characters the first is the likeliest, whatever asks."""
-    logits = np.zeros((5, 1))
-    for settings in {"temperature": 0}, {"top_k": 1}, {"top_p": 0.01}:
+    """Of equally likely characters the first are the likeliest, whatever asks."""
+    logits = np.zeros((100, 1))
+    for settings in {"temperature": 0}, {"top_k": 1}, {"top_p": 0.005}:
         assert sample.choose(logits, np.array([0.99]), Sampling(**settings)) == [0]
+    probs = np.random.default_rng(0).integers(1, 4, (100, 1)) / 400
+    ranked = sorted(range(100), key=lambda i: (-probs[i, 0], i))
+    for k in 2, 40, 99:
+        assert sorted(ranked[:k]) == np.flatnonzero(sample.likeliest(probs, k, 1.0)).tolist()
+
+
+def test_a_probability_that_is_met_exactly():
+    """Top-p takes no more characters than make it up."""
+    probs = np.array([[0.25], [0.5], [0.25]])
+    for top_p, expected in (0.5, [False, True, False]), (0.75, [True, True, False]), (0.76, [True, True, True]):
+        assert sample.likeliest(probs, 3, top_p)[:, 0].tolist() == expected
+
+
+def test_where_one_character_ends():
+    """In either precision the numbers below the sum of the first probabilities draw these, to within 1e-12."""
+    logits = np.random.default_rng(0).standard_normal((27, 1)).astype(np.float32)
+    ends = np.cumsum(sample.tempered(logits, 1.0).astype(np.float64))
+    for side, first in (1 - 1e-12, 0), (1 + 1e-12, 1):
+        uniforms = ends[:-1] / ends[-1] * side
+        tokens = sample.choose(np.repeat(logits, 26, axis=1), uniforms, Sampling(temperature=1.0))
+        assert tokens.tolist() == list(range(first, 26 + first))
+
+
+def test_columns_for_a_large_model():
+    """However large the model is, one document at a time is drawn; of small ones many, but no more than are wanted."""
+    assert sample.columns_for(Config(n_embd=2**14, n_head=1, block_size=2**10), 5) == 1
+    assert sample.columns_for(Config(), 5) == 5 and sample.columns_for(Config(), 10**6) > 1000
 
 
 def test_a_column_too_cold_leaves_its_neighbours_alone():
