@@ -164,8 +164,8 @@ static int take(struct look *look, const struct row *row, int i, PyObject *objec
             return 0;
         *known = view->shape[d];
     }
-    for (int j = 0; j < row->n_arrays; j++) { /* an output overlaps nothing */
-        if (j == i || !look->seen[j] || !(is_output || j < row->n_outputs))
+    for (int j = 0; is_output && j < row->n_arrays; j++) { /* an output overlaps nothing that came before it */
+        if (j == i || !look->seen[j])
             continue;
         const char *begin = view->buf, *other = look->view[j].buf;
         if (begin < other + look->view[j].len && other < begin + view->len)
