@@ -54,6 +54,7 @@ def plot(paths: list[str], output: str) -> None:
     except ImportError:
         raise PlotError("plot needs matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "microgpt"  # or else names within an SVG would be random
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")

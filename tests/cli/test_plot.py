@@ -23,7 +23,10 @@ def test_pictures(folder):
         process = microgpt("plot", "one", "two/metrics.jsonl", "-o", name, cwd=folder)
         assert (process.returncode, process.stdout, process.stderr) == (0, f"wrote {name}\n", "")
         assert (folder / name).read_bytes().startswith(start)
-    assert b"held out" in (folder / "p.svg").read_bytes()
+    first = (folder / "p.svg").read_bytes()
+    assert b"held out" in first and b"date" not in first
+    assert microgpt("plot", "one", "two/metrics.jsonl", "-o", "again.svg", cwd=folder).returncode == 0
+    assert (folder / "again.svg").read_bytes() == first
 
 
 @pytest.mark.parametrize("arguments, code, named", [
