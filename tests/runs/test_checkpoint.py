@@ -8,10 +8,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import everything, tiny_trainer
+from helpers import ROOT, everything, tiny_trainer
 
 from microgpt import checkpoint, files
-from microgpt.config import Config
+from microgpt.config import Config, resumed
 from microgpt.errors import CheckpointError, NotFiniteError
 from microgpt.trainer import Trainer
 
@@ -79,6 +79,17 @@ def test_loading_runs_nothing_and_opens_nothing_else(tmp_path):
     assert {found for event, found in seen if event == "open"} == {path}
 
 
+def test_an_older_checkpoint(tmp_path):
+    """A checkpoint that another build wrote, once and for all, loads, and its run goes on as it did."""
+    saved = checkpoint.load(str(ROOT / "tests" / "golden" / "checkpoint.npz"))
+    assert (saved.step, saved.n_worse, "".join(saved.vocab)) == (4, 0, "abcdelnorv")
+    (tmp_path / "documents.txt").write_text("anna\nbob\ncarol\ndave\n")
+    trainer = Trainer(resumed(saved.config, {"input": str(tmp_path / "documents.txt")}), saved)
+    assert trainer.evaluate() == saved.best_val_loss
+    trainer.steps(8, losses := [], ())
+    assert losses == [2.2821568508529952, 2.338134208346891, 2.510086649490729, 2.2281003609569465]
+
+
 def test_half_a_pair_of_gaussians(tmp_path):
     """An odd number of weights leaves the generator half of a pair, which a resumed trainer still has."""
     saved = tiny_trainer(tmp_path, 2, n_embd=1, n_head=1, block_size=5).checkpoint()
@@ -88,11 +99,12 @@ def test_half_a_pair_of_gaussians(tmp_path):
     assert everything(Trainer(loaded.config, loaded).checkpoint()) == everything(saved)
 
 
-def test_not_finite_is_not_saved(tmp_path):
-    """Weights that are no longer numbers are an error and not a checkpoint that nobody can load."""
+@pytest.mark.parametrize("where", ["weights", "m", "v"])
+def test_not_finite_is_not_saved(tmp_path, where):
+    """Weights or moments that are no longer numbers are an error and not a checkpoint that nobody can load."""
     trainer = tiny_trainer(tmp_path)
-    trainer.params["wte"][0, 0] = np.nan
-    with pytest.raises(NotFiniteError):
+    {"weights": trainer.params.flat, "m": trainer.adam.m, "v": trainer.adam.v}[where][-1] = np.inf
+    with pytest.raises(NotFiniteError, match=where):
         trainer.checkpoint()
 
 
