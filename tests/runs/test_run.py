@@ -1,0 +1,157 @@
+"""A run's directory: whose it is, what is left in it by a crash, and when it is saved."""
+
+import itertools
+import os
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+from helpers import everything, tiny_trainer
+
+from microgpt import checkpoint, files, loop, run
+from microgpt.errors import ConfigError
+from microgpt.metrics import Metrics
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    return tiny_trainer(tmp_path, num_steps=100)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    return path
+
+
+def begun(directory, trainer):
+    """A Run of a new run."""
+    target = run.Run(str(directory))
+    target.create()
+    target.start(trainer)
+    return target
+
+
+def open_files():
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("name", [run.CHECKPOINT, run.PREVIOUS, run.METRICS, run.CONFIG])
+@pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.symlink_to("nowhere")], ids=["", "link"])
+def test_any_file_of_a_run(directory, name, make):
+    """A directory with any one of a run's files in it, even a dangling link, is no place for a new run."""
+    make(directory / name)
+    with pytest.raises(ConfigError, match=f"found {name} in"):
+        run.Run(str(directory)).create()
+
+
+@pytest.mark.parametrize("n_writes", [0, 1, 2])
+def test_a_crash_while_a_run_begins(directory, trainer, monkeypatch, n_writes):
+    """Wherever the beginning of a run ends, the directory can be resumed, or is free for a new run."""
+    target, write, left = run.Run(str(directory)), files.write, iter(range(n_writes))
+
+    def until_the_crash(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(files, "write", until_the_crash)
+    target.create()
+    with suppress(KeyboardInterrupt):
+        target.start(trainer)
+    target.close()
+    monkeypatch.undo()
+    again = run.Run(str(directory))
+    if n_writes:
+        assert again.resume().step == 0
+    else:
+        again.create()
+    again.close()
+
+
+def test_the_checkpoint_before(directory, trainer):
+    """A run that goes on from the checkpoint before has it as its last one at once, and keeps it as the one before."""
+    target = begun(directory, trainer)
+    before = everything(checkpoint.load(target.file(run.CHECKPOINT)))
+    trainer.steps(1, [], ())
+    target.save(trainer)
+    target.close()
+    (directory / run.CHECKPOINT).write_bytes(b"damaged")
+    again = run.Run(str(directory))
+    again.resume()
+    again.close()
+    for name in run.CHECKPOINT, run.PREVIOUS:
+        assert everything(checkpoint.load(again.file(name))) == before
+
+
+def test_metrics_that_fail_now_and_then(directory, trainer, monkeypatch, capfd):
+    """Metrics that cannot be written are told of once each time that it begins, and no line is lost."""
+    target, fails = begun(directory, trainer), []
+    write = os.write
+
+    def sometimes(fd, data):
+        if fails:
+            raise OSError(28, "No space left on device")
+        return write(fd, data[:5])  # a part is enough
+
+    monkeypatch.setattr(os, "write", sometimes)
+    notices = []
+    for step, failing in enumerate([False, True, True, False, True, False], 1):
+        fails[:] = [True] * failing
+        target.add_metrics(step, [1.0], [0.1], None)
+        notices.append(capfd.readouterr().err.count("training goes on\n"))
+    assert notices == [0, 1, 0, 0, 1, 0]
+    expected = "".join(f'{{"step": {step}, "loss": 1.0, "lr": 0.1}}\n' for step in range(1, 7))
+    assert (directory / run.METRICS).read_text() == expected
+    target.close()
+
+
+def test_a_line_without_its_end(tmp_path):
+    """Metrics go on after the last whole line, which one without its line end is not."""
+    path, lines = tmp_path / "m", [f'{{"step": {step}, "loss": 1.0, "lr": 0.1}}\n' for step in (1, 2, 3)]
+    path.write_text("".join(lines[:2])[:-1])
+    metrics = Metrics(str(path), keep_steps=3)
+    for step in 2, 3:
+        metrics.add(step, [1.0], [0.1])
+        metrics.flush()
+    metrics.close()
+    assert path.read_text() == "".join(lines)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
+def test_nothing_stays_open(directory, trainer, monkeypatch):
+    """A run that is refused, closed, or cannot write its last metrics leaves no file open."""
+    before = open_files()
+    target = begun(directory, trainer)
+    target.add_metrics(1, [1.0], [0.1], None)
+    target.close()
+    assert open_files() == before
+    os.link(directory / run.METRICS, directory / "another name")
+    target = run.Run(str(directory))
+    target.resume()
+    with pytest.raises(OSError, match="found a link"):
+        target.start(trainer)
+    target.close()
+    assert open_files() == before
+    metrics = Metrics(str(directory / "m"))
+    metrics.add(1, [1.0], [0.1])
+
+    def full(fd, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        metrics.close()
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("every, saved", [(0, [30, 60, 90, 100]), (70, [70, 100])])
+def test_once_a_minute(tmp_path, monkeypatch, every, saved):
+    """A run is saved once a minute, unless --checkpoint-every says when, and at its end."""
+    seconds = itertools.count()  # one for each look at the clock, so two for each step
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    steps = []
+    target = SimpleNamespace(save=lambda trainer: steps.append(trainer.step_count), add_metrics=lambda *given: None)
+    loop.train(tiny_trainer(tmp_path, num_steps=100, checkpoint_every=every), target)
+    assert steps == pytest.approx(saved, abs=3)
