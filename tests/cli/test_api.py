@@ -59,6 +59,20 @@ def test_a_failed_run_is_closed(tmp_path):
     run.Run(out).resume()
 
 
+def test_what_is_refused_leaves_no_trace(tmp_path):
+    """An input that cannot be used makes no directory, and a directory that cannot be used empties no metrics file."""
+    out, metrics = tmp_path / "run", tmp_path / "m"
+    with pytest.raises(microgpt.DataError):
+        microgpt.train(tmp_path / "missing.txt", out=out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "config.toml").touch()
+    metrics.write_text("mine")
+    with pytest.raises(microgpt.ConfigError, match="--out"):
+        microgpt.train(write_names(tmp_path / "names.txt"), out=out, metrics=metrics)
+    assert metrics.read_text() == "mine"
+
+
 def test_a_directory_that_is_not_empty(tmp_path):
     """A new run is begun in no other's directory; --resume is the way on only where there is a checkpoint."""
     out = tmp_path / "run"

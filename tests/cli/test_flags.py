@@ -196,17 +196,18 @@ def test_no_run(folder, monkeypatch, capfd, command, run):
 
 
 def test_metrics_in_the_run(folder, monkeypatch, capfd):
-    """--metrics does not overwrite the files of a run."""
+    """--metrics does not overwrite the files of a run, nor add one, under whichever name."""
     monkeypatch.chdir(folder)
     before = (folder / "run" / "checkpoint.npz").read_bytes()
-    for path in "run/checkpoint.npz", "run/../run/metrics.jsonl":
+    (folder / "link").symlink_to("run")
+    for path in "run/checkpoint.npz", "run/../run/metrics.jsonl", "link/new":
         assert "--metrics" in refused(capfd, "train", "--resume", "run", "--metrics", path)
     assert (folder / "run" / "checkpoint.npz").read_bytes() == before
 
 
 def test_samples_while_training(folder):
     """--sample-every shows samples as the model learns, and changes nothing of the run."""
-    flags = ["train", "--input", "input.txt", "--num-steps", 20, "--log-every", 1]
+    flags = ["train", "--input", "input.txt", "--num-steps", 20, "--log-every", 7]
     plain = microgpt(*flags, cwd=folder).stdout
     shown = microgpt(*flags, "--sample-every", 8, cwd=folder).stdout
     lines = [line for line in shown.splitlines(keepends=True) if "| samples " in line]

@@ -305,3 +305,27 @@ def test_metrics_come_first(tmp_path):
     written = len(names) - names[::-1].index(("write", run.METRICS))
     begun = len(names) - names[::-1].index(("create", ".checkpoint.npz.tmp"))
     assert ("fsync", run.METRICS) in names[written:begun]
+
+
+def test_files_are_as_the_umask_says(tmp_path):
+    """Others may read a run as far as the umask lets them."""
+    before = os.umask(0o027)
+    try:
+        files.write(str(tmp_path / "c"), b"new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "c").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_interrupted_write(tmp_path, monkeypatch):
+    """Ctrl-C in a write leaves the old file and no temporary one."""
+
+    def interrupt(fd):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "c"
+    files.write(str(path), b"old")
+    monkeypatch.setattr(files.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write(str(path), b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["c"]

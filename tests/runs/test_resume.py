@@ -8,13 +8,16 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 from helpers import ROOT, SLOW, microgpt, often, write_names
 
 from microgpt import run
 from microgpt.__main__ import main
+from microgpt.config import Config, flag, resumed
 from microgpt.errors import CheckpointError
+from microgpt.trainer import n_held_out
 
 SMALL = ["--n-embd", 8, "--n-head", 2, "--block-size", 8]
 FILES = [run.CHECKPOINT, run.METRICS, run.CONFIG]
@@ -126,6 +129,8 @@ def test_more_steps(folder):
 CHANGES = {"seed": 1, "batch-size": 2, "n-layer": 2, "n-embd": 16, "n-head": 1, "block-size": 9, "learning-rate": 0.1,
            "beta1": 0.5, "beta2": 0.5, "eps": 0.1, "init-std": 0.1, "dtype": "float32", "val-fraction": 0.5,
            "num-steps": 9}  # fmt: skip
+FREE = {"input": "x", "num-steps": 2000, "eval-every": 7, "patience": 3, "checkpoint-every": 5, "log-every": 5,
+        "sample-every": 5, "num-samples": 1, "temperature": 0.1}  # fmt: skip
 
 
 def test_what_would_be_another_run(folder, monkeypatch, capfd):
@@ -153,17 +158,26 @@ def test_settings_that_may_change(folder):
     assert run.load(str(folder / "run")).config.log_every == 3
 
 
+@pytest.mark.parametrize("name", FREE)
+def test_every_setting_that_may_change(name):
+    """Each setting is in one of the two lists above, and those of the second may change when a run is resumed."""
+    assert {flag(f.name)[2:] for f in fields(Config)} - set(CHANGES) == set(FREE) - {"num-steps"}
+    key = name.replace("-", "_")
+    assert resumed(Config(val_fraction=0.5), {key: FREE[name]}) == Config(val_fraction=0.5, **{key: FREE[name]})
+
+
 def test_other_documents(folder):
-    """Resuming needs the same documents, wherever they are now; others are refused with exit code 1."""
+    """Resuming needs the same documents in the same order, wherever they are now; others are exit code 1."""
     train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
     os.rename(folder / "names.txt", folder / "moved.txt")
     missing = microgpt("train", "--resume", "run", cwd=folder)
     assert missing.returncode == 1 and "names.txt" in missing.stderr
     train("--resume", "run", "--input", "moved.txt", cwd=folder)
-    with open(folder / "moved.txt", "a") as file:
-        file.write("\nzoe")
-    other = microgpt("train", "--resume", "run", "--input", "moved.txt", cwd=folder)
-    assert other.returncode == 1 and "moved.txt" in other.stderr and other.stderr.count("\n") == 1
+    text = (folder / "moved.txt").read_text()
+    for documents in text + "\nzoe", "\n".join(reversed(text.split("\n"))):
+        (folder / "moved.txt").write_text(documents)
+        other = microgpt("train", "--resume", "run", "--input", "moved.txt", cwd=folder)
+        assert other.returncode == 1 and "moved.txt" in other.stderr and other.stderr.count("\n") == 1
 
 
 def test_one_run_in_a_directory(folder):
@@ -239,11 +253,12 @@ def test_a_kill_before_the_first_checkpoint(folder):
 
 
 def test_held_out_loss(folder):
-    """The held-out loss is that of the last documents after the shuffle, is logged, and does not depend on the rest."""
+    """The held-out loss is that of the last documents after the shuffle, is logged, after the last step too, and does
+    not depend on the rest."""
     process = train("--out", "run", "--input", "names.txt", "--val-fraction", 0.25, "--num-steps", 30, "--eval-every",
-                    10, *SMALL, cwd=folder)  # fmt: skip
+                    12, *SMALL, cwd=folder)  # fmt: skip
     found = re.findall(r"step +(\d+) / +30 \| held-out loss (\d\.\d{4})\n", process.stdout)
-    assert [int(step) for step, _ in found] == [10, 20, 30]
+    assert [int(step) for step, _ in found] == [12, 24, 30]
     import microgpt as package
 
     documents = [line.strip() for line in (folder / "names.txt").read_text().splitlines()]
@@ -259,6 +274,11 @@ def test_nothing_left_to_train_on(folder):
     (folder / "one.txt").write_text("anna")
     refused = microgpt("train", "--input", "one.txt", "--val-fraction", 0.5, cwd=folder)
     assert refused.returncode == 2 and "--val-fraction" in refused.stderr
+
+
+def test_the_least_to_hold_out():
+    """Any fraction but 0 holds out a document."""
+    assert [n_held_out(3, fraction) for fraction in (0, 1e-9, 0.3, 0.34, 0.67)] == [0, 1, 1, 1, 2]
 
 
 def test_a_directory_is_no_checkpoint(folder):

@@ -6,11 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, everything, often, write_names
 
-from microgpt import checkpoint, run
+import microgpt
+from microgpt import checkpoint, commands, run, signals
+from microgpt.__main__ import main
 from microgpt.config import Config
 from microgpt.trainer import Trainer
 
@@ -121,6 +126,45 @@ except KeyboardInterrupt:
     assert process.communicate(timeout=60)[0] == "interrupted True\n" and process.returncode == 0
     lines = (folder / "run" / run.METRICS).read_text().splitlines()
     assert run.load(str(folder / "run")).step == len(lines) > 0
+
+
+def test_which_signal_ends_at_once(monkeypatch):
+    """After a first signal only a Ctrl-C, and only some time later, ends at once: a second SIGTERM does not."""
+    clock, stop, ended = SimpleNamespace(), [], []
+    monkeypatch.setattr(signals, "time", clock)
+    handle = signals.stopper(stop, lambda number, frame: ended.append(clock.monotonic()))
+    sent = [(100, "SIGTERM"), (109, "SIGTERM"), (109, "SIGHUP"), (100.4, "SIGINT"), (101, "SIGINT"), (110, "SIGINT")]
+    for now, name in sent:
+        clock.monotonic = lambda now=now: now
+        handle(signal.Signals[name], None)
+    assert ended == [101, 110] and [number.name for number in stop] == [name for _, name in sent]
+
+
+def test_the_first_signal_counts(folder, monkeypatch, capfd):
+    """The exit code and the notice are of the first signal, whichever come after it."""
+    monkeypatch.setattr(commands, "stop_on_signals", lambda: nullcontext([signal.SIGTERM, signal.SIGINT]))
+    assert main(["train", "--input", str(folder / "names.txt")]) == 143
+    assert "stopped by SIGTERM after step 0" in capfd.readouterr().err
+
+
+def test_handlers_are_given_back(folder):
+    """After a command, and after train(), each signal means what it meant before."""
+    before = [signal.getsignal(number) for number in CODES]
+    assert main(["train", "--input", str(folder / "names.txt"), "--num-steps", "1", "--num-samples", "0"]) == 0
+    assert [signal.getsignal(number) for number in CODES] == before
+    mine = signal.signal(signal.SIGINT, lambda number, frame: None), signal.getsignal(signal.SIGINT)
+    try:
+        microgpt.train(folder / "names.txt", num_steps=1)
+        assert signal.getsignal(signal.SIGINT) is mine[1]
+    finally:
+        signal.signal(signal.SIGINT, mine[0])
+
+
+def test_in_a_thread(folder):
+    """Training goes on in threads, where no signal can be caught."""
+    with ThreadPoolExecutor(1) as pool:
+        model = pool.submit(microgpt.train, folder / "names.txt", num_steps=2).result()
+    assert model.config.num_steps == 2
 
 
 def test_without_a_directory(folder):
