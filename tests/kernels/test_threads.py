@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -72,6 +73,17 @@ def test_one_output_in_many_threads(eager_switching):
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda _: kernels.matmul_backward(**case, out=out), range(200)))
     assert same_bits(call(kernels, "matmul_backward", case, out=out), call(kernels, "matmul_backward", case))
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_call_lets_go_of_its_arrays(good):
+    """A call holds its arrays no longer than it takes, whether it is refused or not."""
+    x, y = np.ones((2, 2), order="F"), np.ones((2, 2) if good else (2, 3), order="F")
+    before = sys.getrefcount(x), sys.getrefcount(y)
+    for _ in range(100):
+        with nullcontext() if good else pytest.raises(ValueError, match="out: "):
+            kernels.relu_forward(x, out=y)
+    assert (sys.getrefcount(x), sys.getrefcount(y)) == before
 
 
 # Some threads give x now this shape, now that, which frees what held the other; views take its place in memory.

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from microgpt import data
 from microgpt.data import Dataset, read_documents, vocabulary
 from microgpt.errors import DataError
 
@@ -166,6 +167,18 @@ def test_refused_paths(tmp_path):
         with pytest.raises(DataError) as refused:
             read_documents(path)
         assert path in str(refused.value)
+
+
+def test_more_than_can_be_counted(write, monkeypatch):
+    """More characters, or more tokens in a run's batches, than int32 counts are refused."""
+    path = write(b"abcd\n" * 10)
+    monkeypatch.setattr(data, "MAX_COUNT", 50)
+    assert load(path, block_size=2, batch_size=16).dataset.n_columns == 50
+    with pytest.raises(DataError, match="at most 50 tokens, found 52"):
+        load(path, block_size=2, batch_size=17)
+    monkeypatch.setattr(data, "MAX_COUNT", 49)
+    with pytest.raises(DataError, match="at most 49 characters and ends, found 50"):
+        load(path, block_size=2)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")

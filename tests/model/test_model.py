@@ -209,7 +209,8 @@ def test_nothing_to_look_at_yet(tmp_path):
     trainer.step()
     with pytest.raises(ValueError, match=r"value: expected one of embedding, x, .* found 'nope'"):
         trainer.value("nope")
-    with pytest.raises(ValueError, match=r"layer: expected one in range\(1\), found 9"):
-        trainer.attention(9)
+    for layer in 1, 9, -1:
+        with pytest.raises(ValueError, match=rf"layer: expected one in range\(1\), found {layer}"):
+            trainer.attention(layer)
     with pytest.raises(ValueError, match=r"layer0\.attn\.probs: expected"):
         trainer.value("layer0.attn.probs")

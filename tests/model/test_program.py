@@ -135,6 +135,28 @@ def test_more_columns_than_tokens():
         assert columns >= max(n, c.token_rows(n))
 
 
+def test_scratch():
+    """The scratch that calls share is as large as any of them needs it, whichever comes last."""
+    positions, sizes = Array("positions"), {"n_head": N_HEAD, "block_size": BLOCK}
+    q, k, v, probs = columns("q"), columns("k"), columns("v"), Array("probs", N_HEAD * BLOCK)
+    ops = Program()
+    ops.attention_backward(("dq", "dk", "dv"), columns("dout"), probs, q, k, v, positions, **sizes)
+    largest = ops.arrays["work"].rows
+    ops.attention_forward("attn", q, k, v, positions, **sizes)
+    assert ops.arrays["work"].rows == largest == 7 * N_EMBD + BLOCK
+
+
+def test_a_batch_far_on():
+    """A batch may begin more than 2^31 bytes after the beginning of its arrays."""
+    ops = Program()
+    ops.relu_forward("y", Array("x", 1))
+    x = np.zeros((1, 2**29 + 100), np.float32)  # of which no more is touched than is looked at
+    x[0, 2**29 + 1] = 5
+    replay = Replay(ops, "float32", 4, {"x": x})
+    replay.over(2**29, 4)
+    assert replay.values["y"][0, :4].tolist() == [0, 5, 0, 0]
+
+
 def test_mistakes_of_recording():
     """Shapes that do not fit, another shape under a name, and what is no kernel are errors when they are recorded."""
     ops = Program()

@@ -143,11 +143,14 @@ def test_sampling_not_finite(tmp_path):
                 sampler.sample(trainer.rng, temperature)
 
 
-def test_errors_of_a_trainer(tmp_path):
+def test_errors_of_a_trainer(tmp_path, monkeypatch):
     """A trainer refuses a missing file, and a model that no memory holds, before it makes any of it."""
     with pytest.raises(DataError, match=r"missing\.txt"):
         Trainer(Config(input=str(tmp_path / "missing.txt")))
     with pytest.raises(ConfigError, match="n_embd 65536"):
+        train(tmp_path, ["ab"], n_embd=65536, n_head=1)
+    monkeypatch.setattr("os.sysconf", lambda name: 2**30)  # however much memory there is
+    with pytest.raises(ConfigError, match="--n-embd 65536"):
         train(tmp_path, ["ab"], n_embd=65536, n_head=1)
 
 
