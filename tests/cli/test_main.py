@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -212,6 +213,16 @@ def test_control_characters(folder):
     assert shown.replace("\r\n", "\n").encode().decode("unicode_escape") == plain
 
 
+def test_control_characters_of_a_model(folder):
+    """Nor do sample and score send any to a terminal."""
+    (folder / "input.txt").write_text("\x1b]0;\x07\n\x9b\u202e\n")
+    assert microgpt("train", "--num-steps", 30, "--out", "run", cwd=folder).returncode == 0
+    for arguments in (["sample", "run", "--probs"], ["score", "run", "\x1b]\x9b"]):
+        shown, process = on_terminal(*arguments, cwd=folder, stream="stdout")
+        assert process.returncode == 0 and "\\x1b" in shown and "\\x9b" in shown
+        assert all(c.isprintable() or c in "\r\n" for c in shown)
+
+
 def test_progress_bar(folder):
     """A progress bar appears on stderr when that is a terminal, and stdout is the same with and without it."""
     pytest.importorskip("tqdm")
@@ -366,6 +377,16 @@ def test_reader_goes_away(folder):
     assert re.fullmatch(
         r"microgpt: stopped since nobody reads stdout [^\n]* step \d+; nothing is saved [^\n]*\n", shown
     )
+
+
+def test_lines_come_at_once(folder):
+    """A step's line is not kept until there are more."""
+    command = [sys.executable, "-m", "microgpt", "train", "--log-every", "1000000000", "--num-steps", "1000000000"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, bufsize=0) as process:
+        ready = [select.select([process.stdout], [], [], 20)[0] and process.stdout.readline() for _ in range(4)]
+        process.kill()
+    assert ready[3].startswith(b"step    1 ")
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

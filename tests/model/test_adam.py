@@ -87,3 +87,14 @@ def test_nothing_subnormal(dtype):
     grad[:] = smallest**0.5 / 2
     adam.step()
     assert not adam.m.any() and not adam.v.any() and flat.tobytes() == before
+
+
+def test_powers_by_multiplication():
+    """The powers of both betas are products, which are the same on every platform: pow need not be."""
+    adam = Adam(np.zeros(1), np.zeros(1), Config(num_steps=99))
+    powers = [1.0, 1.0]
+    for _ in range(99):
+        adam.step()
+        powers = [power * beta for power, beta in zip(powers, (0.85, 0.99))]
+        assert [adam.beta1_t, adam.beta2_t] == powers
+    assert powers != [0.85**99, 0.99**99]

@@ -169,6 +169,15 @@ def test_bad_prompts(trained):
     assert all(len(text) == 16 or text.startswith("a" * 15) for text in trained.sample(3, prompt="a" * 15))
 
 
+def test_what_is_no_column_or_position(trained):
+    """What is no token, no position of the context, no column or one too many does not reach C."""
+    sampler, bos, n = Sampler(trained.params, 2), len(trained.vocab), trained.config.block_size
+    for tokens, position in ([bos], n), ([bos], -1), (np.zeros(0, int), 0), ([bos] * 3, 0), ([bos + 1], 0), ([-1], 0):
+        with pytest.raises(ValueError, match="expected"):
+            sampler.logits(tokens, position)
+    assert sampler.logits([bos, bos], 0).shape == (bos + 1, 2)
+
+
 def test_weights_without_sense(trained):
     """Weights so large that the logits overflow are an error, not a constant character."""
     broken = api.Model(api.Parameters(trained.config, trained.vocab))

@@ -279,13 +279,18 @@ def test_the_model_of_power_failure_can_tell(tmp_path, saves, careless):
     assert "bad" in found
 
 
-def test_order_of_operations(tmp_path, saves):
-    """All writes come before the file's fsync, that before the rename, and that before the directory's fsync."""
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_order_of_operations(tmp_path, saves, before):
+    """All writes come before the file's fsync, that before the rename, and that before the directory's fsync; an old
+    file gets its second name in between, and is never without its first."""
     directory = tmp_path / "run"
     directory.mkdir()
-    operations = record(directory, lambda: good_write(saves[0])(str(directory)))
+    for data in saves[:before]:
+        good_write(data)(str(directory))
+    operations = record(directory, lambda: good_write(saves[2])(str(directory)))
     names = [operation[0] for operation in operations]
-    assert names == ["create"] + ["write"] * names.count("write") + ["fsync", "rename", "fsync directory"]
+    second_name = [[], ["link"], ["unlink", "link"]][before]
+    assert names == ["create"] + ["write"] * names.count("write") + ["fsync", *second_name, "rename", "fsync directory"]
 
 
 def test_metrics_come_first(tmp_path):

@@ -6,11 +6,13 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from helpers import everything, tiny_trainer
+from helpers import TINY, everything, tiny_trainer, write_names
 
 from microgpt import checkpoint, files, loop, run
+from microgpt.config import Config
 from microgpt.errors import ConfigError
 from microgpt.metrics import Metrics
+from microgpt.trainer import Trainer
 
 
 @pytest.fixture
@@ -44,6 +46,13 @@ def test_any_file_of_a_run(directory, name, make):
     make(directory / name)
     with pytest.raises(ConfigError, match=f"found {name} in"):
         run.Run(str(directory)).create()
+
+
+def test_an_input_of_any_name(tmp_path, directory):
+    """A run on a file whose name is no text is saved as any other."""
+    path = write_names(tmp_path / "caf\udce9.txt")
+    begun(directory, Trainer(Config(path, **TINY))).close()
+    assert run.load(str(directory)).config.input == path
 
 
 @pytest.mark.parametrize("n_writes", [0, 1, 2])
