@@ -59,3 +59,13 @@ def test_bytes_that_belong_to_nothing(moved):
     assert data[-6:-2] == struct.pack("<L", at)
     with pytest.raises(DataError, match="zip directory"):
         npz.unpack(data[:at] + b"gap" + data[at:-6] + struct.pack("<L", at + moved) + data[-2:], MEMBERS)
+
+
+def test_a_directory_too_long():
+    """A zip directory of many times the members is refused before it is read."""
+    data = bytes(npz.pack(ARRAYS))
+    at, n = data.find(b"PK\1\2"), 10_000
+    directory = (b"PK\1\2" + bytes(42)) * n
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, n, n, len(directory), at, 0)
+    with pytest.raises(DataError, match="expected the file to end with its zip directory"):
+        npz.unpack(data[:at] + directory + end, MEMBERS)

@@ -207,7 +207,7 @@ def test_one_writer(folder):
     """While one process trains in a directory another is refused, and may as soon as the first has gone."""
     first = start("--out", "run", "--input", "names.txt", "--num-steps", 10**9, *SMALL, cwd=folder)
     first.stdout.readline()
-    second = microgpt("train", "--resume", "run", cwd=folder)
+    second = microgpt("train", "--resume", "run", cwd=folder, timeout=60)
     assert second.returncode == 1 and "another process" in second.stderr and second.stderr.count("\n") == 1
     first.kill()
     first.communicate()
