@@ -66,7 +66,7 @@ def bits_per_character(losses: Any) -> float:
 def total(losses: Any) -> float:
     """The exact sum, so that the order and the machine do not matter; SamplingError when it is not finite."""
     found = math.nan
-    with suppress(OverflowError, ValueError):  # beyond the largest number, or of both infinities
+    with suppress(OverflowError):  # beyond the largest number; no loss is below 0, so infinities have one sign
         found = math.fsum(losses)
     if not math.isfinite(found):
         raise SamplingError(f"expected a finite loss, found {found}: the model's weights are too large")
