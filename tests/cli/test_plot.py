@@ -6,6 +6,8 @@ import sys
 import pytest
 from helpers import microgpt, write_names
 
+from microgpt.plot import read_metrics
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -27,6 +29,15 @@ def test_pictures(folder):
     assert b"held out" in first and b"date" not in first
     assert microgpt("plot", "one", "two/metrics.jsonl", "-o", "again.svg", cwd=folder).returncode == 0
     assert (folder / "again.svg").read_bytes() == first
+
+
+def test_a_run_that_goes_on(folder):
+    """Half a line at the end, of a run that goes on or whose disk was full, is left out."""
+    path = folder / "one" / "metrics.jsonl"
+    before = read_metrics(str(path))
+    with open(path, "a") as file:
+        file.write('{"step": 31, "lo')
+    assert read_metrics(str(path)) == before and len(before["train"][0]) == 30
 
 
 @pytest.mark.parametrize("arguments, code, named", [
