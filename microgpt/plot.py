@@ -6,7 +6,7 @@ import os
 from .errors import ConfigError, PlotError, named
 from .progress import SMOOTHING
 from .run import METRICS
-from .terminal import reason
+from .terminal import escaped, reason
 
 Series = dict[str, tuple[list[int], list[float]]]  # name: steps, losses
 
@@ -16,19 +16,24 @@ def read_metrics(path: str) -> Series:
     if os.path.isdir(path):
         path = os.path.join(path, METRICS)
     series: Series = {"train": ([], []), "held-out": ([], [])}
+    text = ""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(
+            path, encoding="utf-8", errors="surrogateescape"
+        ) as file:  # the wrong line is named, whatever it holds
             for text in file:
                 if not text.endswith("\n"):
                     break  # the last line of a run that goes on, or whose disk was full
                 line = json.loads(text)
                 for name, key in (("train", "loss"), ("held-out", "val_loss")):
                     if key in line:
+                        if not 0 <= int(line["step"]) < 2**63:
+                            raise ValueError("the step is out of range")
                         series[name][0].append(int(line["step"]))
                         series[name][1].append(float(line[key]))
     except OSError as error:
         raise PlotError(f"{path}: cannot be read: {reason(error)}") from None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise PlotError(f"{path}: expected a step's JSON in every line, found {text!r:.60}: {error}") from None
     if not series["train"][0]:
         raise PlotError(f"{path}: expected at least one step, found none")
@@ -60,7 +65,8 @@ def plot(paths: list[str], output: str) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for path, series in runs:
         steps, losses = series["train"]
-        label = os.path.basename(os.path.normpath(path))
+        label = escaped(os.path.basename(os.path.normpath(path))).replace("$", r"\$")  # which begins a formula
+        label = f"./{label}" if label.startswith("_") else label  # which the legend would leave out
         line = axes.plot(steps, smooth(losses), label=label)[0]
         axes.plot(steps, losses, color=line.get_color(), alpha=0.2, linewidth=0.5)
         if series["held-out"][0]:

@@ -6,6 +6,7 @@ import sys
 import pytest
 from helpers import microgpt, write_names
 
+from microgpt.errors import PlotError
 from microgpt.plot import read_metrics
 
 
@@ -40,6 +41,16 @@ def test_a_run_that_goes_on(folder):
     assert read_metrics(str(path)) == before and len(before["train"][0]) == 30
 
 
+@pytest.mark.parametrize("name", ["_x", "$x^$", "\\$", "\udcff", "\n", "{", "&<>"], ids=ascii)
+def test_any_name(tmp_path, name):
+    """A run of any name is drawn, and stands in the legend."""
+    pytest.importorskip("matplotlib")
+    (tmp_path / name).write_bytes(b'{"step": 1, "loss": 2.5, "lr": 0.01}\n')
+    process = microgpt("plot", name, "-o", "p.svg", cwd=tmp_path)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert b'id="legend_1"' in (tmp_path / "p.svg").read_bytes()
+
+
 @pytest.mark.parametrize("arguments, code, named", [
     (["missing", "-o", "p.png"], 1, "missing"), (["names.txt", "-o", "p.png"], 1, "every line"),
     (["one", "-o", "missing/p.png"], 1, "missing/p.png"), (["one", "-o", "p.xyz"], 2, "p.xyz"),
@@ -50,6 +61,21 @@ def test_mistakes(folder, arguments, code, named):
     pytest.importorskip("matplotlib")
     refused = microgpt("plot", *arguments, cwd=folder)
     assert refused.returncode == code and named in refused.stderr and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", [
+    b"\xff", b"\xef\xbb\xbf", b'{"step": Infinity, "loss": 1}', b'{"step": 1, "loss": 1%s}' % (b"0" * 400),
+    b'{"step": 1%s, "loss": 1}' % (b"0" * 400), b'{"step": -1, "loss": 1}', b'{"step": NaN, "loss": 1}', b'{"loss": 1}',
+    b'{"step": %s, "loss": 1}' % (b"9" * 5000), b"[" * 10**5, b'"loss"', b"null", b"\0", b"",
+], ids=lambda line: line[:30])  # fmt: skip
+def test_no_step(tmp_path, line):
+    """A line that is no step is one PlotError that names the file and the line, be it the first or not."""
+    path = tmp_path / "metrics.jsonl"
+    for before in (b"", b'{"step": 1, "loss": 2.5, "lr": 0.01}\n'):
+        path.write_bytes(before + line + b"\n")
+        with pytest.raises(PlotError, match=r"metrics.jsonl: expected a step's JSON in every line, found") as caught:
+            read_metrics(str(path))
+        assert repr((line + b"\n").decode(errors="surrogateescape"))[:40] in str(caught.value)
 
 
 def test_without_matplotlib(folder):
