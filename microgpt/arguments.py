@@ -15,6 +15,7 @@ import numpy as np
 
 from . import c
 from .table import KERNELS, Operand
+from .terminal import shown
 
 MAX_SIZE = 2**30 - 1  # of any one dimension, so that C's int sizes have room for their sums
 
@@ -104,13 +105,13 @@ def count(name: str, n: Any) -> int:
     except TypeError:
         raise TypeError(f"{name}: expected an integer, found {type(n).__name__}") from None
     if not 0 <= value <= MAX_SIZE:
-        raise ValueError(f"{name}: expected an integer from 0 to 2**30 - 1, found {value}")
+        raise ValueError(f"{name}: expected an integer from 0 to 2**30 - 1, found {shown(value)}")
     return value
 
 
 def true_or_false(name: str, x: Any) -> bool:
     if type(x) is not bool:
-        raise TypeError(f"{name}: expected True or False, found {x!r:.100}")
+        raise TypeError(f"{name}: expected True or False, found {shown(x)}")
     return x
 
 
@@ -201,8 +202,10 @@ def careful(kernel: str, out: Any, accumulate: Any, eps: Any, *inputs: Any, **si
     adds = true_or_false("accumulate", accumulate) and out is not None
     numbers = {name: count(name, n) for name, n in sizes.items()}
     eps = number("eps", eps)
-    dtype, arrays = None, []
+    dtype, arrays, memory = None, [], []
     for operand, a in zip(row.inputs, inputs, strict=True):
+        a = view(operand.name, a)
+        memory.append(a)  # that of integers too, of which there are copies in `arrays`
         if operand.limit is None:
             a = reals(operand.name, a, dtype, len(operand.shape))
             dtype = a.dtype
@@ -217,7 +220,7 @@ def careful(kernel: str, out: Any, accumulate: Any, eps: Any, *inputs: Any, **si
         name = f"out[{i}]" if len(given) > 1 else "out"
         left_out = a is None and out is not None
         shape = operand.sized(numbers)
-        outputs.append(None if left_out else output(name, a, shape, dtype, arrays + outputs, row.strided))
+        outputs.append(None if left_out else output(name, a, shape, dtype, memory + outputs, row.strided))
     run(kernel, dtype, [*outputs, *arrays], numbers, adds, eps)
     if out is not None:
         return out

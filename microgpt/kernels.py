@@ -51,6 +51,7 @@ from .arguments import (
     reals,
     run,
     true_or_false,
+    view,
     whole,
 )
 from .table import KERNELS
@@ -342,8 +343,9 @@ def attention_forward(
     q, k, v = _alike("q k v", q, k, v)
     n_embd, n_tokens = q.shape
     heads = _heads("n_head", n_head, n_embd)
-    offsets, positions, block_size = _documents("offsets", offsets, n_tokens)
-    result = output("out", out, q.shape, q.dtype, [q, k, v])
+    given = view("offsets", offsets)
+    offsets, positions, block_size = _documents("offsets", given, n_tokens)
+    result = output("out", out, q.shape, q.dtype, [q, k, v, given])
     q, k, v = map(whole, (q, k, v))
     probs = _attend(result, q, k, v, positions, heads, block_size)
     return (result if out is None else out), AttentionCache(probs, q, k, v, offsets, heads, block_size)
@@ -378,12 +380,12 @@ def attention_backward(
     (array([[0.  , 0.25, 0.  ]]), array([[0., 0., 0.]]), array([[1.5, 0.5, 1. ]]))
     """
     adds = true_or_false("accumulate", accumulate) and out is not None
-    (probs, q, k, v, _, heads, block_size), positions = _checked(cache)
+    (probs, q, k, v, _, heads, block_size), positions, offsets = _checked(cache)
     dout = reals("dout", dout, q.dtype)
     expect_shape("dout", dout, q.shape)
     gradients: list[Any] = []
     for i, a in enumerate(members(out, KERNELS["attention_backward"].outputs[:3])):
-        others = [dout, probs, q, k, v, *gradients]
+        others = [dout, probs, q, k, v, offsets, *gradients]
         gradients.append(output(f"out[{i}]", a, q.shape, q.dtype, others))
     n_embd, n_tokens = q.shape
     work = new((len(probs), 7 * n_embd + block_size), q.dtype)
@@ -392,27 +394,28 @@ def attention_backward(
     return tuple(gradients) if out is None else out
 
 
-def _checked(cache: Any) -> tuple[Any, Any]:
-    """A cache and its positions; all checked, for anyone can make or change a cache."""
+def _checked(cache: Any) -> tuple[Any, Any, Any]:
+    """A cache with a copy of its offsets, its positions, and the offsets; all checked, for anyone can make a cache."""
     if type(cache) is not AttentionCache:
         raise TypeError(f"cache: expected attention_forward's, found {type(cache).__name__}")
     q, k, v = _alike("cache.q cache.k cache.v", cache.q, cache.k, cache.v)
     probs = reals("cache.probs", cache.probs, q.dtype)
     n_embd, n_tokens = q.shape
-    offsets, positions, longest = _documents("cache.offsets", cache.offsets, n_tokens)
+    given = view("cache.offsets", cache.offsets)
+    offsets, positions, longest = _documents("cache.offsets", given, n_tokens)
     n_head = _heads("cache.n_head", cache.n_head, n_embd)
     block_size = count("cache.block_size", cache.block_size)
     if block_size < longest:
         raise ValueError(f"cache.block_size: expected at least {longest}, the longest document, found {block_size}")
     expect_shape("cache.probs", probs, (c.attention_rows(n_tokens), n_head * block_size))
-    return AttentionCache(probs, q, k, v, offsets, n_head, block_size), positions
+    return AttentionCache(probs, q, k, v, offsets, n_head, block_size), positions, given
 
 
 def attention_weights(cache: AttentionCache, document: SupportsIndex) -> Any:
     """weights[h, t, s], how much token t of one document took from token s, in head h: a new (n_head, n, n) array.
 
     Zero above the diagonal, and every row sums to 1."""
-    (_, q, k, v, offsets, n_head, _), _ = _checked(cache)
+    (_, q, k, v, offsets, n_head, _), *_ = _checked(cache)
     i = count("document", document)
     if i >= len(offsets) - 1:
         raise ValueError(f"document: expected one in range({len(offsets) - 1}), found {i}")

@@ -295,6 +295,23 @@ def test_out_overlaps_an_input(name, i, key, dtype):
         refuse(name, case | {key: row_major}, with_member(out, i, lambda a: shared_out), error=ValueError)
 
 
+INTEGERS = [("embedding_forward", "tokens"), ("embedding_forward", "positions"), ("embedding_backward", "tokens"),
+            ("attention_forward", "offsets"), ("cross_entropy_forward", "targets"),
+            ("cross_entropy_backward", "targets")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, key", INTEGERS)
+def test_out_overlaps_integers(name, key):
+    """Integers are copied, and yet no output may be written over them."""
+    case = arguments(kernels, name, FLOAT32, M, N)
+    out = outs(kernels, name, case)
+    for i, member in enumerate(out if isinstance(out, tuple) else [out]):
+        inside = member.reshape(-1, order="F").view(np.int32)[: len(case[key])]
+        if inside.size == len(case[key]):
+            inside[...] = case[key]
+            refuse(name, case | {key: inside}, out, ValueError, f"out[{i}]: " if isinstance(out, tuple) else "out: ")
+
+
 @pytest.mark.parametrize("name", SEVERAL)
 def test_outs_overlap_each_other(name):
     """Two outputs that share an element, or are the same array, are refused."""
@@ -584,6 +601,11 @@ def test_out_overlaps_the_cache():
     inside = case["cache"].probs.reshape(-1, order="F")[: M * N].reshape((M, N), order="F")
     for a in (inside, case["cache"].q, case["cache"].k, case["cache"].v):
         refuse("attention_backward", case, (out[0], a, out[2]), ValueError, "out[1]: ")
+    offsets = out[1].reshape(-1, order="F").view(np.int64)[: len(case["cache"].offsets)]
+    offsets[...] = case["cache"].offsets
+    refuse(
+        "attention_backward", {**case, "cache": case["cache"]._replace(offsets=offsets)}, out, ValueError, "out[1]: "
+    )
 
 
 @pytest.mark.parametrize(
@@ -677,6 +699,11 @@ def test_numbers_are_what_they_are_checked_as():
         assert dwte.shape == (2, 3)
     y, _ = kernels.rmsnorm_forward(dx, LiarFloat(0.0))
     assert (y == 1).all()
-    for wrong in (float("nan"), -1.0, 10**400, float("inf")):
+    for wrong in (10**5000, -(10**5000)):  # more digits than Python writes out
+        with pytest.raises(ValueError, match=r"vocab_size: expected an integer .*, found a whole number of thousands"):
+            kernels.embedding_backward(dx, tokens, tokens, vocab_size=wrong, block_size=1)
+        with pytest.raises(TypeError, match=r"accumulate: expected True or False, found a whole number of thousands"):
+            kernels.relu_backward(dx, dx, accumulate=wrong)
+    for wrong in (float("nan"), -1.0, 10**400, float("inf"), 10**5000):
         with pytest.raises(ValueError, match="eps: expected a number from 0 to 3e38"):
             kernels.rmsnorm_forward(dx, wrong)
