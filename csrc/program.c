@@ -15,7 +15,7 @@ void API(replay)(const struct microgpt_call *call, int n_calls, int start, int n
         const int *ld = call->ld, m = call->m, k = call->k, accumulate = call->accumulate;
         if (call->moves) {
             for (int i = 0; i < 10; i++)
-                moved[i] = (char *)call->array[i] + (ptrdiff_t)call->step[i] * start;
+                moved[i] = call->step[i] ? (char *)call->array[i] + (ptrdiff_t)call->step[i] * start : call->array[i];
             a = moved;
         }
         switch ((enum kernel)call->kernel) {
