@@ -18,9 +18,7 @@ def read_metrics(path: str) -> Series:
     series: Series = {"train": ([], []), "held-out": ([], [])}
     text = ""
     try:
-        with open(
-            path, encoding="utf-8", errors="surrogateescape"
-        ) as file:  # the wrong line is named, whatever it holds
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:  # so that a wrong line can be shown
             for text in file:
                 if not text.endswith("\n"):
                     break  # the last line of a run that goes on, or whose disk was full
