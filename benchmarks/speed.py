@@ -2,15 +2,16 @@
 
     python benchmarks/speed.py [--rounds 7] [--json FILE] [--plot FILE] [--input FILE] [--large | --growth]
 
-Everything is measured in one process on one core, the contenders taking turns, round after round; the figures are
-medians over the rounds.  A step's time is the difference of two run lengths divided by the difference in steps, so it
-counts all that a step does (batch, forward, backward, Adam, Python) and nothing that a run does once.
+Everything is measured on one core, each contender in a process of its own, so that none is slowed by what another has
+loaded; they take turns, round after round, and the figures are medians over the rounds.  A step's time is the
+difference of two run lengths divided by the difference in steps, so it counts all that a step does (batch, forward,
+backward, Adam, Python) and nothing that a run does once.
 
   peak     operations a second of one core, by a loop of nothing but fused multiply-adds, in the same rounds
   floor    6 (12 n_layer n_embd^2 + vocab_size n_embd) x tokens operations at that peak: no program can be faster
   PyTorch  the same model, batches and Adam, eager, padded to the longest document (left out by name when not installed)
   NumPy    the same packed batch in NumPy: products by BLAS, attention document by document
-  Python   the scalar tape of tests/reference.py, which does what microgpt.py does
+  Python   the scalar tape of tests/reference.py, this project's own, which does what Karpathy's microgpt.py does
 
 --growth shows instead what a step costs with more layers, documents or tokens in a document, for each token and layer:
 where that stays the same, the cost of a step grows in proportion.  It is only printed.
@@ -21,6 +22,7 @@ A machine that is shared slows everything: read the ratios, not the microseconds
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import platform
 import statistics
@@ -63,6 +65,49 @@ def per_step(step, few, many):
     return (times[1] - times[0]) / (many - few) * 1e6
 
 
+class Contender:
+    """A process that has made its step by make(config), and measures it when it is asked to."""
+
+    def __init__(self, make, config):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=contend, args=(theirs, make, config), daemon=True)
+        self.process.start()
+        theirs.close()
+        missing, seconds = self.connection.recv()
+        if missing is not None:
+            raise ImportError(missing)
+        many = int(0.15 / seconds) + 2  # about so many seconds a round
+        self.lengths = max(1, many // 10), many + 1
+
+    def measure(self):
+        self.connection.send(self.lengths)
+        return self.connection.recv()
+
+    def close(self):
+        self.connection.send(None)
+        self.process.join()
+
+
+def contend(connection, make, config):
+    """What a contender's process does: says how long a step takes, or what is missing, and then measures."""
+    try:
+        step = make(config)
+    except ImportError as error:
+        connection.send((str(error), None))
+        return
+    start = time.perf_counter()
+    step()
+    step()
+    connection.send((None, (time.perf_counter() - start) / 2))
+    while lengths := connection.recv():
+        connection.send(per_step(step, *lengths))
+
+
+def our_step(config):
+    return Trainer(config).step
+
+
 def columns_a_step(trainer):
     """Tokens that an average batch of the data has."""
     d = trainer.dataset
@@ -75,25 +120,20 @@ def measure(config, rounds, peers):
     tokens = columns_a_step(trainer)
     vocab_size = len(trainer.vocab) + 1
     operations = 6 * (12 * config.n_layer * config.n_embd**2 + vocab_size * config.n_embd) * tokens
-    contenders = {"microgpt": trainer.step}
-    for name, make in peers.items():
+    contenders = {}
+    for name, make in {"microgpt": our_step, **peers}.items():
         try:
-            contenders[name] = make(config)
+            contenders[name] = Contender(make, config)
         except ImportError as error:
             print(f"{name}: left out: {error}", file=sys.stderr)
-    lengths = {}
-    for name, step in contenders.items():
-        start = time.perf_counter()
-        step()
-        step()
-        many = int(0.15 / ((time.perf_counter() - start) / 2)) + 2  # about so many seconds a round
-        lengths[name] = max(1, many // 10), many + 1
     taken = {name: [] for name in contenders}
     peaks = []
     for _ in range(rounds):
         peaks.append(peak(config.dtype))
-        for name, step in contenders.items():
-            taken[name].append(per_step(step, *lengths[name]))
+        for name, contender in contenders.items():
+            taken[name].append(contender.measure())
+    for contender in contenders.values():
+        contender.close()
     row = {name: statistics.median(times) for name, times in taken.items()}
     rate = statistics.median(peaks)
     return {
@@ -209,6 +249,8 @@ def machine():
 
 
 def main():
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--input", default=str(ROOT / "input.txt"))
@@ -220,8 +262,8 @@ def main():
     )
     instead.add_argument("--growth", action="store_true", help="what more layers, documents and tokens cost instead")
     arguments = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    if arguments.plot:
+        import matplotlib  # noqa: F401 - rather now than after minutes of measuring
     if arguments.growth:
         print(f"{machine()}\n")
         return print_growth(arguments)
