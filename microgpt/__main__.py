@@ -37,8 +37,8 @@ def execute(argv: list[str] | None) -> int:
         if code is None:
             raise
         text: object = error
-        if isinstance(error, OSError) and error.filename:
-            text = f"{error.strerror}: {error.filename!r}"
+        if isinstance(error, OSError) and error.errno is not None:
+            text = f"{error.filename or 'stdout'}: {error.strerror}"
         elif isinstance(error, ModuleNotFoundError) and error.name in ("numpy", "_cffi_backend"):
             text = f"expected NumPy and cffi, found no module {error.name!r}: pip install numpy cffi"
         notice(str(text) or type(error).__name__)

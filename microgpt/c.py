@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .errors import EnvironmentVariableError
+
 
 def _load(isa: str) -> Any:
     name = f"{__package__}._kernels_{isa}"
@@ -30,7 +32,8 @@ def _choose_isa() -> str:
     if not forced:
         return runnable[-1]
     if forced not in runnable:
-        raise ImportError(f"MICROGPT_ISA: expected one of {', '.join(runnable)} on this machine, found {forced!r}")
+        found = f"expected one of {', '.join(runnable)} on this machine, found {forced!r}"
+        raise EnvironmentVariableError(f"MICROGPT_ISA: {found}")
     return forced
 
 

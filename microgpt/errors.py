@@ -35,6 +35,10 @@ class ConfigError(OneLineError, ValueError):
     """A setting is out of its range; the message names it."""
 
 
+class EnvironmentVariableError(ConfigError, ImportError):
+    """A variable of the environment is wrong, which shows when the kernels are imported."""
+
+
 class DataError(OneLineError, ValueError):
     """A file cannot be used, such as an input that cannot be trained on; the message names it."""
 

@@ -318,7 +318,7 @@ def test_mistakes_are_one_line_of_a_process(folder):
 def test_bad_instruction_set(folder):
     """An instruction set that there is not is refused in one line that names those there are."""
     run = microgpt("train", cwd=folder, env={"MICROGPT_ISA": "mmx"})
-    check_refusal((run.returncode, run.stdout, run.stderr), 1, "MICROGPT_ISA", "scalar", "'mmx'")
+    check_refusal((run.returncode, run.stdout, run.stderr), 2, "MICROGPT_ISA", "scalar", "'mmx'")
 
 
 # ---- how it ends ----
