@@ -87,7 +87,8 @@ def training(
             run.create()
         if metrics is not None:
             read = {"input": config.input} | ({"config": settings_file} if settings_file is not None else {})
-            writer = stack.enter_context(closing(Metrics.beside(metrics, read, directory)))
+            folder = None if run is None else run.folder
+            writer = stack.enter_context(closing(Metrics.beside(metrics, read, folder)))
         if run is not None:
             run.start(trainer)
         yield trainer, run, writer

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 
 from . import __version__, memory, npz
 from .config import Config
-from .errors import CheckpointError, ConfigError, DataError, UnreadableError
-from .files import open_at_once
+from .errors import CheckpointError, ConfigError, DataError, MissingError, UnreadableError
+from .files import open_file
 from .params import count, table
-from .terminal import shown
+from .terminal import reason, shown
 
 FORMAT = 1
 MAX_JSON = 2**20  # bytes; all of Unicode as a vocabulary takes half
@@ -137,35 +136,32 @@ def digest(state: State, arrays: Iterable[NDArray[Any]]) -> str:
 # ---- reading ----
 
 
-def load(path: str) -> Checkpoint:
+def load(path: str, opener: Callable[[str, int], int] = open_file) -> Checkpoint:
     """The Checkpoint in a file; its arrays are read-only views of the file's bytes, which are read into memory once.
 
     Raises CheckpointError unless every size, name, dtype and hash is what the configuration in it demands: an
     UnreadableError if what failed was the reading.
     """
     try:
-        with open(path, "rb", opener=open_at_once) as file:
+        with open(path, "rb", opener=opener) as file:
             return read(file)
     except UnreadableError as error:
         raise UnreadableError(f"{path}: {error}") from None
     except DataError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    except OSError as error:
-        raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except MemoryError as error:
-        found = str(error) or "expected memory for it, found too little"
-        raise UnreadableError(f"{path}: cannot be read: {found}") from None
+        raise MissingError(f"{path}: cannot be read: {reason(error)}") from None
+    except (OSError, MemoryError) as error:
+        raise UnreadableError(f"{path}: cannot be read: {reason(error)}") from None
+    except RecursionError:  # of a caller that is deep already, for all that is known
+        raise UnreadableError(f"{path}: cannot be read: expected room on the stack for it, found too little") from None
     except (ValueError, ArithmeticError, RuntimeError, *npz.ERRORS) as error:
         raise CheckpointError(f"{path}: expected a checkpoint, found a damaged file: {error}") from None
 
 
 def read(file: BinaryIO) -> Checkpoint:
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError("expected a checkpoint, found something else (a directory or a device)")
-    head = file.read(MAX_JSON + npz.MAX_OVERHEAD)
+    size = os.fstat(file.fileno()).st_size
+    head = read_whole(file, min(size, MAX_JSON + npz.MAX_OVERHEAD))
     if not head.startswith(npz.START):
         raise CheckpointError("expected a checkpoint, found a file of another kind")
     text, _ = npz.member(head, 0, "run", np.uint8)
@@ -177,11 +173,11 @@ def read(file: BinaryIO) -> Checkpoint:
     n_params = count(config, len(vocab) + 1)
     n_bytes = 3 * n_params * np.dtype(config.dtype).itemsize
     most = n_bytes + MAX_JSON + (len(matrices) + 3) * npz.MAX_OVERHEAD
-    if not n_bytes < status.st_size <= most:
-        raise CheckpointError(f"expected {n_bytes} bytes of parameters and little else, found {status.st_size} bytes")
-    memory.require(1.5 * status.st_size, "a checkpoint")  # and the weights that are copied from it
+    if not n_bytes < size <= most:
+        raise CheckpointError(f"expected {n_bytes} bytes of parameters and little else, found {size} bytes")
+    memory.require(1.5 * size, "a checkpoint")  # and the weights that are copied from it
     file.seek(0)
-    data = file.read(status.st_size)
+    data = read_whole(file, size, head)
 
     members: list[npz.Member] = [("run", np.uint8, None)]
     members += [(name, config.dtype, (rows, columns)) for name, rows, columns in matrices]
@@ -191,6 +187,14 @@ def read(file: BinaryIO) -> Checkpoint:
     check_arrays(arrays, state)
     m, v = arrays.pop("m"), arrays.pop("v")
     return Checkpoint(config, vocab, **scalars, params=arrays, m=m, v=v)
+
+
+def read_whole(file: BinaryIO, size: int, start: bytes = b"") -> bytes:
+    """So many bytes, which begin as was found before; fewer or others are no damage, but somebody at work."""
+    data = file.read(size)
+    if len(data) != size or not data.startswith(start):
+        raise UnreadableError("expected a file that stays as it is, found it changing")
+    return data
 
 
 def check_arrays(arrays: dict[str, NDArray[Any]], state: State) -> None:

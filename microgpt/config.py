@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from .errors import ConfigError, named
+from .errors import ConfigError, DataError, named
+from .files import NO_FILE, open_file
 from .terminal import reason, shown
 
 
@@ -199,14 +200,19 @@ def parsed(settings: type[Settings], texts: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """{name: value} of a file of settings, `num-steps = 1000` and so on.  Raises ConfigError."""
+    """{name: value} of a file of settings, `num-steps = 1000` and so on.
+
+    Raises ConfigError, or DataError for a file that cannot be read now.
+    """
     import tomllib
 
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_file) as file:
             table = tomllib.load(file)
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a NUL in the path
-        raise ConfigError(f"--config: expected a TOML file of settings, found {path!r}: {reason(error)}") from None
+    except (OSError, MemoryError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not TOML
+        message = f"--config: expected a TOML file of settings, found {path!r}: {reason(error)}"
+        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in NO_FILE)
+        raise (DataError if passing else ConfigError)(message) from None
     known = {flag(f.name)[2:]: f for f in fields(Config)}
     values: dict[str, Any] = {}
     for key, value in table.items():

@@ -51,6 +51,10 @@ class UnreadableError(CheckpointError):
     """A checkpoint cannot be read now, or not by this version; for all that is known it is whole."""
 
 
+class MissingError(CheckpointError):
+    """There is no checkpoint of this name."""
+
+
 class PlotError(DataError):
     """There is nothing to draw, or nothing to draw it with."""
 

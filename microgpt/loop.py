@@ -35,7 +35,7 @@ def train(
     """
     try:
         run_steps(trainer, run, metrics, reporter, stop)
-    except OSError:  # nobody reads stdout any longer, or its disk is full; the steps so far are whole
+    except (OSError, MemoryError):  # nobody reads stdout any longer, or its disk is full; the steps so far are whole
         if run is not None:
             run.save(trainer)
         raise

@@ -2,41 +2,58 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterable
 
-from . import files
 from .errors import ConfigError, named
+from .files import Folder, naming
 from .terminal import reason
 
 
 class Metrics:
-    """Lines on their way to a file.  What cannot be written is kept and tried again, so that no line is lost.
+    """Lines on their way to a file.  What cannot be written is kept and tried again, so that no line is lost."""
 
-    With keep_steps it is a run's own file, which keeps the lines of the first so many steps; any other begins empty.
-    """
-
-    def __init__(self, path: str, keep_steps: int | None = None) -> None:
+    def __init__(self, path: str, fd: int) -> None:
         self.path = path
+        self._fd = fd
         self._pending = b""
-        if keep_steps is None:
-            self._fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o666)
-            return
-        self._fd = files.open_own(path)
-        with open(self._fd, "rb", closefd=False) as file:
-            size = size_of_steps(file, keep_steps)
-        os.ftruncate(self._fd, size)
-        os.lseek(self._fd, 0, os.SEEK_END)
 
     @classmethod
-    def beside(cls, path: str, read: dict[str, str], directory: str | None) -> "Metrics":
-        """The file of --metrics: none of those that are read, by their names, or that the run writes itself."""
+    def of_run(cls, folder: Folder, name: str, n_steps: int) -> "Metrics":
+        """A run's own file, which keeps the lines of the first so many steps."""
+        fd = folder.open(name, os.O_RDWR | os.O_CREAT)
         try:
-            for name, other in read.items():
-                if os.path.exists(path) and os.path.samefile(path, other):
-                    raise ConfigError(f"{named('metrics')}: expected a file other than {named(name)}, found {path!r}")
-            if directory is not None and os.path.realpath(os.path.dirname(path)) == os.path.realpath(directory):
-                raise ConfigError(f"{named('metrics')}: expected a file outside of the run's directory, found {path!r}")
-            return cls(path)
+            with naming(name), open(fd, "rb", closefd=False) as file:
+                os.ftruncate(fd, size_of_steps(file, n_steps))
+            os.lseek(fd, 0, os.SEEK_END)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(folder.file(name), fd)
+
+    @classmethod
+    def beside(cls, path: str, read: dict[str, str], folder: Folder | None) -> "Metrics":
+        """The file of --metrics, which begins empty: none of those that are read, by their names, or of the run's own.
+
+        A link is followed, and what it leads to is what counts.
+        """
+        try:
+            if folder is not None and is_same(os.fstat(folder.fd), os.path.dirname(path) or "."):
+                raise refused(path, "outside of the run's directory")
+            fd = open_output(path)
+            try:
+                status = os.fstat(fd)
+                for name, other in read.items():
+                    if is_same(status, other):
+                        raise refused(path, f"other than {named(name)}")
+                if folder is not None and any(is_same(status, name, folder.fd) for name in os.listdir(folder.fd)):
+                    raise refused(path, "outside of the run's directory")
+                if stat.S_ISREG(status.st_mode):
+                    os.ftruncate(fd, 0)
+            except BaseException:
+                os.close(fd)
+                raise
+            return cls(path, fd)
         except OSError as error:
             raise OSError(
                 f"{named('metrics')}: expected a file that can be written, found {path!r}: {reason(error)}"
@@ -69,7 +86,37 @@ class Metrics:
         try:
             self.flush()
         finally:
-            os.close(self._fd)
+            try:
+                os.close(self._fd)
+            except OSError as error:
+                raise OSError(f"{self.path}: cannot be written: {reason(error)}") from None
+
+
+def refused(path: str, expected: str) -> ConfigError:
+    return ConfigError(f"{named('metrics')}: expected a file {expected}, found {path!r}")
+
+
+def is_same(status: os.stat_result, path: str, directory: int | None = None) -> bool:
+    try:
+        return os.path.samestat(status, os.stat(path, dir_fd=directory))
+    except FileNotFoundError:
+        return False
+
+
+def open_output(path: str) -> int:
+    """A descriptor of the file, as it is; of a new one if there is none; or of a device, or a FIFO that is being read.
+
+    A link that leads nowhere is refused: who knows what would be made there.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # which does not wait for the reader of a FIFO
+    except FileNotFoundError:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            raise OSError("a link to nothing") from None
+    os.set_blocking(fd, True)
+    return fd
 
 
 def size_of_steps(file: Iterable[bytes], n_steps: int) -> int:

@@ -1,8 +1,11 @@
 """Loss curves of runs, drawn with matplotlib, an optional extra ([plot])."""
 
+import io
 import json
 import os
+from contextlib import ExitStack, closing
 
+from . import files
 from .errors import ConfigError, PlotError, named
 from .progress import SMOOTHING
 from .run import METRICS
@@ -13,13 +16,15 @@ Series = dict[str, tuple[list[int], list[float]]]  # name: steps, losses
 
 def read_metrics(path: str) -> Series:
     """{"train": (steps, losses), "held-out": (steps, losses)} of a metrics file, or of the one in a run's directory."""
-    if os.path.isdir(path):
-        path = os.path.join(path, METRICS)
     series: Series = {"train": ([], []), "held-out": ([], [])}
     text = ""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:  # so that a wrong line can be shown
-            for text in file:
+        with ExitStack() as stack:
+            opener = files.open_file
+            if (folder := files.folder_at(path)) is not None:
+                stack.enter_context(closing(folder))
+                path, opener = folder.file(METRICS), folder.open
+            for text in stack.enter_context(open(path, encoding="utf-8", errors="surrogateescape", opener=opener)):
                 if not text.endswith("\n"):
                     break  # the last line of a run that goes on, or whose disk was full
                 line = json.loads(text)
@@ -29,9 +34,9 @@ def read_metrics(path: str) -> Series:
                             raise ValueError("the step is out of range")
                         series[name][0].append(int(line["step"]))
                         series[name][1].append(float(line[key]))
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise PlotError(f"{path}: cannot be read: {reason(error)}") from None
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise PlotError(f"{path}: expected a step's JSON in every line, found {text!r:.60}: {error}") from None
     if not series["train"][0]:
         raise PlotError(f"{path}: expected at least one step, found none")
@@ -54,7 +59,7 @@ def plot(paths: list[str], output: str) -> None:
     runs = [(path, read_metrics(path)) for path in paths]
     try:
         import matplotlib
-    except ImportError:
+    except ModuleNotFoundError:
         raise PlotError("plot needs matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "microgpt"  # or else names within an SVG would be random
@@ -73,9 +78,11 @@ def plot(paths: list[str], output: str) -> None:
     axes.set_ylabel("loss")
     axes.legend()
     try:
+        picture = io.BytesIO()
         # without the date, so that equal runs give equal files
-        figure.savefig(output, metadata={"Date": None} if output.endswith(".svg") else None)
-    except (OSError, ValueError) as error:
+        figure.savefig(picture, format=output[-3:], metadata={"Date": None} if output.endswith(".svg") else None)
+        files.write(output, picture.getbuffer())
+    except (OSError, MemoryError, ValueError) as error:
         raise PlotError(
             f"{named('output')}: expected a picture file that can be written, found {output!r}: {reason(error)}"
         ) from None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
-from . import checkpoint, files
+from . import checkpoint
 from .checkpoint import Checkpoint
 from .config import to_toml
-from .errors import CheckpointError, ConfigError, UnreadableError, named
+from .errors import CheckpointError, ConfigError, MissingError, UnreadableError, named
+from .files import Folder, folder_at
 from .metrics import Metrics
 from .terminal import notice, reason
 
@@ -18,35 +20,53 @@ if TYPE_CHECKING:
 
 CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
 METRICS, CONFIG = "metrics.jsonl", "config.toml"
-A_DIRECTORY = "a directory that can be written"
 
 
 def load(path: str) -> Checkpoint:
     """The checkpoint in a file, or of a run's directory.  Raises CheckpointError."""
-    return load_newest(path)[1] if os.path.isdir(path) else checkpoint.load(path)
+    folder = opened(path)
+    if folder is None:
+        return checkpoint.load(path)
+    with closing(folder):
+        saved, error = load_newest(folder)
+    if error is not None:
+        notice(using_previous(saved, error))
+    return saved
 
 
-def load_newest(directory: str) -> tuple[str, Checkpoint]:
-    """(file name, checkpoint) of the last one, or of the one before when the last is damaged or missing.
+def opened(path: str) -> Folder | None:
+    try:
+        return folder_at(path)
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {reason(error)}") from None
+
+
+def load_newest(folder: Folder) -> tuple[Checkpoint, CheckpointError | None]:
+    """The last one, or the one before when the last is damaged or missing, with the error that says so.
 
     One that only cannot be read now is neither: it raises UnreadableError, and nothing is taken for it.
     """
     try:
-        return CHECKPOINT, checkpoint.load(os.path.join(directory, CHECKPOINT))
+        return checkpoint.load(folder.file(CHECKPOINT), folder.open), None
     except UnreadableError:
         raise
     except CheckpointError as error:
         try:
-            previous = checkpoint.load(os.path.join(directory, PREVIOUS))
+            return checkpoint.load(folder.file(PREVIOUS), folder.open), error
+        except UnreadableError as other:
+            raise UnreadableError(f"{error}; and {other}") from None
         except CheckpointError:
             raise error from None
-        notice(f"{error}; using {PREVIOUS}, of step {previous.step}")
-        return PREVIOUS, previous
+
+
+def using_previous(saved: Checkpoint, error: CheckpointError) -> str:
+    return f"{error}; using {PREVIOUS}, of step {saved.step}"
 
 
 class Run:
     """A directory that one trainer writes to.  Every method raises OSError when it cannot."""
 
+    folder: Folder  # from create() or resume() on
     metrics: Metrics  # from start() on
 
     def __init__(self, path: str) -> None:
@@ -54,7 +74,7 @@ class Run:
         self.saved_step: int | None = None
         self.num_steps_before: int | None = None  # when it was last trained
         self._metrics_failed = False  # the last time
-        self._held = ExitStack()  # the lock and the metrics, until close()
+        self._held = ExitStack()  # the directory, its lock and the metrics, until close()
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -63,11 +83,13 @@ class Run:
         """Begin a new run here; the directory is made if need be.  ConfigError when it holds a run already."""
         path = self.path
         try:
-            os.makedirs(path, exist_ok=True)
-            self._take_lock()
+            with suppress(FileExistsError):
+                os.makedirs(path)
+            self._hold(Folder(path))
+            there = os.listdir(self.folder.fd)
         except OSError as error:
-            raise OSError(f"{named('out')}: expected {A_DIRECTORY}, found {path!r}: {reason(error)}") from None
-        held = [name for name in (CHECKPOINT, PREVIOUS, METRICS, CONFIG) if os.path.lexists(self.file(name))]
+            raise self._cannot_be_used("out", error) from None
+        held = [name for name in (CHECKPOINT, PREVIOUS, METRICS, CONFIG) if name in there]
         if held:
             goes_on = f"; {named('resume')} {path} goes on with it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
             raise ConfigError(
@@ -76,18 +98,22 @@ class Run:
 
     def resume(self) -> Checkpoint:
         """The checkpoint with which to go on; CheckpointError when there is none that can be used."""
-        path = self.path
-        if not os.path.isdir(path):
-            raise CheckpointError(f"{named('resume')}: expected the directory of a run, found {path!r}")
+        folder = opened(self.path)
+        if folder is None:
+            raise CheckpointError(f"{named('resume')}: expected the directory of a run, found {self.path!r}")
         try:
-            self._take_lock()
+            self._hold(folder)
+            for name in (CHECKPOINT, PREVIOUS, BAD, METRICS, CONFIG):
+                folder.check(name, in_place=name == METRICS)
+                folder.remove_temporary(name)
+            saved, error = load_newest(folder)
+            if error is not None:  # make it the last one too, or else the next save would drop it for the bad one
+                notice(using_previous(saved, error))
+                if not isinstance(error, MissingError):
+                    folder.rename(CHECKPOINT, BAD)
+                folder.link(PREVIOUS, CHECKPOINT)
         except OSError as error:
-            raise OSError(f"{named('resume')}: expected {A_DIRECTORY}, found {path!r}: {reason(error)}") from None
-        name, saved = load_newest(path)
-        if name == PREVIOUS:  # make it the last one too, or else the next save would drop it for the bad one
-            with suppress(FileNotFoundError):
-                os.replace(self.file(CHECKPOINT), self.file(BAD))
-            files.keep(self.file(PREVIOUS), self.file(CHECKPOINT))
+            raise self._cannot_be_used("resume", error) from None
         self.saved_step, self.num_steps_before = saved.step, saved.config.num_steps
         return saved
 
@@ -96,12 +122,16 @@ class Run:
         try:
             if self.saved_step is None:
                 self._write_checkpoint(trainer)
-            files.write(self.file(CONFIG), to_toml(trainer.config).encode("utf-8", "surrogateescape"))
-            self.metrics = Metrics(self.file(METRICS), keep_steps=trainer.step_count)
+            self.folder.write(CONFIG, to_toml(trainer.config).encode("utf-8", "surrogateescape"))
+            self.metrics = Metrics.of_run(self.folder, METRICS, trainer.step_count)
             self._held.callback(self.metrics.close)
         except OSError as error:
-            name = named("out" if self.num_steps_before is None else "resume")
-            raise OSError(f"{name}: expected {A_DIRECTORY}, found {self.path!r}: {reason(error)}") from None
+            raise self._cannot_be_used("out" if self.num_steps_before is None else "resume", error) from None
+
+    def _cannot_be_used(self, name: str, error: OSError) -> OSError:
+        file = error.filename if isinstance(error.filename, str) and error.filename != self.path else None
+        why = f"{file}: {reason(error)}" if file is not None else reason(error)
+        return OSError(f"{named(name)}: expected a directory that can be written, found {self.path!r}: {why}")
 
     def add_metrics(self, first: int, losses: list[float], rates: list[float], val_loss: float | None) -> None:
         """Write the metrics of some steps; that they cannot be written is a notice, and once is enough."""
@@ -122,24 +152,20 @@ class Run:
         try:
             self.metrics.sync()
             self._write_checkpoint(trainer)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             path, step = self.file(CHECKPOINT), trainer.step_count
             raise OSError(f"{path}: the run cannot be saved at step {step}: {reason(error)}") from None
 
     def _write_checkpoint(self, trainer: Trainer) -> None:
-        files.write(self.file(CHECKPOINT), trainer.checkpoint().to_bytes(), self.file(PREVIOUS))
+        self.folder.write(CHECKPOINT, trainer.checkpoint().to_bytes(), PREVIOUS)
         self.saved_step = trainer.step_count
 
-    def _take_lock(self) -> None:
-        """Hold the directory until close() or the end of the process, however it ends."""
+    def _hold(self, folder: Folder) -> None:
+        """Be the one that writes here until close() or the end of the process, however it ends."""
+        self.folder = folder
+        self._held.callback(folder.close)
         try:
-            import fcntl
-        except ImportError:  # Windows has no such lock
-            return
-        lock = os.open(self.path, os.O_RDONLY)
-        self._held.callback(os.close, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(folder.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(f"another process is training in {self.path!r}") from None
 

@@ -20,6 +20,8 @@ def notice(message: object) -> None:
 
 def reason(error: Exception) -> object:
     """Why the system refused something, in its words."""
+    if isinstance(error, MemoryError):
+        return str(error) or "expected memory for it, found too little"
     return getattr(error, "strerror", None) or error
 
 

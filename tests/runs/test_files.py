@@ -1,5 +1,6 @@
 """Files that are never half written: whatever goes wrong in a write, the old content or the new one is there."""
 
+import errno
 import io
 import itertools
 import os
@@ -16,11 +17,40 @@ from microgpt.errors import CheckpointError
 # ---- a write ----
 
 
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_write_without_links(tmp_path, monkeypatch, failing):
+    """On a file system without links the old file is copied, and is there all the time, whichever rename fails."""
+    path, renames, real = tmp_path / "c", [], os.replace
+    files.write(str(path), b"old")
+    files.write(str(path), b"one", "p")
+
+    def no_link(*arguments, **options):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    def replace(source, target, **options):
+        renames.append(target)
+        assert path.read_bytes() == b"one" and (tmp_path / "p").exists()
+        if len(renames) == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "link", no_link)
+    monkeypatch.setattr(os, "replace", replace)
+    if failing:
+        with pytest.raises(OSError, match="Input/output"):
+            files.write(str(path), b"two", "p")
+    else:
+        files.write(str(path), b"two", "p")
+    assert renames == ["p", "c"][: failing or 2]
+    assert path.read_bytes() == (b"one" if failing else b"two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "p"]
+
+
 def test_a_write_replaces_and_keeps(tmp_path):
     """A write leaves the new content, the old one under its second name, and no temporary file."""
     path, previous = tmp_path / "c", tmp_path / "p"
     for content in b"one", b"two", b"three":
-        files.write(str(path), content, str(previous))
+        files.write(str(path), content, previous.name)
     assert (path.read_bytes(), previous.read_bytes()) == (b"three", b"two")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "p"]
 
@@ -144,11 +174,11 @@ def record(directory, work):
     operations, fds, real = [], {}, {name: getattr(os, name) for name in ("open", "write", "fsync")}
 
     def name(path):
-        return os.path.relpath(path, directory)
+        return "." if path == str(directory) else os.path.basename(path)
 
-    def open_(path, flags, mode=0o777):
-        new = flags & os.O_CREAT and not os.path.exists(path)
-        fd = real["open"](path, flags, mode)
+    def open_(path, flags, mode=0o777, *, dir_fd=None):
+        new = flags & os.O_CREAT and not os.path.exists(os.path.join(directory, path))
+        fd = real["open"](path, flags, mode, dir_fd=dir_fd)
         fds[fd] = name(path)
         if new:
             operations.append(("create", name(path)))
@@ -166,8 +196,8 @@ def record(directory, work):
         real["fsync"](fd)
 
     def names(operation, function):
-        def call(*paths):
-            function(*paths)
+        def call(*paths, **options):
+            function(*paths, **options)
             operations.append((operation, *map(name, paths)))
 
         return call
@@ -226,7 +256,7 @@ def saves(tmp_path_factory):
 
 def good_write(data):
     def work(directory):
-        files.write(os.path.join(directory, run.CHECKPOINT), data, os.path.join(directory, run.PREVIOUS))
+        files.write(os.path.join(directory, run.CHECKPOINT), data, run.PREVIOUS)
 
     return work
 

@@ -216,16 +216,17 @@ def test_one_writer(folder):
 
 def test_metrics_beyond_the_checkpoint(folder):
     """Metrics of steps that the checkpoint does not have are cut off, and half a line with them."""
+    from microgpt.files import Folder
     from microgpt.metrics import Metrics
 
     path = folder / "m"
     lines = [f'{{"step": {i}, "loss": 2.0, "lr": 0.1}}\n' for i in range(1, 8)]
     path.write_text("".join(lines) + '{"step": 8, "lo')
-    Metrics(str(path), keep_steps=5).close()
+    Metrics.of_run(Folder(str(folder)), "m", 5).close()
     assert path.read_text() == "".join(lines[:5])
-    Metrics(str(path), keep_steps=9).close()
+    Metrics.of_run(Folder(str(folder)), "m", 9).close()
     assert path.read_text() == "".join(lines[:5])
-    Metrics(str(path)).close()
+    Metrics.beside(str(path), {}, None).close()
     assert path.read_text() == ""
 
 
