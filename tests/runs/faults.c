@@ -1,9 +1,11 @@
 /* Preloaded into a Python process, it lets the n-th file operation of a kind fail, for files in one directory.
 
    fault_set(directory, kind, n, action, persist) arms it; fault_fired() says how often it struck.  kind: one of open,
-   write, fsync, close, rename, link, unlink.  action: an errno; or SHORT, write half; or KILL, die of SIGKILL first. */
+   read, write, stat, list, truncate, fsync, close, rename, link, unlink.  action: an errno; or SHORT, read or write
+   half; or KILL, die of SIGKILL first; or SWAP, first put a link in the place of the directory, as fault_swap() said. */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -11,12 +13,15 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
-enum { SHORT = -1, KILL = -2 };
+enum { SHORT = -1, KILL = -2, SWAP = -3 };
 
-static char directory[4096], kind[16];
+static char directory[4096], kind[16], aside[4096], elsewhere[4096];
 static int n, action, persist, count, fired;
 
 void fault_set(const char *new_directory, const char *new_kind, int new_n, int new_action, int new_persist)
@@ -26,9 +31,18 @@ void fault_set(const char *new_directory, const char *new_kind, int new_n, int n
     n = new_n, action = new_action, persist = new_persist, count = fired = 0;
 }
 
+/* For SWAP: the directory is renamed to `new_aside`, and in its place is a link to `new_elsewhere`. */
+void fault_swap(const char *new_aside, const char *new_elsewhere)
+{
+    snprintf(aside, sizeof aside, "%s", new_aside);
+    snprintf(elsewhere, sizeof elsewhere, "%s", new_elsewhere);
+}
+
 int fault_fired(void) { return fired; }
 
-/* Whether to strike now; with an errno, it is set. */
+#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+/* Whether to fail now; with an errno, it is set. */
 static int strike(const char *what, const char *path)
 {
     if (!kind[0] || strcmp(what, kind) || strncmp(path, directory, strlen(directory)))
@@ -39,6 +53,11 @@ static int strike(const char *what, const char *path)
     fired++;
     if (action == KILL)
         kill(getpid(), SIGKILL);
+    if (action == SWAP) {
+        if (NEXT(rename)(directory, aside) || symlink(elsewhere, directory))
+            _exit(99);
+        return 0;
+    }
     if (action > 0)
         errno = action;
     return 1;
@@ -57,7 +76,23 @@ static int strike_fd(const char *what, int fd)
     return strike(what, path);
 }
 
-#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+/* The same for a name in an open directory. */
+static int strike_at(const char *what, int fd, const char *name)
+{
+    char link[64], path[8192];
+    if (!kind[0])
+        return 0;
+    if (name[0] == '/')
+        return strike(what, name);
+    snprintf(link, sizeof link, fd == AT_FDCWD ? "/proc/self/cwd" : "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, 4096);
+    if (length < 0)
+        return 0;
+    snprintf(path + length, sizeof path - length, "%s%s", name[0] ? "/" : "", name);
+    return strike(what, path);
+}
+
+/* ---- what is in a file ---- */
 
 ssize_t write(int fd, const void *data, size_t size)
 {
@@ -69,7 +104,37 @@ ssize_t write(int fd, const void *data, size_t size)
     return NEXT(write)(fd, data, size);
 }
 
-int fsync(int fd) { return strike_fd("fsync", fd) ? -1 : NEXT(fsync)(fd); }
+ssize_t read(int fd, void *data, size_t size)
+{
+    if (strike_fd("read", fd)) {
+        if (action != SHORT)
+            return -1;
+        size = (size + 1) / 2;
+    }
+    return NEXT(read)(fd, data, size);
+}
+
+ssize_t pread64(int fd, void *data, size_t size, off64_t offset)
+{
+    return strike_fd("read", fd) ? -1 : NEXT(pread64)(fd, data, size, offset);
+}
+
+ssize_t readv(int fd, const struct iovec *parts, int n_parts)
+{
+    return strike_fd("read", fd) ? -1 : NEXT(readv)(fd, parts, n_parts);
+}
+
+void *mmap64(void *address, size_t size, int protection, int flags, int fd, off64_t offset)
+{
+    if (fd >= 0 && strike_fd("read", fd))
+        return MAP_FAILED;
+    return NEXT(mmap64)(address, size, protection, flags, fd, offset);
+}
+
+int ftruncate64(int fd, off64_t size) { return strike_fd("truncate", fd) ? -1 : NEXT(ftruncate64)(fd, size); }
+
+/* It takes its time, and no power fails here. */
+int fsync(int fd) { return strike_fd("fsync", fd) ? -1 : 0; }
 
 int close(int fd)
 {
@@ -79,31 +144,75 @@ int close(int fd)
     return failed ? -1 : result;
 }
 
-int rename(const char *from, const char *to) { return strike("rename", to) ? -1 : NEXT(rename)(from, to); }
+/* ---- what is said of it ---- */
 
-int link(const char *from, const char *to) { return strike("link", to) ? -1 : NEXT(link)(from, to); }
+int stat64(const char *path, struct stat64 *status)
+{
+    return strike_at("stat", AT_FDCWD, path) ? -1 : NEXT(stat64)(path, status);
+}
+
+int lstat64(const char *path, struct stat64 *status)
+{
+    return strike_at("stat", AT_FDCWD, path) ? -1 : NEXT(lstat64)(path, status);
+}
+
+int fstat64(int fd, struct stat64 *status) { return strike_fd("stat", fd) ? -1 : NEXT(fstat64)(fd, status); }
+
+int fstatat64(int fd, const char *path, struct stat64 *status, int flags)
+{
+    return strike_at("stat", fd, path) ? -1 : NEXT(fstatat64)(fd, path, status, flags);
+}
+
+DIR *fdopendir(int fd) { return strike_fd("list", fd) ? NULL : NEXT(fdopendir)(fd); }
+
+DIR *opendir(const char *path) { return strike_at("list", AT_FDCWD, path) ? NULL : NEXT(opendir)(path); }
+
+struct dirent64 *readdir64(DIR *stream) { return strike_fd("list", dirfd(stream)) ? NULL : NEXT(readdir64)(stream); }
+
+/* ---- its names ---- */
+
+int rename(const char *from, const char *to) { return strike_at("rename", AT_FDCWD, to) ? -1 : NEXT(rename)(from, to); }
+
+int renameat(int from_fd, const char *from, int to_fd, const char *to)
+{
+    return strike_at("rename", to_fd, to) ? -1 : NEXT(renameat)(from_fd, from, to_fd, to);
+}
+
+int link(const char *from, const char *to) { return strike_at("link", AT_FDCWD, to) ? -1 : NEXT(link)(from, to); }
 
 int linkat(int from_fd, const char *from, int to_fd, const char *to, int flags)
 {
-    return strike("link", to) ? -1 : NEXT(linkat)(from_fd, from, to_fd, to, flags);
+    return strike_at("link", to_fd, to) ? -1 : NEXT(linkat)(from_fd, from, to_fd, to, flags);
 }
 
-int unlink(const char *path) { return strike("unlink", path) ? -1 : NEXT(unlink)(path); }
+int unlink(const char *path) { return strike_at("unlink", AT_FDCWD, path) ? -1 : NEXT(unlink)(path); }
 
-int open(const char *path, int flags, ...)
+int unlinkat(int fd, const char *path, int flags)
 {
-    va_list arguments;
-    va_start(arguments, flags);
-    int mode = va_arg(arguments, int);
-    va_end(arguments);
-    return strike("open", path) ? -1 : NEXT(open)(path, flags, mode);
+    return strike_at("unlink", fd, path) ? -1 : NEXT(unlinkat)(fd, path, flags);
 }
 
-int open64(const char *path, int flags, ...)
-{
-    va_list arguments;
-    va_start(arguments, flags);
-    int mode = va_arg(arguments, int);
-    va_end(arguments);
-    return strike("open", path) ? -1 : NEXT(open64)(path, flags, mode);
-}
+#define OPEN(name)                                                                                                     \
+    int name(const char *path, int flags, ...)                                                                         \
+    {                                                                                                                  \
+        va_list arguments;                                                                                             \
+        va_start(arguments, flags);                                                                                    \
+        int mode = va_arg(arguments, int);                                                                             \
+        va_end(arguments);                                                                                             \
+        return strike_at("open", AT_FDCWD, path) ? -1 : NEXT(name)(path, flags, mode);                                 \
+    }
+
+#define OPENAT(name)                                                                                                   \
+    int name(int fd, const char *path, int flags, ...)                                                                 \
+    {                                                                                                                  \
+        va_list arguments;                                                                                             \
+        va_start(arguments, flags);                                                                                    \
+        int mode = va_arg(arguments, int);                                                                             \
+        va_end(arguments);                                                                                             \
+        return strike_at("open", fd, path) ? -1 : NEXT(name)(fd, path, flags, mode);                                   \
+    }
+
+OPEN(open)
+OPEN(open64)
+OPENAT(openat)
+OPENAT(openat64)
