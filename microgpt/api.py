@@ -74,19 +74,21 @@ def training(
         )
     directory = out if resume is None else resume
     with ExitStack() as stack:
-        run = saved = writer = None
+        run = saved = writer = path = None
         if directory is not None:
-            from .run import Run
+            from .run import Run, input_of
 
             run = stack.enter_context(closing(Run(directory)))
             if resume is not None:
                 saved = run.resume()
         config = Config(**settings) if saved is None else resumed(saved.config, settings)
-        trainer = Trainer(config, saved, saves=run is not None)
+        if directory is not None and saved is not None and "input" not in settings:
+            path = input_of(directory, config.input)
+        trainer = Trainer(config, saved, saves=run is not None, input=path)
         if run is not None and saved is None:
             run.create()
         if metrics is not None:
-            read = {"input": config.input} | ({"config": settings_file} if settings_file is not None else {})
+            read = {"input": trainer.input} | ({"config": settings_file} if settings_file is not None else {})
             folder = None if run is None else run.folder
             writer = stack.enter_context(closing(Metrics.beside(metrics, read, folder)))
         if run is not None:

@@ -134,8 +134,8 @@ def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
 def say_what_happens(trainer: Trainer, run: Run | None) -> None:
     config = trainer.config
     if trainer.had_bom:
-        notice(f"{config.input}: dropped a byte-order mark")
-    say_what_is_cut(config.input, trainer.dataset.n_truncated, config.block_size)
+        notice(f"{trainer.input}: dropped a byte-order mark")
+    say_what_is_cut(trainer.input, trainer.dataset.n_truncated, config.block_size)
     if run is not None and run.num_steps_before is not None:
         notice(f"{run.path}: goes on after step {trainer.step_count} of {run.num_steps_before}")
         if config.num_steps > run.num_steps_before:
@@ -183,10 +183,10 @@ def sample(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    from . import api, data
+    from . import api, data, run
 
     model = api.load(arguments.path)
-    path = arguments.input if arguments.input is not None else model.config.input
+    path = arguments.input if arguments.input is not None else run.input_of(arguments.path, model.config.input)
     documents, _ = data.read_documents(path)
     try:
         result = model.evaluate(documents)

@@ -198,21 +198,16 @@ def parsed(settings: type[Settings], texts: dict[str, Any]) -> dict[str, Any]:
 
 # ---- files ----
 
+PATHS = "paths"  # a table that is no setting
+
 
 def read_toml(path: str) -> dict[str, Any]:
     """{name: value} of a file of settings, `num-steps = 1000` and so on.
 
     Raises ConfigError, or DataError for a file that cannot be read now.
     """
-    import tomllib
-
-    try:
-        with open(path, "rb", opener=open_file) as file:
-            table = tomllib.load(file)
-    except (OSError, MemoryError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not TOML
-        message = f"--config: expected a TOML file of settings, found {path!r}: {reason(error)}"
-        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in NO_FILE)
-        raise (DataError if passing else ConfigError)(message) from None
+    table = parse_toml(path)
+    table.pop(PATHS, None)
     known = {flag(f.name)[2:]: f for f in fields(Config)}
     values: dict[str, Any] = {}
     for key, value in table.items():
@@ -231,6 +226,28 @@ def read_toml(path: str) -> dict[str, Any]:
     return values
 
 
+def parse_toml(path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb", opener=open_file) as file:
+            return tomllib.load(file)
+    except (OSError, MemoryError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not TOML
+        message = f"--config: expected a TOML file of settings, found {path!r}: {reason(error)}"
+        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in NO_FILE)
+        raise (DataError if passing else ConfigError)(message) from None
+
+
+def remembered_input(path: str) -> str | None:
+    """Where the input was, by the file of settings of a run; None if it does not say so."""
+    try:
+        paths = parse_toml(path).get(PATHS)
+    except (ConfigError, DataError):  # then it does not
+        return None
+    found = paths.get("input") if isinstance(paths, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def suggestion(word: str, words: Iterable[str]) -> str:
     """'; did you mean ...?' when one of the words is near: one with such a part, such initials, or such a spelling."""
     import difflib
@@ -246,16 +263,19 @@ def suggestion(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def to_toml(config: Config) -> str:
-    """The text of a file that --config reads back as the same Config."""
+def to_toml(config: Config, input: str | None = None) -> str:
+    """The text of a file that --config reads back as the same Config, and remembered_input as `input`."""
+    lines = [f"{flag(name)[2:]} = {toml_value(value)}\n" for name, value in config.as_dict().items()]
+    if input is not None:
+        lines.append(f"\n[{PATHS}]  # where it was, which does not matter to the run\ninput = {toml_value(input)}\n")
+    return "".join(lines)
+
+
+def toml_value(value: object) -> str:
     import json
 
-    lines = []
-    for name, value in config.as_dict().items():
-        # a JSON string is a TOML string but for DEL, which TOML wants escaped
-        text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if type(value) is str else repr(value)
-        lines.append(f"{flag(name)[2:]} = {text}\n")
-    return "".join(lines)
+    # a JSON string is a TOML string but for DEL, which TOML wants escaped
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if type(value) is str else repr(value)
 
 
 # ---- Python ----

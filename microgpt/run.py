@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from . import checkpoint
 from .checkpoint import Checkpoint
-from .config import to_toml
-from .errors import CheckpointError, ConfigError, MissingError, UnreadableError, named
+from .config import remembered_input, to_toml
+from .errors import CheckpointError, ConfigError, DataError, MissingError, UnreadableError, named
 from .files import Folder, folder_at
 from .metrics import Metrics
 from .terminal import notice, reason
@@ -55,8 +55,32 @@ def load_newest(folder: Folder) -> tuple[Checkpoint, CheckpointError | None]:
             return checkpoint.load(folder.file(PREVIOUS), folder.open), error
         except UnreadableError as other:
             raise UnreadableError(f"{error}; and {other}") from None
-        except CheckpointError:
+        except CheckpointError as other:
+            if isinstance(error, MissingError) and isinstance(other, MissingError):
+                raise MissingError(f"{folder.path}: {no_run(folder)}") from None
             raise error from None
+
+
+def no_run(folder: Folder) -> str:
+    """What to say of a directory that has no checkpoint, but may have runs in it."""
+    runs = [path for path in map(folder.file, sorted(os.listdir(folder.fd))) if os.path.exists(f"{path}/{CHECKPOINT}")]
+    near = f"; did you mean {runs[0]!r}?" if runs else ""
+    return f"expected a run's directory, found one without {CHECKPOINT}{near}"
+
+
+def input_of(path: str, name: str) -> str:
+    """The input of the run in a directory, or of a checkpoint in one: where it was when the run was last trained, or
+    what has its name here.  Raises DataError when it is at neither place."""
+    directory = path if os.path.isdir(path) else os.path.dirname(path)
+    remembered = remembered_input(os.path.join(directory, CONFIG))
+    places = [name] if remembered is None else [remembered, name]
+    for place in places:
+        if os.path.exists(place):
+            return place
+    looked = " and ".join(dict.fromkeys(repr(os.path.abspath(place)) for place in places))
+    raise DataError(
+        f"{name}: expected the run's input, found none (looked for {looked}); {named('input')} says where it is"
+    )
 
 
 def using_previous(saved: Checkpoint, error: CheckpointError) -> str:
@@ -122,7 +146,9 @@ class Run:
         try:
             if self.saved_step is None:
                 self._write_checkpoint(trainer)
-            self.folder.write(CONFIG, to_toml(trainer.config).encode("utf-8", "surrogateescape"))
+            self.folder.write(
+                CONFIG, to_toml(trainer.config, os.path.abspath(trainer.input)).encode("utf-8", "surrogateescape")
+            )
             self.metrics = Metrics.of_run(self.folder, METRICS, trainer.step_count)
             self._held.callback(self.metrics.close)
         except OSError as error:

@@ -29,19 +29,22 @@ class Trainer:
 
     Drawn from one generator in the reference's order: the shuffle, then the weights; sampling may go on from `rng`.
     With a checkpoint it is where the run was then; the shuffle is done again, and the documents must be the same.
-    `saves` says that there will be checkpoints, for which memory is needed too.
+    `saves` says that there will be checkpoints, for which memory is needed too; `input` where the settings' input is.
     Raises DataError for a file that cannot be trained on, ConfigError for a model that does not fit into memory.
     """
 
-    def __init__(self, config: Config, checkpoint: Checkpoint | None = None, saves: bool = False) -> None:
+    def __init__(
+        self, config: Config, checkpoint: Checkpoint | None = None, saves: bool = False, input: str | None = None
+    ) -> None:
         self.config = config
         self.rng = random.Random(config.seed)
-        self.documents, self.had_bom = data.read_documents(config.input)
+        self.input = config.input if input is None else input
+        self.documents, self.had_bom = data.read_documents(self.input)
         self.vocab = data.vocabulary(self.documents)
         self.rng.shuffle(self.documents)
         if checkpoint is not None and self.data_sha256 != checkpoint.data_sha256:
             raise DataError(
-                f"{config.input}: expected the documents with which the run began (SHA-256 {checkpoint.data_sha256}), "
+                f"{self.input}: expected the documents with which the run began (SHA-256 {checkpoint.data_sha256}), "
                 f"found others ({self.data_sha256}); {named('input')} says where they are now"
             )
         self.n_held_out = n_held_out(len(self.documents), config.val_fraction)
@@ -180,10 +183,10 @@ class Trainer:
 
             numbers += evaluate.record(c, vocab_size).count(max(c.block_size, evaluate.COLUMNS))
         needed = numbers * np.dtype(c.dtype).itemsize + d.n_bytes * len(self.documents) // d.n_documents
-        found = memory.shortage(needed)
-        if found or n_params > data.MAX_COUNT:
-            found = found or f"{data.MAX_COUNT} parameters at most"
-            shape = ", ".join(f"{named(name)} {getattr(c, name)}" for name in SIZES)
+        shape = ", ".join(f"{named(name)} {getattr(c, name)}" for name in SIZES)
+        if n_params > data.MAX_COUNT:
+            raise ConfigError(f"{shape}: expected at most {data.MAX_COUNT} parameters, found {n_params}")
+        if found := memory.shortage(needed):
             raise ConfigError(
                 f"{shape}: {n_params} parameters and {d.max_columns} tokens a step: expected memory of {found}"
             )

@@ -72,7 +72,7 @@ def test_what_is_refused_leaves_no_trace(tmp_path):
     out.mkdir()
     (out / "config.toml").touch()
     metrics.write_text("mine")
-    with pytest.raises(microgpt.ConfigError, match="--out"):
+    with pytest.raises(microgpt.ConfigError, match="out"):
         microgpt.train(write_names(tmp_path / "names.txt"), out=out, metrics=metrics)
     assert metrics.read_text() == "mine"
 

@@ -54,13 +54,13 @@ microgpt.train('names.txt', patience=3)
 microgpt.train('one.txt', val_fraction=0.5)
     ConfigError: val_fraction: expected to hold out less than all of the documents, found 1 of 1
 microgpt.train('names.txt', n_embd=65536, n_layer=1000)
-    ConfigError: n_embd 65536, n_layer 1000, block_size 16, batch_size 1: .* expected memory of .*
+    ConfigError: n_embd 65536, n_layer 1000, block_size 16, batch_size 1: expected at most .* parameters, found .*
 microgpt.train('names.txt', out=5)
     TypeError: out: expected a path, found 5
 microgpt.train('names.txt', out='run')
     ConfigError: out: expected a directory without a run, found checkpoint.npz in 'run'; resume run goes on with it
 microgpt.train('names.txt', out='names.txt')
-    OSError: out: expected a directory that can be written, found 'names.txt': File exists
+    OSError: out: expected a directory that can be written, found 'names.txt': Not a directory
 microgpt.train('names.txt', out='new', resume='run')
     ConfigError: out: expected none with resume, which says where the run is, found 'new'
 microgpt.train(resume='nope')
@@ -78,9 +78,11 @@ microgpt.train('names.txt', learning_rate=1000, beta1=0.9, beta2=0, init_std=1, 
 microgpt.load(None)
     TypeError: path: expected a path, found None
 microgpt.load('nope')
-    CheckpointError: nope: cannot be read: No such file or directory
+    MissingError: nope: cannot be read: No such file or directory
 microgpt.load('names.txt')
     CheckpointError: names.txt: expected a checkpoint, found a file of another kind
+microgpt.load('.')
+    MissingError: .: expected a run's directory, found one without checkpoint.npz; did you mean './run'?
 model.sample('anna')
     ConfigError: num_samples: expected a whole number, found 'anna'
 model.sample(3, 0.5)

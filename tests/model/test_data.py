@@ -166,7 +166,7 @@ def test_refused_paths(tmp_path):
     for path in [*(str(tmp_path / name) for name in names), str(tmp_path), "/dev/null", "/dev/zero"]:
         with pytest.raises(DataError) as refused:
             read_documents(path)
-        assert path in str(refused.value)
+        assert path.replace("\0", r"\x00") in str(refused.value)
 
 
 def test_more_than_can_be_counted(write, monkeypatch):

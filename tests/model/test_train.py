@@ -150,7 +150,7 @@ def test_errors_of_a_trainer(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="n_embd 65536"):
         train(tmp_path, ["ab"], n_embd=65536, n_head=1)
     monkeypatch.setattr("os.sysconf", lambda name: 2**30)  # however much memory there is
-    with pytest.raises(ConfigError, match="--n-embd 65536"):
+    with pytest.raises(ConfigError, match="n_embd 65536"):
         train(tmp_path, ["ab"], n_embd=65536, n_head=1)
 
 

@@ -2,11 +2,11 @@
 
 import itertools
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 from types import SimpleNamespace
 
 import pytest
-from helpers import TINY, everything, tiny_trainer, write_names
+from helpers import TINY, everything, microgpt, tiny_trainer, write_names
 
 from microgpt import checkpoint, files, loop, run
 from microgpt.config import Config
@@ -58,14 +58,14 @@ def test_an_input_of_any_name(tmp_path, directory):
 @pytest.mark.parametrize("n_writes", [0, 1, 2])
 def test_a_crash_while_a_run_begins(directory, trainer, monkeypatch, n_writes):
     """Wherever the beginning of a run ends, the directory can be resumed, or is free for a new run."""
-    target, write, left = run.Run(str(directory)), files.write, iter(range(n_writes))
+    target, write, left = run.Run(str(directory)), files.Folder.write, iter(range(n_writes))
 
     def until_the_crash(*arguments):
         if next(left, None) is None:
             raise KeyboardInterrupt
         write(*arguments)
 
-    monkeypatch.setattr(files, "write", until_the_crash)
+    monkeypatch.setattr(files.Folder, "write", until_the_crash)
     target.create()
     with suppress(KeyboardInterrupt):
         target.start(trainer)
@@ -120,11 +120,10 @@ def test_a_line_without_its_end(tmp_path):
     """Metrics go on after the last whole line, which one without its line end is not."""
     path, lines = tmp_path / "m", [f'{{"step": {step}, "loss": 1.0, "lr": 0.1}}\n' for step in (1, 2, 3)]
     path.write_text("".join(lines[:2])[:-1])
-    metrics = Metrics(str(path), keep_steps=3)
-    for step in 2, 3:
-        metrics.add(step, [1.0], [0.1])
-        metrics.flush()
-    metrics.close()
+    with closing(files.Folder(str(tmp_path))) as folder, closing(Metrics.of_run(folder, path.name, 3)) as metrics:
+        for step in 2, 3:
+            metrics.add(step, [1.0], [0.1])
+            metrics.flush()
     assert path.read_text() == "".join(lines)
 
 
@@ -138,12 +137,11 @@ def test_nothing_stays_open(directory, trainer, monkeypatch):
     assert open_files() == before
     os.link(directory / run.METRICS, directory / "another name")
     target = run.Run(str(directory))
-    target.resume()
-    with pytest.raises(OSError, match="found a link"):
-        target.start(trainer)
+    with pytest.raises(OSError, match="expected a file of one name"):
+        target.resume()
     target.close()
     assert open_files() == before
-    metrics = Metrics(str(directory / "m"))
+    metrics = Metrics.beside(str(directory / "m"), {}, None)
     metrics.add(1, [1.0], [0.1])
 
     def full(fd, data):
@@ -164,3 +162,29 @@ def test_once_a_minute(tmp_path, monkeypatch, every, saved):
     target = SimpleNamespace(save=lambda trainer: steps.append(trainer.step_count), add_metrics=lambda *given: None)
     loop.train(tiny_trainer(tmp_path, num_steps=100, checkpoint_every=every), target)
     assert steps == pytest.approx(saved, abs=3)
+
+
+def test_the_input_from_elsewhere(tmp_path):
+    """A run finds its input from any directory, goes on there to the same bytes, and says where it looked in vain."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    write_names(here / "names.txt")
+    for out in "one", "two":
+        assert microgpt("train", "--input", "names.txt", "--num-steps", 3, "--out", out, cwd=here).returncode == 0
+    go_on = ["--num-steps", 5, "--num-samples", 0]
+    assert microgpt("train", "--resume", "../here/one", *go_on, cwd=elsewhere).returncode == 0
+    assert microgpt("train", "--resume", "two", *go_on, cwd=here).returncode == 0
+    assert (here / "one/checkpoint.npz").read_bytes() == (here / "two/checkpoint.npz").read_bytes()
+    for path in "../here/one", "../here/one/checkpoint.npz":
+        process = microgpt("eval", path, cwd=elsewhere)
+        assert process.stdout.startswith(f"input: {here / 'names.txt'}\n"), process.stderr
+    (here / "names.txt").rename(tmp_path / "moved.txt")
+    for command in ["eval", "../here/one"], ["train", "--resume", "../here/one"]:
+        process = microgpt(*command, cwd=elsewhere)
+        assert process.returncode == 1 and process.stderr.count("\n") == 1
+        assert str(here / "names.txt") in process.stderr and str(elsewhere / "names.txt") in process.stderr
+        assert "--input says where it is" in process.stderr
+    assert microgpt("eval", "../here/one", "--input", "../moved.txt", cwd=elsewhere).returncode == 0
+    assert microgpt("train", "--resume", "../here/one", "--input", "../moved.txt", cwd=elsewhere).returncode == 0
+    assert microgpt("eval", "../here/one", cwd=elsewhere).stdout.startswith(f"input: {tmp_path / 'moved.txt'}\n")
