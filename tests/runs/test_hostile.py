@@ -9,13 +9,14 @@ import struct
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from helpers import everything, often, tiny_trainer
 
 from microgpt import checkpoint
-from microgpt.errors import CheckpointError
+from microgpt.errors import CheckpointError, UnreadableError
 
 
 @pytest.fixture(scope="module")
@@ -428,10 +429,8 @@ def test_a_file_that_changes_while_it_is_read(good, values, tmp_path, monkeypatc
             return original(state)
 
         monkeypatch.setattr(checkpoint, "parse_state", changing)
-        try:
+        with suppress(UnreadableError):  # and not that it is damaged
             assert everything(checkpoint.load(str(path))) == values
-        except CheckpointError as error:
-            assert "changing" in str(error)  # and not that it is damaged
         monkeypatch.undo()
 
 
