@@ -1,6 +1,7 @@
 """Fixtures of the kernel tests: microgpt.kernels once for every instruction set this machine can run."""
 
 import importlib
+import os
 import signal
 import sys
 
@@ -14,6 +15,8 @@ import microgpt.kernels
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+os.environ.pop("PYTHONUNBUFFERED", None)  # or else no process would show what is written too late
 
 PARTS = ["c", "table", "arguments", "kernels"]  # what of the package depends on the instruction set
 

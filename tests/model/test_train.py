@@ -154,6 +154,15 @@ def test_errors_of_a_trainer(tmp_path, monkeypatch):
         train(tmp_path, ["ab"], n_embd=65536, n_head=1)
 
 
+def test_held_out_loss_not_finite(tmp_path):
+    """A held-out loss that is not finite names its step, and is no measurement."""
+    trainer = tiny_trainer(tmp_path, 3, val_fraction=0.3)
+    trainer.params["lm_head"][:] = np.nan
+    with pytest.raises(NotFiniteError, match="step 3: expected a finite loss, found another in the held-out part"):
+        trainer.evaluate()
+    assert trainer.best_val_loss is None and trainer.n_worse == 0
+
+
 def test_a_tie_is_no_new_best(tmp_path):
     """A held-out loss that is only as good as the best counts among those that --patience waits for."""
     trainer = tiny_trainer(tmp_path, val_fraction=0.3)
