@@ -357,6 +357,18 @@ def test_no_overflow_on_the_way(kernels, dtype):
     assert probs[0, 0] == 0 and loss == losses[0] == 5000
 
 
+@pytest.mark.parametrize("shift", [-5000, 5000])
+def test_only_differences_count(kernels, dtype, shift):
+    """Columns of negative numbers alone, or of large ones, have the probabilities and losses of those about 0."""
+    for m in range(1, 40):
+        x = np.random.default_rng(m).integers(-9, 9, (m, 3)).astype(dtype, "F")
+        case = arguments(kernels, "cross_entropy_forward", dtype, m, 3)
+        for name, key in ("softmax_forward", "x"), ("cross_entropy_forward", "logits"):
+            more = {} if key == "x" else {"targets": case["targets"]}
+            expected = call(kernels, name, {key: x, **more})
+            assert same_bits(call(kernels, name, {key: x + dtype.type(shift), **more}), expected)
+
+
 def test_what_is_tiny_counts_as_0(kernels, dtype):
     """A probability below TINY (see f32.c and f64.c) has no gradient, and attention no weight below it."""
     exponent = -52 if dtype == np.float32 else -460
