@@ -1,7 +1,7 @@
 """Lets the file operations of a run fail one by one, in processes of their own; prints what came of it.
 
-Run by test_faults.py with faults.c preloaded, as `fault_driver.py WHAT FOLDER few|all`.  `saves` saves a run again and
-again; `commands` gives each command its turn on a run that was trained before; `swaps` resumes a run and, at every
+Run by test_faults.py with faults.c preloaded, as `fault_driver.py WHAT FOLDER few|all [COMMAND]`.  `saves` saves a run
+again and again; `commands` calls a command on a run that was trained before; `swaps` resumes a run and, at every
 operation, puts a link in the place of its directory.  For each fault there is a line of JSON.
 """
 
@@ -19,7 +19,7 @@ from helpers import tiny_trainer, write_names
 import microgpt
 from microgpt import files, metrics, run
 from microgpt.__main__ import main
-from microgpt.errors import CheckpointError
+from microgpt.errors import CheckpointError, MissingError
 
 SHORT, KILL, SWAP = -1, -2, -3
 KINDS = ["open", "read", "write", "stat", "list", "truncate", "fsync", "close", "rename", "link", "unlink"]
@@ -96,7 +96,7 @@ def step(path):
     try:
         return run.load(str(path)).step
     except CheckpointError as error:
-        return "none" if "No such file" in str(error) else f"bad: {error}"
+        return "none" if isinstance(error, MissingError) else f"bad: {error}"
 
 
 def show(**result):
@@ -204,34 +204,32 @@ def commands():
         "load": load,
         "plot": lambda: main(["plot", str(a_run), "-o", str(picture)]),
     }
-    if few:
-        del works["train --metrics"]
 
     def prepare(scene):
         fresh(a_run, scene)
         picture.unlink(missing_ok=True)
         measured.unlink(missing_ok=True)
 
-    for command, work in works.items():
-        if command == "plot":
-            in_child(work)  # which looks for fonts, the first time
-        for scene in (whole,) if command in ("plot", "train --out") else (whole, damaged):
-            before = content(scene)
-            if few and scene == damaged and command not in ("train --resume", "sample"):
-                continue
-            some = [f for f in kinds if not few or f[0] == "read" or command.startswith(("train", "sample"))]
-            some = [f for f in some if not few or (command, scene) == ("train --resume", whole) or not f[2]]
-            for result in strike(place, some, lambda: prepare(scene), work):
-                result |= {"command": command, "scene": scene.name, "output": output.read_text()}
+    command, work = sys.argv[4], works[sys.argv[4]]
+    if command == "plot":
+        in_child(work)  # which looks for fonts, the first time
+    for scene in (whole,) if command in ("plot", "train --out") else (whole, damaged):
+        before = content(scene)
+        if few and scene == damaged and command not in ("train --resume", "sample"):
+            continue
+        some = [f for f in kinds if not few or f[0] == "read" or command.startswith(("train", "sample"))]
+        some = [f for f in some if not few or (command, scene) == ("train --resume", whole) or not f[2]]
+        for result in strike(place, some, lambda: prepare(scene), work):
+            result |= {"command": command, "scene": scene.name, "output": output.read_text()}
+            after = content(a_run)
+            result["changed"] = sorted(name for name in before | after if before.get(name) != after.get(name))
+            result |= {name: step(a_run / name) for name in (run.CHECKPOINT, run.PREVIOUS)}
+            result |= {"n_metrics": after[run.METRICS].count(b"\n"), "again": 0}
+            if result["changed"]:
+                result["again"], _ = in_child(lambda: main(resume))
                 after = content(a_run)
-                result["changed"] = sorted(name for name in before | after if before.get(name) != after.get(name))
-                result |= {name: step(a_run / name) for name in (run.CHECKPOINT, run.PREVIOUS)}
-                result |= {"n_metrics": after[run.METRICS].count(b"\n"), "again": 0}
-                if result["changed"]:
-                    result["again"], _ = in_child(lambda: main(resume))
-                    after = content(a_run)
-                    result["right"] = all(after[name] == data for name, data in end[scene].items())
-                show(**result)
+                result["right"] = all(after[name] == data for name, data in end[scene].items())
+            show(**result)
 
 
 # ---- swaps ----
