@@ -239,10 +239,10 @@ def parse_toml(path: str) -> dict[str, Any]:
 
 
 def remembered_input(path: str) -> str | None:
-    """Where the input was, by the file of settings of a run; None if it does not say so."""
+    """Where the input was, by a run's file of settings, or None; DataError when that cannot be read now."""
     try:
         paths = parse_toml(path).get(PATHS)
-    except (ConfigError, DataError):  # then it does not
+    except ConfigError:  # there is none, or it is not one
         return None
     found = paths.get("input") if isinstance(paths, dict) else None
     return found if isinstance(found, str) else None

@@ -63,7 +63,9 @@ def load_newest(folder: Folder) -> tuple[Checkpoint, CheckpointError | None]:
 
 def no_run(folder: Folder) -> str:
     """What to say of a directory that has no checkpoint, but may have runs in it."""
-    runs = [path for path in map(folder.file, sorted(os.listdir(folder.fd))) if os.path.exists(f"{path}/{CHECKPOINT}")]
+    runs = []
+    with suppress(OSError):  # it is but a hint
+        runs = [p for p in map(folder.file, sorted(os.listdir(folder.fd))) if os.path.exists(f"{p}/{CHECKPOINT}")]
     near = f"; did you mean {runs[0]!r}?" if runs else ""
     return f"expected a run's directory, found one without {CHECKPOINT}{near}"
 
@@ -71,16 +73,30 @@ def no_run(folder: Folder) -> str:
 def input_of(path: str, name: str) -> str:
     """The input of the run in a directory, or of a checkpoint in one: where it was when the run was last trained, or
     what has its name here.  Raises DataError when it is at neither place."""
-    directory = path if os.path.isdir(path) else os.path.dirname(path)
+    folder = opened(path)
+    if folder is not None:
+        folder.close()
+    directory = os.path.dirname(path) if folder is None else path
     remembered = remembered_input(os.path.join(directory, CONFIG))
     places = [name] if remembered is None else [remembered, name]
     for place in places:
-        if os.path.exists(place):
+        if may_be(place):
             return place
     looked = " and ".join(dict.fromkeys(repr(os.path.abspath(place)) for place in places))
     raise DataError(
         f"{name}: expected the run's input, found none (looked for {looked}); {named('input')} says where it is"
     )
+
+
+def may_be(path: str) -> bool:
+    """Whether something is there, or it cannot be said now, which whoever opens it will say."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def using_previous(saved: Checkpoint, error: CheckpointError) -> str:

@@ -12,7 +12,7 @@ import pytest
 from helpers import tiny_trainer
 
 from microgpt import files, run
-from microgpt.errors import CheckpointError
+from microgpt.errors import CheckpointError, MissingError
 
 # ---- a write ----
 
@@ -239,7 +239,7 @@ def outcome(folder, state, known):
         try:
             known[key] = run.load(str(directory)).step
         except CheckpointError as error:
-            known[key] = "none" if "No such file" in str(error) else "bad"
+            known[key] = "none" if isinstance(error, MissingError) else "bad"
     return known[key]
 
 

@@ -21,7 +21,7 @@ from helpers import microgpt, write_names
 
 from microgpt import checkpoint
 from microgpt.__main__ import main
-from microgpt.errors import CheckpointError, UnreadableError
+from microgpt.errors import MissingError, UnreadableError
 from microgpt.files import Folder
 from microgpt.metrics import Metrics
 from microgpt.progress import Reporter
@@ -148,7 +148,7 @@ def test_a_checkpoint_that_is_removed_meanwhile(two_saves, monkeypatch, lost):
     monkeypatch.setattr(Folder, "check", removed)
     target = Run(str(two_saves))
     if PREVIOUS in lost:
-        with pytest.raises(CheckpointError, match="No such file"):
+        with pytest.raises(MissingError):
             target.resume()
         target.close()
         return
@@ -178,6 +178,32 @@ def test_a_checkpoint_that_was_away(two_saves, monkeypatch):
         target.resume()
     target.close()
     assert content(two_saves) == before
+
+
+@pytest.mark.parametrize("place", ["config.toml", "names.txt", "run"])
+def test_the_input_cannot_be_looked_for_now(two_saves, trained, call, monkeypatch, place):
+    """When it cannot be said now where a run's input is, another of its name is not taken for it."""
+    monkeypatch.chdir(two_saves.parent)
+    saved = checkpoint.load(str(two_saves / CHECKPOINT))
+    (two_saves / CHECKPOINT).write_bytes(replace(saved, config=replace(saved.config, input="names.txt")).to_bytes())
+    (two_saves.parent / "other").mkdir()
+    (two_saves.parent / "other" / "names.txt").write_text("a\n")
+    assert call("train", "--resume", two_saves, "--num-steps", 9)[0] == 0
+    monkeypatch.chdir(two_saves.parent / "other")
+    real = {name: getattr(os, name) for name in ("stat", "open")}
+
+    def failing(name):
+        def fails(path, *arguments, **options):
+            if (name == "open" or place == "names.txt") and os.path.isabs(path) and str(path).endswith(f"/{place}"):
+                raise OSError(errno.EIO, "Input/output error", path)
+            return real[name](path, *arguments, **options)
+
+        return fails
+
+    for name in real:
+        monkeypatch.setattr(os, name, failing(name))
+    code, lines = call("eval", two_saves)
+    assert code == 1 and "Input/output error" in lines[-1] and place in lines[-1], lines
 
 
 def test_no_permission(two_saves):
