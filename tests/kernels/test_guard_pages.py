@@ -135,7 +135,7 @@ def test_the_guards_bite(beyond):
 import ctypes, numpy, test_guard_pages
 guard = test_guard_pages.Guarded()
 address = guard.place(numpy.zeros(1), {beyond > 0}) + {beyond}
-print(ctypes.c_double.from_address(guard.place(numpy.zeros(1), {beyond > 0})).value)
+print(ctypes.c_double.from_address(guard.place(numpy.zeros(1), {beyond > 0})).value, flush=True)
 print(ctypes.c_double.from_address(address).value)
 """
     result = in_a_process(code)
