@@ -100,7 +100,7 @@ def step(path):
 
 
 def show(**result):
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)  # or else a child would write it again
 
 
 # ---- saves ----
