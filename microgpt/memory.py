@@ -3,9 +3,8 @@
 import os
 from contextlib import suppress
 
-# of control groups, version 2 and 1: where their directories are, and the file of each that has its limit
-CGROUP2 = "/sys/fs/cgroup", "memory.max"
-CGROUP1 = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+from . import container
+
 LITTLE = 10**8  # bytes, for which it is not worth asking
 
 
@@ -23,36 +22,20 @@ def require(needed: float, what: str) -> None:
 
 def available() -> float:
     """How many bytes this process may still take; infinity where the system does not tell."""
-    limits = _container_limits()
+    limits = [
+        int(text) for text in container.limits("memory", "memory.max", "memory.limit_in_bytes") if is_number(text)
+    ]
     with suppress(AttributeError, ValueError, OSError):
         pages = os.sysconf("SC_PHYS_PAGES")
         limits += [pages * os.sysconf("SC_PAGE_SIZE")] if pages > 0 else []
     return min(limits, default=float("inf")) - _taken()
 
 
-def _container_limits() -> list[int]:
-    """The limits of the control groups that this process is in, and of those around them.
-
-    A container may see its own group as the root."""
-    limits = []
-    for line in _read("/proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root, name = CGROUP1 if controllers else CGROUP2
-        parts = path.strip("/").split("/")
-        for n in range(len(parts) + 1):
-            with suppress(ValueError):  # "max", or no such group
-                limits.append(int(_read(os.path.join(root, *parts[:n], name))))
-    return limits
+def is_number(text: str) -> bool:
+    """Whether it is not "max", nor empty."""
+    return text.strip().isdecimal()
 
 
 def _taken() -> int:
-    pages = _read("/proc/self/statm").split()
+    pages = container.read("/proc/self/statm").split()
     return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
-
-
-def _read(path: str) -> str:
-    with suppress(OSError), open(path, errors="replace") as file:
-        return file.read()
-    return ""

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from microgpt import memory
+from microgpt import container, memory
 
 ROOTS = {"memory.max": Path("/sys/fs/cgroup"), "memory.limit_in_bytes": Path("/sys/fs/cgroup/memory")}
 
 
 @pytest.fixture
-def container():
+def in_container():
     """A function that runs a command in a control group of so many bytes, which only root can make."""
     with suppress(OSError):
         groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
@@ -43,7 +43,7 @@ def run_in(group, file, n_bytes, command):
 
 
 @pytest.mark.parametrize("command", ["train", "train --out", "train, long text", "sample", "eval"])
-def test_a_container(container, tmp_path, command):
+def test_a_container(in_container, tmp_path, command):
     """From far too little memory to enough, a command in a container is refused in one line or goes well."""
     run, text = tmp_path / "run", tmp_path / "text.txt"
     wide = ["--n-embd", 320, "--n-layer", 4, "--num-steps", 1, "--num-samples", 1]
@@ -53,7 +53,7 @@ def test_a_container(container, tmp_path, command):
     few = tmp_path / "few.txt"
     few.write_text("anna\nzoe")
     if command in ("sample", "eval"):
-        assert container(most, "train", *wide, "--out", run).returncode == 0
+        assert in_container(most, "train", *wide, "--out", run).returncode == 0
     found = []
     for n_bytes in range(100 * 10**6, most, 80 * 10**6):
         line = {
@@ -63,7 +63,7 @@ def test_a_container(container, tmp_path, command):
             "sample": ["sample", run, "--num-samples", 2],
             "eval": ["eval", run, "--input", few],
         }[command]
-        result = container(n_bytes, *line)
+        result = in_container(n_bytes, *line)
         found.append(result.returncode)
         if result.returncode == 0:
             break
@@ -73,12 +73,13 @@ def test_a_container(container, tmp_path, command):
 
 @pytest.mark.parametrize("group", ["/a/b", "/"])
 @pytest.mark.parametrize(
-    "line, root, name", [("0::", *memory.CGROUP2), ("4:cpu,memory:", *memory.CGROUP1)]
+    "line, root, name",
+    [("0::", "/sys/fs/cgroup", "memory.max"), ("4:cpu,memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes")],
 )  # a machine has but one of the two
 def test_the_least_limit_counts(monkeypatch, group, line, root, name):
     """Of a control group and those around it the least limit counts; "max" is none, nor is one that is not there."""
     files = {"/proc/self/cgroup": f"1:cpu:/elsewhere\n{line}{group}\n", "/proc/self/statm": "9 2 1\n"}
-    monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(container, "read", lambda path: files.get(path, ""))
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     taken = 2 * os.sysconf("SC_PAGE_SIZE")
     assert memory.available() == physical - taken
@@ -90,6 +91,6 @@ def test_the_least_limit_counts(monkeypatch, group, line, root, name):
 
 def test_no_system_that_tells(monkeypatch):
     """Where the system says nothing, nothing is refused."""
-    monkeypatch.setattr(memory, "_read", lambda path: "")
+    monkeypatch.setattr(container, "read", lambda path: "")
     monkeypatch.setattr(memory.os, "sysconf", lambda name: -1)
     assert memory.shortage(1e30) is None
