@@ -8,94 +8,12 @@
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
-#include <pthread.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
 
-#include "kernels.h"
 #include "program.h"
+#include "recorded.h"
+#include "run.h"
 #include "call.h"
-
-/* ---- running ---- */
-
-enum { STACK_KB = 112 }; /* more than any kernel takes (see kernels.h), a handler of signals included */
-
-/* Whether this thread has not so much stack left: a RuntimeError then, for a kernel would end the process. */
-static int stack_is_short(void)
-{
-    static _Thread_local const char *lowest; /* of this thread's stack */
-    const char *here = __builtin_frame_address(0);
-#if defined(__linux__)
-    pthread_attr_t attributes;
-    void *base = NULL;
-    size_t size;
-    if (!lowest && pthread_getattr_np(pthread_self(), &attributes) == 0) {
-        pthread_attr_getstack(&attributes, &base, &size);
-        pthread_attr_destroy(&attributes);
-        lowest = base;
-    }
-#elif defined(__APPLE__)
-    if (!lowest)
-        lowest = (char *)pthread_get_stackaddr_np(pthread_self()) - pthread_get_stacksize_np(pthread_self());
-#endif
-    if (!lowest || here - lowest >= STACK_KB * 1024)
-        return 0;
-    PyErr_Format(
-        PyExc_RuntimeError,
-        "expected a thread with %d KB of stack for the kernels, found %zd KB left: threading.stack_size sets it",
-        STACK_KB, (Py_ssize_t)(here - lowest) / 1024);
-    return 1;
-}
-
-/* How this thread rounds, traps and treats subnormal numbers is set to the usual while kernels run, for other libraries
-   may have changed it (those built with -ffast-math do when they are loaded), and then set back. */
-#if defined(__x86_64__)
-enum { USUAL_MODE = 0x1f80 };
-static unsigned get_mode(void) { return _mm_getcsr() & ~0x3fu; /* but for what has happened */ }
-static void set_mode(unsigned mode) { _mm_setcsr(mode); }
-#elif defined(__aarch64__)
-enum { USUAL_MODE = 0 };
-static unsigned get_mode(void)
-{
-    uint64_t mode;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    return (unsigned)mode;
-}
-static void set_mode(unsigned mode) { __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)mode)); }
-#else
-enum { USUAL_MODE = 0 };
-static unsigned get_mode(void) { return USUAL_MODE; }
-static void set_mode(unsigned mode) { (void)mode; }
-#endif
-
-/* Let statements run without Python's lock, in the usual mode. */
-#define BEGIN_KERNELS                   \
-    Py_BEGIN_ALLOW_THREADS;             \
-    const unsigned its_mode = get_mode(); \
-    if (its_mode != USUAL_MODE) \
-        set_mode(USUAL_MODE)
-#define END_KERNELS             \
-    if (its_mode != USUAL_MODE) \
-        set_mode(its_mode);     \
-    Py_END_ALLOW_THREADS
-
-/* Replay the calls; 0, or -1 with an error set. */
-static int run(char format, const struct microgpt_call *calls, int n_calls, int start, int n)
-{
-    if (stack_is_short())
-        return -1;
-    BEGIN_KERNELS;
-    if (format == 'f')
-        microgpt_replay_f32(calls, n_calls, start, n);
-    else
-        microgpt_replay_f64(calls, n_calls, start, n);
-    END_KERNELS;
-    return 0;
-}
-
-/* ---- one kernel, on arrays ---- */
 
 /* A row of the table of kernels with its sizes as numbers. */
 enum { MOST_ROWS = 64, MOST_ARRAYS = 5, M = 0, K = 1, N = 2, SIZES = 3 };
@@ -136,7 +54,7 @@ static int read_shapes(struct row *row, const char *shapes)
 
 /* What is known of a call while its arrays are looked at. */
 struct look {
-    struct microgpt_call call;
+    struct microgpt_call call[2];
     char format;            /* 'f' or 'd', or 0 as long as it is not known */
     Py_ssize_t size[SIZES]; /* or -1 */
     Py_buffer view[MOST_ARRAYS];
@@ -171,7 +89,7 @@ static int take(struct look *look, const struct row *row, int i, PyObject *objec
         if (begin < other + look->view[j].len && other < begin + view->len)
             return 0;
     }
-    look->call.array[i] = view->buf;
+    look->call->array[i] = view->buf;
     return 1;
 }
 
@@ -214,6 +132,36 @@ static PyObject *take_all(struct look *look, const struct row *row, PyObject *ou
     return outputs;
 }
 
+static int public_threads = 1; /* for one kernel, where there is enough for each to do */
+enum { MANY_MULTIPLIES = 400000, MANY_NUMBERS = 200000 };
+
+/* How many threads are worth it for a call. */
+static int threads_for(const struct look *look)
+{
+    const Py_ssize_t *size = look->size;
+    double shares = 1;
+    for (int i = 0; i < SIZES; i++)
+        shares *= size[i] < 0 ? 1 : (double)size[i];
+    shares /= size[K] < 0 ? MANY_NUMBERS : MANY_MULTIPLIES;
+    return shares < 2 ? 1 : shares < public_threads ? (int)shares : public_threads;
+}
+
+/* Say what threads have to know of a call: what its columns are, and that dw is a sum over them, which is another call. */
+static int for_threads(const struct look *look, const struct row *row, struct microgpt_call call[2])
+{
+    const int itemsize = look->format == 'f' ? 4 : 8, has_columns_beside = row->shape[0].size[1] == K;
+    for (int i = 0; i < row->n_arrays; i++)
+        if (row->shape[i].size[row->shape[i].ndim - 1] == N)
+            call->column[i] = row->shape[i].ndim == 2 ? call->ld[i] * itemsize : itemsize;
+    if (!has_columns_beside || row->n_outputs < 2)
+        return 1;
+    call[1] = call[0];
+    call[0].array[0] = call[1].array[1] = NULL;
+    call[0].column[0] = 0;
+    call[1].sums = 1;
+    return 2;
+}
+
 /* Run the kernel of a row if the arguments are the common case; returns the same.  What a look at them raised is dropped,
    for `careful` looks again; but not an interrupt. */
 static PyObject *try_call(const struct row *row, PyObject *out, int accumulate, double eps, PyObject *const *inputs)
@@ -224,16 +172,22 @@ static PyObject *try_call(const struct row *row, PyObject *out, int accumulate, 
     memset(look.seen, 0, sizeof look.seen);
     PyObject *outputs = take_all(&look, row, out, inputs);
     if (outputs) {
-        struct microgpt_call *call = &look.call;
+        struct microgpt_call *call = look.call;
         call->kernel = (int)(row - rows);
         call->accumulate = accumulate && out != Py_None ? -1 : 0; /* new arrays hold nothing */
         call->eps = eps;
         call->m = (int)look.size[M];
         call->k = (int)look.size[K];
-        call->moves = 0;
+        call->n_arrays = row->n_arrays;
+        call->given = call->apart = call->private = call->sums = 0;
+        memset(call->column, 0, sizeof call->column);
         for (int i = 0; i < row->n_arrays; i++)
             call->ld[i] = (int)look.size[row->shape[i].size[0]]; /* without gaps: as many as there are rows */
-        if (run(look.format, call, 1, 0, (int)look.size[N]))
+        const int n_threads = public_threads > 1 ? threads_for(&look) : 1;
+        struct microgpt_replay replay = {.calls = call, .n_calls = 1, .n = (int)look.size[N]};
+        if (n_threads > 1)
+            replay.n_calls = for_threads(&look, row, call);
+        if (microgpt_run(look.format, &replay, n_threads))
             Py_CLEAR(outputs);
     }
     for (int i = 0; i < row->n_arrays; i++)
@@ -278,51 +232,15 @@ static PyObject *call(PyObject *dictionary, PyObject *const *arguments, Py_ssize
     return result;
 }
 
-/* replay(format, calls, n_calls, start, n): microgpt_replay_f32 or _f64, as format is "f" or "d"; `calls` is an address. */
-static PyObject *replay(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
+/* set_threads(n): how many threads work on one large kernel; returns how many did before. */
+static PyObject *set_threads(PyObject *dictionary, PyObject *n)
 {
-    enum { FORMAT, CALLS, N_CALLS, START, COLUMNS, ALL };
     (void)dictionary;
-    if (n_arguments != ALL) {
-        PyErr_Format(PyExc_TypeError, "replay: expected %d arguments, found %zd", ALL, n_arguments);
-        return NULL;
-    }
-    const char format = (char)PyUnicode_ReadChar(arguments[FORMAT], 0);
-    const struct microgpt_call *calls = PyLong_AsVoidPtr(arguments[CALLS]);
-    const int n_calls = (int)PyLong_AsLong(arguments[N_CALLS]), start = (int)PyLong_AsLong(arguments[START]),
-              n = (int)PyLong_AsLong(arguments[COLUMNS]);
-    if (PyErr_Occurred() || run(format, calls, n_calls, start, n))
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-/* adam(format, param, m, v, grad, n, learning_rate, beta1, beta2, eps, m_correction, v_correction): microgpt_adam; the
-   arrays are addresses. */
-static PyObject *adam(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
-{
-    enum { FORMAT, ARRAYS, SIZE = ARRAYS + 4, NUMBERS, ALL = NUMBERS + 6 };
-    (void)dictionary;
-    if (n_arguments != ALL) {
-        PyErr_Format(PyExc_TypeError, "adam: expected %d arguments, found %zd", ALL, n_arguments);
-        return NULL;
-    }
-    const char format = (char)PyUnicode_ReadChar(arguments[FORMAT], 0);
-    const size_t n = PyLong_AsSize_t(arguments[SIZE]);
-    void *a[4];
-    double x[6];
-    for (int i = 0; i < 4; i++)
-        a[i] = PyLong_AsVoidPtr(arguments[ARRAYS + i]);
-    for (int i = 0; i < 6; i++)
-        x[i] = PyFloat_AsDouble(arguments[NUMBERS + i]);
+    const int before = public_threads, n_threads = (int)PyLong_AsLong(n);
     if (PyErr_Occurred())
         return NULL;
-    BEGIN_KERNELS;
-    if (format == 'f')
-        microgpt_adam_f32(a[0], a[1], a[2], a[3], x[0], x[1], x[2], x[3], x[4], x[5], n);
-    else
-        microgpt_adam_f64(a[0], a[1], a[2], a[3], x[0], x[1], x[2], x[3], x[4], x[5], n);
-    END_KERNELS;
-    Py_RETURN_NONE;
+    public_threads = n_threads;
+    return PyLong_FromLong(before);
 }
 
 /* address(array): where its memory begins. */
@@ -339,8 +257,10 @@ static PyObject *address(PyObject *dictionary, PyObject *array)
 
 static PyMethodDef functions[] = {
     {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL},
-    {"replay", (PyCFunction)(void (*)(void))replay, METH_FASTCALL, NULL},
-    {"adam", (PyCFunction)(void (*)(void))adam, METH_FASTCALL, NULL},
+    {"replay", (PyCFunction)(void (*)(void))microgpt_py_replay, METH_FASTCALL, NULL},
+    {"step", (PyCFunction)(void (*)(void))microgpt_py_step, METH_FASTCALL, NULL},
+    {"draw", (PyCFunction)(void (*)(void))microgpt_py_draw, METH_FASTCALL, NULL},
+    {"set_threads", set_threads, METH_O, NULL},
     {"address", address, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

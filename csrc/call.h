@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-/* Put the functions `call`, `replay`, `adam` and `address` into the dictionary at this address, id(globals()) in Python:
+/* Put the functions `call`, `replay`, `step`, `draw`, `set_threads` and `address` into the dictionary at this address, id(globals()) in Python:
    see call.c.  `call` looks up there `careful`, and now already `ndarray`, `empty`, `float32` and `float64`, which are
    numpy's.  1, or 0 if that failed. */
 int microgpt_add_functions(uintptr_t dictionary);

@@ -6,8 +6,6 @@
 
 #include "program.h"
 
-enum { PADDING = 16 }; /* elements: whole vectors at any width */
-
 size_t microgpt_token_rows(int n_tokens)
 {
     /* an odd multiple: columns a power of two apart would crowd the same places of the cache */
@@ -17,8 +15,10 @@ size_t microgpt_token_rows(int n_tokens)
 size_t microgpt_attention_rows(int n_tokens)
 {
     /* every stretch but the last has STRETCH tokens or more, and each is padded by less than 2 PADDING */
-    return n_tokens + (size_t)(n_tokens / STRETCH + 1) * 2 * PADDING;
+    return n_tokens + (size_t)(n_tokens / STRETCH + 1) * APART;
 }
+
+size_t microgpt_columns_apart(int begin, int thread) { return begin + (size_t)(begin / STRETCH + thread) * APART; }
 
 #define KERNEL(name, layout, shapes, arguments) {#name, shapes, layout},
 enum { PACKED, STRIDED };

@@ -34,4 +34,7 @@
 /* Attention works on so many tokens at a time, or a document more, so that its scratch stays in the cache. */
 enum { STRETCH = 256 };
 
+/* Columns between the stretches of threads, or of one, for whole vectors at any width. */
+enum { PADDING = 16, APART = 2 * PADDING };
+
 #endif

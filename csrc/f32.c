@@ -45,4 +45,6 @@ typedef uint32_t bits; /* an unsigned integer as wide as a real */
 
 #include "attention.c"
 
+#include "draw.c"
+
 #include "program.c"

@@ -45,4 +45,6 @@ typedef uint64_t bits;
 
 #include "attention.c"
 
+#include "draw.c"
+
 #include "program.c"

@@ -367,8 +367,10 @@ INLINE void add_to(real *d, const real *dy, size_t n, int accumulate)
 
 void API(add_backward)(real *da, real *db, const real *dy, size_t n, int accumulate)
 {
-    add_to(da, dy, n, accumulate & 1);
-    add_to(db, dy, n, accumulate & 2);
+    if (da)
+        add_to(da, dy, n, accumulate & 1);
+    if (db)
+        add_to(db, dy, n, accumulate & 2);
 }
 
 /* ---- embedding ---- */
@@ -381,20 +383,24 @@ void API(embedding_forward)(real *x, const real *wte, const real *wpe, const int
                          n_embd);
 }
 
+/* d[:, i], for i from `begin` to `end`, collects the columns of dx whose index is i. */
+static void embedding_backward(real *d, const real *dx, const int32_t *index, int n_embd, int begin, int end,
+                               int n_tokens, int accumulate)
+{
+    if (n_embd > 0 && begin < end && !accumulate)
+        memset(d + (size_t)begin * n_embd, 0, (size_t)n_embd * (end - begin) * sizeof *d);
+    for (int t = 0; t < n_tokens; t++, dx += n_embd)
+        if (index[t] >= begin && index[t] < end) {
+            real *to = d + (size_t)index[t] * n_embd;
+            API(add_forward)(to, to, dx, n_embd);
+        }
+}
+
 void API(embedding_backward)(real *dwte, real *dwpe, const real *dx, const int32_t *token, const int32_t *position,
                              int n_embd, int vocab_size, int block_size, int n_tokens, int accumulate)
 {
-    if (n_embd > 0 && !(accumulate & 1))
-        memset(dwte, 0, (size_t)n_embd * vocab_size * sizeof *dwte);
-    if (n_embd > 0 && !(accumulate & 2))
-        memset(dwpe, 0, (size_t)n_embd * block_size * sizeof *dwpe);
-    for (int t = 0; t < n_tokens; t++, dx += n_embd) {
-        real *dwte_t = dwte + (size_t)token[t] * n_embd, *dwpe_t = dwpe + (size_t)position[t] * n_embd;
-        for (int i = 0; i < n_embd; i++) {
-            dwte_t[i] += dx[i];
-            dwpe_t[i] += dx[i];
-        }
-    }
+    embedding_backward(dwte, dx, token, n_embd, 0, vocab_size, n_tokens, accumulate & 1);
+    embedding_backward(dwpe, dx, position, n_embd, 0, block_size, n_tokens, accumulate & 2);
 }
 
 /* ---- cross-entropy: softmax and -log in one ---- */

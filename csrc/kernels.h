@@ -120,7 +120,7 @@ void microgpt_relu_backward_f64(double *dx, const double *dy, const double *y, s
 /* y = a + b, n elements. */
 void microgpt_add_forward_f32(float *y, const float *a, const float *b, size_t n);
 void microgpt_add_forward_f64(double *y, const double *a, const double *b, size_t n);
-/* da = dy, db = dy. */
+/* da = dy, db = dy.  Either may be NULL, and is then left out. */
 void microgpt_add_backward_f32(float *da, float *db, const float *dy, size_t n, int accumulate);
 void microgpt_add_backward_f64(double *da, double *db, const double *dy, size_t n, int accumulate);
 
@@ -145,6 +145,16 @@ void microgpt_adam_f32(float *param, float *m, float *v, const float *grad, doub
                        double beta2, double eps, double m_correction, double v_correction, size_t n);
 void microgpt_adam_f64(double *param, double *m, double *v, const double *grad, double learning_rate, double beta1,
                        double beta2, double eps, double m_correction, double v_correction, size_t n);
+
+/* token[j]: drawn from p = softmax(logits[:, j] / temperature), being the first i at which the sum of p so far is above
+   uniform[j] (from 0, below 1) times the whole; sums are double's.  Of p count only the top_k largest, of equals the
+   first, and of these only the largest that make up top_p.  At temperature 0, or one so low that p overflows, it is the
+   largest logit.  probs: m x (n + 1), and work: m, of scratch.  The result is 0, and there are no tokens, if a logit is not
+   finite. */
+int microgpt_draw_f32(int32_t *token, float *probs, int32_t *work, const float *logits, const double *uniform,
+                      double temperature, int top_k, double top_p, int m, int n);
+int microgpt_draw_f64(int32_t *token, double *probs, int32_t *work, const double *logits, const double *uniform,
+                      double temperature, int top_k, double top_p, int m, int n);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,8 @@
-/* Replaying recorded calls: see program.h.  Part of f32.c and f64.c. */
+/* Replaying recorded calls: see program.h.  Part of f32.c and f64.c.
+
+   Calls work column by column, or they sum over columns.  Of the former each thread does all, one after the other, for
+   its own columns, which are whole documents; of the latter it makes a part of each result.  So threads meet only where
+   one kind of call follows the other, and every element is computed as one thread would. */
 
 #include "program.h"
 
@@ -8,23 +12,145 @@ enum kernel {
 };
 #undef KERNEL
 
-void API(replay)(const struct microgpt_call *call, int n_calls, int start, int n)
+static void make_call(const struct microgpt_call *call, void *const *a, int k, int n)
 {
-    for (const struct microgpt_call *end = call + n_calls; call < end; call++) {
-        void *const *a = call->array, *moved[10];
-        const int *ld = call->ld, m = call->m, k = call->k, accumulate = call->accumulate;
-        if (call->moves) {
-            for (int i = 0; i < 10; i++)
-                moved[i] = call->step[i] ? (char *)call->array[i] + (ptrdiff_t)call->step[i] * start : call->array[i];
-            a = moved;
-        }
-        switch ((enum kernel)call->kernel) {
+    const int *ld = call->ld, m = call->m, accumulate = call->accumulate;
+    switch ((enum kernel)call->kernel) {
 #define KERNEL(name, layout, shapes, arguments) \
     case KERNEL_##name:                         \
         API(name) arguments;                    \
         break;
 #include "table.h"
 #undef KERNEL
+    }
+}
+
+/* A call on the columns begin .. end of the batch. */
+static void call_columns(const struct microgpt_replay *replay, const struct microgpt_call *call, int thread, int begin,
+                         int end)
+{
+    void *a[10];
+    if (begin == 0 && thread == 0 && !call->given) {
+        make_call(call, call->array, call->k, end);
+        return;
+    }
+    for (int i = 0; i < call->n_arrays; i++) {
+        const size_t at = call->apart >> i & 1     ? microgpt_columns_apart(begin, thread)
+                          : call->private >> i & 1 ? (size_t)thread
+                          : call->given >> i & 1   ? (size_t)replay->start + begin
+                                                   : (size_t)begin;
+        a[i] = call->column[i] ? (char *)call->array[i] + call->column[i] * at : call->array[i];
+    }
+    make_call(call, a, call->k, end - begin);
+}
+
+/* Where the columns of this thread begin: at the beginning of a document. */
+static int first_column(const struct microgpt_replay *replay, int thread, int n_threads)
+{
+    const int32_t *position = replay->position ? replay->position + replay->start : NULL;
+    int begin = (int)((int64_t)replay->n * thread / n_threads);
+    if (position && begin > 0 && begin < replay->n)
+        begin -= position[begin];
+    return begin;
+}
+
+static void update(const struct microgpt_update *u, const real *gradient, size_t n)
+{
+    const ptrdiff_t at = gradient - (const real *)u->grad;
+    API(adam)((real *)u->param + at, (real *)u->m + at, (real *)u->v + at, gradient, u->learning_rate, u->beta1,
+              u->beta2, u->eps, u->m_correction, u->v_correction, n);
+}
+
+/* How many columns the results of a call have that sums over those of the batch: dw's, or those of both tables. */
+static int64_t n_results(const struct microgpt_call *call)
+{
+    return call->kernel == KERNEL_embedding_backward ? (int64_t)call->vocab_size + call->block_size
+           : call->kernel == KERNEL_matmul_backward  ? call->k
+                                                     : 1;
+}
+
+/* Such a call for the columns begin .. end of its results, and the update of these. */
+static void call_sums(const struct microgpt_replay *replay, const struct microgpt_call *call, int begin, int end)
+{
+    void *a[10];
+    for (int i = 0; i < call->n_arrays; i++)
+        a[i] = call->given >> i & 1 ? (char *)call->array[i] + (size_t)call->column[i] * replay->start : call->array[i];
+    const size_t m = call->m;
+    if (call->kernel == KERNEL_matmul_backward) {
+        real *dw = a[0] = (real *)a[0] + begin * (size_t)call->ld[0];
+        a[3] = (real *)a[3] + begin * (size_t)call->ld[3];
+        a[4] = (real *)a[4] + begin;
+        make_call(call, a, end - begin, replay->n);
+        if (replay->update)
+            update(replay->update, dw, (end - begin) * m);
+    } else if (call->kernel == KERNEL_embedding_backward) {
+        const int n_columns[2] = {call->vocab_size, call->block_size};
+        for (int i = 0; i < 2; begin -= n_columns[i], end -= n_columns[i], i++) {
+            const int from = begin > 0 ? begin : 0, to = end < n_columns[i] ? end : n_columns[i];
+            if (from >= to)
+                continue;
+            embedding_backward(a[i], a[2], a[3 + i], call->m, from, to, replay->n, call->accumulate >> i & 1);
+            if (replay->update)
+                update(replay->update, (real *)a[i] + from * m, (to - from) * m);
         }
+    } else {
+        make_call(call, a, call->k, replay->n);
+    }
+}
+
+/* A thread's part of such calls: the columns of their results are laid end to end, and cut where as many numbers come
+   before as after.  So most results are one thread's, which has to fetch what others have computed only for these. */
+static void share_sums(const struct microgpt_replay *replay, const struct microgpt_call *call,
+                       const struct microgpt_call *last, int thread, int n_threads)
+{
+    int64_t total = 0, before = 0;
+    for (const struct microgpt_call *c = call; c < last; c++)
+        total += n_results(c) * c->m;
+    const int64_t from = total * thread / n_threads, to = total * (thread + 1) / n_threads;
+    for (; call < last; call++) {
+        const int64_t n = n_results(call), m = call->m > 0 ? call->m : 1;
+        /* a column is the thread's in whose part it begins */
+        const int64_t begin = (from - before + m - 1) / m, end = (to - before + m - 1) / m;
+        const int first = (int)(from <= before ? 0 : begin < n ? begin : n);
+        const int after = (int)(to <= before ? 0 : end < n ? end : n);
+        if (first < after)
+            call_sums(replay, call, first, after);
+        before += n * call->m;
+    }
+}
+
+/* The weighted sum of the losses, as cross_entropy_forward adds it up. */
+static real total_loss(const struct microgpt_replay *replay)
+{
+    const real *losses = replay->losses, *weights = (const real *)replay->weights + replay->start;
+    real loss = 0;
+    for (int j = 0; j < replay->n; j++)
+        loss = FMA(weights[j], losses[j], loss);
+    return loss;
+}
+
+void API(replay)(struct microgpt_replay *replay, int thread, int n_threads)
+{
+    const int begin = first_column(replay, thread, n_threads), end = first_column(replay, thread + 1, n_threads);
+    const struct microgpt_call *call = replay->calls, *last = call + replay->n_calls;
+    for (int first = 1; call < last; first = 0) {
+        for (; call < last && !call->sums; call++)
+            if (begin < end || thread == 0) /* without columns there may still be zeros to write */
+                call_columns(replay, call, thread, begin, end);
+        if (n_threads > 1)
+            replay->meet(n_threads);
+        if (first && replay->update) {
+            const real loss = total_loss(replay); /* each thread for itself, to the same bits */
+            if (thread == 0)
+                replay->loss = loss;
+            if (!isfinite(loss))
+                return;
+        }
+        const struct microgpt_call *sums = call;
+        while (call < last && call->sums)
+            call++;
+        share_sums(replay, sums, call, thread, n_threads);
+        if (n_threads > 1 && call < last)
+            replay->meet(n_threads);
     }
 }

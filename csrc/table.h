@@ -27,7 +27,7 @@ KERNEL(relu_forward, PACKED, "y[m,n] = x[m,n]", (a[0], a[1], (size_t)m * n))
 KERNEL(relu_backward, PACKED, "dx[m,n] = dy[m,n] y[m,n]", (a[0], a[1], a[2], (size_t)m * n, accumulate))
 
 KERNEL(add_forward, PACKED, "y[m,n] = a[m,n] b[m,n]", (a[0], a[1], a[2], (size_t)m * n))
-KERNEL(add_backward, PACKED, "da[m,n] db[m,n] = dy[m,n]", (a[0], a[1], a[2], (size_t)m * n, accumulate))
+KERNEL(add_backward, PACKED, "da?[m,n] db?[m,n] = dy[m,n]", (a[0], a[1], a[2], (size_t)m * n, accumulate))
 
 KERNEL(embedding_forward, PACKED, "x[m,n] = wte[m,vocab_size] wpe[m,block_size] tokens[n]<vocab_size positions[n]<block_size",
        (a[0], a[1], a[2], a[3], a[4], m, n))

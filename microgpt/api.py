@@ -19,9 +19,10 @@ from .errors import ConfigError, DataError, named
 from .evaluate import Evaluator, bits_per_character, mean_loss
 from .metrics import Metrics
 from .params import Parameters
-from .sample import Sampler, columns_for
+from .sample import samples
 from .signals import interrupt_at_the_end
 from .terminal import shown
+from .threads import check
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Training(Config):
     out: Path | None = None
     resume: Path | None = None
     metrics: Path | None = None
+    threads: int | None = None
 
 
 @accepts(Training)
@@ -46,17 +48,20 @@ def train(given: Given) -> "Model":
     """Train a model on a text file; returns it.
 
     The settings are those of the command line.  With `out`, a directory, the run can be resumed with `resume`, which
-    then says all that is not given; `metrics` is a file for each step's loss.  Raises ConfigError, DataError,
-    CheckpointError, NotFiniteError or OSError; after Ctrl-C, when the run is saved, KeyboardInterrupt.
+    then says all that is not given; `metrics` is a file for each step's loss; `threads` is how many work, by default as
+    many as there are cores and the work can feed, and changes no bit.  Raises ConfigError, DataError, CheckpointError,
+    NotFiniteError or OSError; after Ctrl-C, when the run is saved, KeyboardInterrupt.
     """
     settings = dict(given)
+    threads = settings.pop("threads", None)
     if "input" in settings:
         settings["input"] = text_of(settings["input"], "input")
     paths = ((name, settings.pop(name, None)) for name in ("out", "resume", "metrics"))
     out, resume, metrics_path = (None if path is None else text_of(path, name) for name, path in paths)
-    with training(settings, out, resume, metrics_path) as (trainer, run, metrics), interrupt_at_the_end() as stop:
+    begun = training(settings, out, resume, metrics_path, threads=threads)
+    with begun as (trainer, run, metrics), interrupt_at_the_end() as stop:
         loop.train(trainer, run, metrics, stop=stop)
-    return Model(trainer.params)
+    return Model(trainer.params, threads)
 
 
 @contextmanager
@@ -66,6 +71,7 @@ def training(
     resume: str | None = None,
     metrics: str | None = None,
     settings_file: str | None = None,
+    threads: int | None = None,
 ) -> Iterator[tuple[Trainer, "Run | None", Metrics | None]]:
     """(trainer, run, metrics), ready for loop.train(); the latter two are None unless asked for."""
     if out is not None and resume is not None:
@@ -84,7 +90,7 @@ def training(
         config = Config(**settings) if saved is None else resumed(saved.config, settings)
         if directory is not None and saved is not None and "input" not in settings:
             path = input_of(directory, config.input)
-        trainer = Trainer(config, saved, saves=run is not None, input=path)
+        trainer = Trainer(config, saved, saves=run is not None, input=path, threads=threads)
         if run is not None and saved is None:
             run.create()
         if metrics is not None:
@@ -104,14 +110,14 @@ def text_of(path: object, name: str) -> str:
     return path
 
 
-def load(path: Path) -> "Model":
-    """The Model of a run's directory or a checkpoint file.  Raises CheckpointError."""
+def load(path: Path, threads: int | None = None) -> "Model":
+    """The Model of a run's directory or a checkpoint file, used by so many threads.  Raises CheckpointError."""
     from . import run
 
     saved = run.load(text_of(path, "path"))
     params = Parameters(saved.config, saved.vocab)
     params.copy_from(saved.params)
-    return Model(params)
+    return Model(params, threads)
 
 
 class Score(NamedTuple):
@@ -130,8 +136,9 @@ class Evaluation(NamedTuple):
 class Model:
     """A trained model: `config`, `vocab` (characters by id) and `params` (arrays by name)."""
 
-    def __init__(self, params: Parameters) -> None:
+    def __init__(self, params: Parameters, threads: int | None = None) -> None:
         self.params, self.config, self.vocab = params, params.config, params.vocab
+        self.threads = None if threads is None else check(threads)  # or None: as many as there are cores to use
 
     def __repr__(self) -> str:
         return f"<Model of {self.params.flat.size} parameters and {len(self.vocab)} characters>"
@@ -150,13 +157,12 @@ class Model:
     def batches(self, sampling: Sampling, probs: bool = False) -> Iterator[tuple[list[str], list[list[float]] | None]]:
         """The same, batch by batch as they are drawn: (texts, their probabilities or None)."""
         self._check_text(named("prompt"), sampling.prompt, self.config.block_size - 1)
-        sampler = Sampler(self.params, columns_for(self.config, sampling.num_samples))
-        return sampler.samples(sampling, probs)
+        return samples(self.params, sampling, probs, self.threads)
 
     def score(self, text: str) -> Score:
         """The Score of a text.  Raises ConfigError for unknown characters, or more than the context holds."""
         self._check_text("text", text, self.config.block_size)
-        losses = Evaluator(self.params, [text]).losses()
+        losses = Evaluator(self.params, [text], self.threads).losses()
         return Score(text, mean_loss(losses, [0, len(losses)]), losses.tolist())
 
     def evaluate(self, documents: list[str]) -> Evaluation:
@@ -172,7 +178,7 @@ class Model:
         for document in documents:
             if not known.issuperset(document):
                 raise DataError(f"documents: {unknown(document, known, self.vocab)}")
-        evaluator = Evaluator(self.params, documents)
+        evaluator = Evaluator(self.params, documents, self.threads)
         losses = evaluator.losses()
         d = evaluator.dataset
         return Evaluation(len(documents), d.n_truncated, mean_loss(losses, d.offsets), bits_per_character(losses))

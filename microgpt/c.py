@@ -7,7 +7,7 @@ taken.  Nothing here checks anything: see arguments.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module, util
 from typing import Any
@@ -43,12 +43,14 @@ _lib, _ffi = _module.lib, _module.ffi
 
 REALS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
-# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it and the three after it here, since functions of
+# call(kernel, out, accumulate, eps, *inputs) runs a kernel.  C adds it and the others here, since functions of
 # cffi take no objects: csrc/call.c, which looks at the common case and leaves the rest to `careful`, arguments.py's.
 ndarray, empty, float32, float64 = np.ndarray, np.empty, np.float32, np.float64  # which C looks up here
 call: Callable[..., Any]
-replay: Callable[[str, int, int, int, int], None]  # of recorded calls
-adam: Callable[..., None]
+replay: Callable[..., None]  # of recorded calls
+step: Callable[..., float]
+draw: Callable[..., bool]
+set_threads: Callable[[int], int]
 address: Callable[[Any], int]  # where an array's memory begins
 careful: Callable[..., Any]
 if not _lib.microgpt_add_functions(id(globals())):
@@ -58,6 +60,11 @@ if not _lib.microgpt_add_functions(id(globals())):
 def attention_rows(n_tokens: int) -> int:
     """How many tokens the arrays of attention must have room for, to work on so many."""
     return int(_lib.microgpt_attention_rows(n_tokens))
+
+
+def columns_apart(begin: int, thread: int) -> int:
+    """Where, in columns, a thread's part of an array of attention begins that begins with this column."""
+    return int(_lib.microgpt_columns_apart(begin, thread))
 
 
 def token_rows(n_tokens: int) -> int:
@@ -79,32 +86,51 @@ def table() -> list[tuple[str, str, bool]]:
     return rows
 
 
-def bits(accumulate: Sequence[bool]) -> int:
-    """C's `accumulate`: bit i says that the i-th gradient is added to."""
-    return sum(1 << i for i, added_to in enumerate(accumulate) if added_to)
+def bits(flags: Iterable[bool]) -> int:
+    """Bit i says whether the i-th is true: that a gradient is added to, or what an array is like."""
+    return sum(1 << i for i, flag in enumerate(flags) if flag)
 
 
 def _pointer(array: Any) -> Any:
     return _ffi.NULL if array is None else _ffi.cast("void *", address(array))  # noqa: F821
 
 
-def recorded(dtype: Any, calls: Iterable[dict[str, Any]]) -> Callable[[int, int], None]:
+def recorded(
+    dtype: Any, calls: Iterable[dict[str, Any]], position: Any = None, n_threads: int = 1
+) -> Callable[..., None]:
     """A function over(start, n) that replays kernel calls, without the GIL, on n columns from column `start` on.
 
     A call has the fields of struct microgpt_call (csrc/program.h), `array` being a list of arrays, or None for those
     left out.  They live as long as the function, which raises RuntimeError in a thread whose stack is too small.
     """
     calls = list(calls)
-    records = _ffi.new("struct microgpt_call[]", [call | {"array": [*map(_pointer, call["array"])]} for call in calls])
+    records = _ffi.new(
+        "struct microgpt_call[]",
+        [call | {"array": [*map(_pointer, call["array"])], "n_arrays": len(call["array"])} for call in calls],
+    )
     begin = int(_ffi.cast("uintptr_t", records))
-    over = partial(replay, np.dtype(dtype).char, begin, len(calls))  # noqa: F821
-    over.keep = records, calls  # type: ignore[attr-defined]
+    where = 0 if position is None else address(position)  # noqa: F821
+    over = partial(replay, np.dtype(dtype).char, begin, len(calls), where, n_threads)  # noqa: F821
+    over.keep = records, calls, position  # type: ignore[attr-defined]
     return over
 
 
-def updating(param: Any, m: Any, v: Any, grad: Any) -> Callable[..., None]:
-    """microgpt_adam on these arrays, which live as long as the function: of its six numbers."""
-    arrays = param, m, v, grad
-    update = partial(adam, param.dtype.char, *map(address, arrays), param.size)  # noqa: F821
-    update.keep = arrays  # type: ignore[attr-defined]
-    return update
+def stepping(over: Any, losses: Any, weights: Any, param: Any, m: Any, v: Any, grad: Any) -> Callable[..., float]:
+    """A function of (start, n) and Adam's six numbers that does what `over` does and the update; the loss."""
+    arrays = losses, weights, param, m, v, grad
+    advance = partial(step, *over.args, *map(address, arrays))  # noqa: F821
+    advance.keep = over, arrays  # type: ignore[attr-defined]
+    return advance
+
+
+def drawing(
+    token: Any, probs: Any, work: Any, logits: Any, uniform: Any, m: int, n_threads: int = 1
+) -> Callable[..., bool]:
+    """A function of n, temperature, top_k and top_p: microgpt_draw on these arrays; whether all logits are finite.
+
+    For each thread probs needs room for a column more than there are, and work for one.
+    """
+    arrays = token, probs, work, logits, uniform
+    function = partial(draw, logits.dtype.char, *map(address, arrays), m, n_threads)  # noqa: F821
+    function.keep = arrays  # type: ignore[attr-defined]
+    return function

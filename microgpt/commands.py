@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
+from . import __version__, threads
 from .config import Config, Sampling, Settings, flag, kind, parsed, read_toml, suggestion
 from .errors import DataError
 from .progress import Reporter
@@ -18,6 +18,8 @@ from .terminal import escaped, notice, printable
 if TYPE_CHECKING:
     from .run import Run
     from .trainer import Trainer
+
+THREADS_HELP = "how many work (default MICROGPT_THREADS, or as many as there are cores and the work can feed)"
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -56,6 +58,8 @@ def make_parser() -> Parser:
         command.set_defaults(function=function, parser=command)
         if path_help:
             command.add_argument("path", metavar="RUN", help=path_help)
+        if name in ("train", "sample", "eval", "score"):
+            command.add_argument("--threads", metavar="INT", help=THREADS_HELP)
         return command
 
     trained = "a run's directory, or a checkpoint file"
@@ -104,7 +108,8 @@ def train(arguments: argparse.Namespace) -> int | None:
     settings = read_toml(arguments.config) if arguments.config is not None else {}
     settings |= parsed(Config, vars(arguments))
     out, resume = arguments.out, arguments.resume
-    with api.training(settings, out, resume, arguments.metrics, arguments.config) as (trainer, run, metrics):
+    files = out, resume, arguments.metrics, arguments.config
+    with api.training(settings, *files, n_threads(arguments)) as (trainer, run, metrics):
         config = trainer.config
         reporter = Reporter(config, trainer.step_count)
         try:
@@ -124,6 +129,11 @@ def train(arguments: argparse.Namespace) -> int | None:
     if config.num_samples:
         say_samples(trainer)
     return None
+
+
+def n_threads(arguments: argparse.Namespace) -> int | None:
+    """What --threads says, if it was given."""
+    return None if arguments.threads is None else threads.parse(arguments.threads)
 
 
 def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
@@ -165,7 +175,7 @@ def sample(arguments: argparse.Namespace) -> None:
     from . import api
 
     sampling = Sampling(**parsed(Sampling, vars(arguments)))
-    model = api.load(arguments.path)
+    model = api.load(arguments.path, n_threads(arguments))
     escape = escaped if sys.stdout.isatty() else str
     first = 1
     for texts, probs in model.batches(sampling, arguments.probs):
@@ -185,7 +195,7 @@ def sample(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     from . import api, data, run
 
-    model = api.load(arguments.path)
+    model = api.load(arguments.path, n_threads(arguments))
     path = arguments.input if arguments.input is not None else run.input_of(arguments.path, model.config.input)
     documents, _ = data.read_documents(path)
     try:
@@ -207,7 +217,7 @@ def score(arguments: argparse.Namespace) -> None:
 
     from . import api
 
-    model = api.load(arguments.path)
+    model = api.load(arguments.path, n_threads(arguments))
     for found in [model.score(text) for text in arguments.texts]:
         bits = [loss / log(2) for loss in found.losses]
         if arguments.json:
@@ -242,7 +252,7 @@ def info(arguments: argparse.Namespace) -> None:
     print(f"numpy, cffi  {numpy.__version__}, {version('cffi')}")
     print(f"compiler     {c.compiler()}")
     print(f"kernels      {c.ISA} (MICROGPT_ISA forces another)")
-    print("threads      1")
+    print(f"threads      {threads.default()} (--threads or MICROGPT_THREADS says how many)")
 
 
 def plot(arguments: argparse.Namespace) -> None:

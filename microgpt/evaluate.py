@@ -15,19 +15,21 @@ from .data import Dataset
 from .errors import SamplingError
 from .params import Parameters, arrays
 from .program import Program, Replay
+from .threads import number
 
-COLUMNS = 1024  # at once, or as many as the longest document has
+COLUMNS = 1024  # at once for each thread, or as many as the longest document has
 
 
 class Evaluator:
     """The losses of some documents, again and again as the parameters change.  All characters must be known."""
 
-    def __init__(self, params: Parameters, documents: list[str]) -> None:
+    def __init__(self, params: Parameters, documents: list[str], threads: int | None = None) -> None:
         config = params.config
         self.dataset = d = Dataset(documents, params.vocab, config.block_size, 1, config.dtype)
         ops = record(config, len(params.vocab) + 1)
-        max_tokens = min(d.offsets[-1], max(d.max_columns, COLUMNS))
-        self._replay = Replay(ops, config.dtype, max_tokens, {**params.views, **d.arrays})
+        n_threads = number(threads, params.flat.size * d.offsets[-1])
+        max_tokens = min(d.offsets[-1], max(d.max_columns, COLUMNS * n_threads))
+        self._replay = Replay(ops, config.dtype, max_tokens, {**params.views, **d.arrays}, n_threads)
 
     def losses(self) -> Any:
         """-log probability of each character, and of each document's end, one document after the other: float64."""

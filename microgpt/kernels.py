@@ -55,6 +55,7 @@ from .arguments import (
     whole,
 )
 from .table import KERNELS
+from .threads import check
 
 Real = TypeVar("Real", np.float32, np.float64)
 Array = np.ndarray[Any, np.dtype[Real]]
@@ -63,6 +64,18 @@ Integers = np.ndarray[Any, np.dtype[Any]]
 ISA = c.ISA  # of the kernels here
 
 RMSNORM_EPS = 1e-5  # the reference's
+
+
+def set_threads(n: SupportsIndex) -> int:
+    """Let n threads work on one call, from 1 to 256, and return how many did before; it begins with 1.
+
+    The bits stay the same.  Of the kernels on matrices, those of whole arrays that are large enough to gain by it take
+    more than one thread; while one call has them, others in the process take their own alone.
+
+    >>> set_threads(set_threads(2)), set_threads(1)
+    (2, 1)
+    """
+    return c.set_threads(check(n))
 
 
 # ---- matmul ----
@@ -218,10 +231,16 @@ def add_forward(a: Array[Real], b: Array[Real], *, out: Array[Real] | None = Non
     return call("add_forward", out, False, 0.0, a, b)
 
 
+@overload
+def add_backward(dy: Array[Real], *, out: None = None, accumulate: bool = False) -> tuple[Array[Real], Array[Real]]: ...
+@overload
 def add_backward(
-    dy: Array[Real], *, out: tuple[Array[Real], Array[Real]] | None = None, accumulate: bool = False
-) -> tuple[Array[Real], Array[Real]]:
-    """da = dy, db = dy.  dy: (m, n); da, db: (m, n).  out: (da, db).
+    dy: Array[Real], *, out: tuple[Array[Real] | None, Array[Real] | None], accumulate: bool = False
+) -> tuple[Array[Real] | None, Array[Real] | None]: ...
+def add_backward(dy: Any, *, out: Any = None, accumulate: bool = False) -> Any:
+    """da = dy, db = dy.  dy: (m, n); da, db: (m, n).
+
+    out: (da, db); a gradient in whose place None stands is left out, and None is returned for it.
 
     >>> add_backward(np.array([[3.0]]))
     (array([[3.]]), array([[3.]]))

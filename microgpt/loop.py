@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .config import Config, Sampling
 from .metrics import Metrics
-from .sample import Sampler
+from .sample import samples
 from .terminal import notice
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def a_few_samples(trainer: Trainer) -> list[str]:
     """Drawn with a generator of their own: looking does not change the run."""
     config = trainer.config
     sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed)
-    sampler = Sampler(trainer.params, N_SAMPLES)
-    return [text for texts, _ in sampler.samples(sampling) for text in texts]
+    return [text for texts, _ in samples(trainer.params, sampling, threads=1) for text in texts]
 
 
 def next_event(config: Config, step: int) -> int:

@@ -49,14 +49,14 @@ def loss(ops: Program, logits: Array) -> None:
 def backward(ops: Program, p: Mapping[str, Array], g: Mapping[str, Array], config: Config) -> None:
     """The gradient of the loss in g, line by line the forward pass from its end.
 
-    dx is the gradient of the residual stream: x = x + branch hands it on to both as it is, so it is a branch's dy and
-    then has the branch's own dx added.
+    The gradient of a value is called after it, with a d.  That of the residual stream goes on to both sides of
+    x = x + branch: it is the branch's dy, and a copy of it then has the branch's own dx added.
     """
     a = ops.arrays
     sizes = {"n_head": config.n_head, "block_size": config.block_size}
-    last = a[f"layer{config.n_layer - 1}.x_mlp"]
+    last = f"layer{config.n_layer - 1}."
     dlogits = ops.cross_entropy_backward("dlogits", a["probs"], TARGETS, WEIGHTS)
-    _, dx = ops.matmul_backward((g["lm_head"], "dx"), dlogits, p["lm_head"], last)
+    _, dx = ops.matmul_backward((g["lm_head"], last + "dx_mlp"), dlogits, p["lm_head"], a[last + "x_mlp"])
     for layer in reversed(range(config.n_layer)):
         l = f"layer{layer}."
         # x = x + fc2 relu(fc1 rmsnorm(x))
@@ -64,6 +64,7 @@ def backward(ops: Program, p: Mapping[str, Array], g: Mapping[str, Array], confi
         _, drelu = ops.matmul_backward((g[l + "mlp_fc2"], "drelu"), dx, p[l + "mlp_fc2"], relu)
         dhidden = ops.relu_backward("dhidden", drelu, relu)
         _, dnorm = ops.matmul_backward((g[l + "mlp_fc1"], "dnorm"), dhidden, p[l + "mlp_fc1"], norm)
+        dx, _ = ops.add_backward((l + "dx_attn", None), dx)
         ops.rmsnorm_backward(dx, dnorm, norm, rstd, accumulate=True)
         # x = x + wo attention(rmsnorm(x))
         attn, norm, rstd = a[l + "attn"], a[l + "attn_norm"], a[l + "attn_norm.rstd"]
@@ -73,6 +74,7 @@ def backward(ops: Program, p: Mapping[str, Array], g: Mapping[str, Array], confi
         _, dnorm = ops.matmul_backward((g[l + "attn_wv"], "dnorm"), dv, p[l + "attn_wv"], norm)
         ops.matmul_backward((g[l + "attn_wk"], dnorm), dk, p[l + "attn_wk"], norm, accumulate=(False, True))
         ops.matmul_backward((g[l + "attn_wq"], dnorm), dq, p[l + "attn_wq"], norm, accumulate=(False, True))
+        dx, _ = ops.add_backward((f"layer{layer - 1}.dx_mlp" if layer else "dx", None), dx)
         ops.rmsnorm_backward(dx, dnorm, norm, rstd, accumulate=True)
     dembedding = ops.rmsnorm_backward("dembedding", dx, a["x"], a["x.rstd"])
     ops.embedding_backward((g["wte"], g["wpe"]), dembedding, TOKENS, POSITIONS)

@@ -30,10 +30,14 @@ class Array(NamedTuple):
     columns: int | None = None
 
 
+Call = tuple[str, list[str | None], dict[str, Any]]  # kernel, arrays (outputs first), other fields of C's record
+APART = {"probs", "work", "keys", "values"}  # what attention lays out for itself
+
+
 class Program:
     def __init__(self) -> None:
         self.arrays: dict[str, Array] = {}  # all that the calls make
-        self.calls: list[tuple[str, list[str], dict[str, Any]]] = []  # kernel, arrays, other fields of C's record
+        self.calls: list[Call] = []
 
     def __getattr__(self, kernel: str) -> Callable[..., Any]:
         if kernel not in KERNELS:
@@ -43,7 +47,7 @@ class Program:
     def _record(
         self,
         kernel: str,
-        outputs: Array | str | tuple[Array | str, ...],
+        outputs: Array | str | tuple[Array | str | None, ...],
         *inputs: Array,
         accumulate: bool | tuple[bool, ...] = False,
         eps: float = 0.0,
@@ -71,17 +75,21 @@ class Program:
 
         for operand, array in zip(row.inputs, inputs, strict=True):
             fit(operand, array)
-        single = isinstance(outputs, (Array, str))  # an Array is a tuple too
-        named: tuple[Array | str, ...] = (outputs,) if isinstance(outputs, (Array, str)) else outputs
+        # an Array is a tuple too
+        asked_for: tuple[Array | str | None, ...] = (outputs,) if isinstance(outputs, (Array, str)) else outputs
+        named = asked_for
         first = named[0].name if isinstance(named[0], Array) else named[0]
         for operand in row.outputs[len(named) :]:
             named += ("work" if operand.name == "work" else f"{first}.{operand.name}",)
-        made = [
-            fit(operand, output)
-            if isinstance(output, Array)
-            else self._array(output, extent(operand.rows, sizes), size(operand.columns))
-            for operand, output in zip(row.outputs, named, strict=True)
-        ]
+        made: list[Any] = []
+        for operand, output in zip(row.outputs, named, strict=True):
+            if isinstance(output, str):
+                output = self._array(output, extent(operand.rows, sizes), size(operand.columns))
+            elif output is not None:
+                fit(operand, output)
+            elif not operand.optional:
+                raise ValueError(f"{kernel}: {operand.name}: expected an Array or the name of one, found None")
+            made.append(output)
         arrays = [*made, *inputs]
         n_gradients = sum(operand.name != "work" for operand in row.outputs)
         added_to = accumulate if isinstance(accumulate, tuple) else (accumulate,) * n_gradients
@@ -89,9 +97,9 @@ class Program:
             raise ValueError(f"{kernel}: accumulate: expected {n_gradients} of them, found {len(added_to)}")
         fields: dict[str, Any] = {"kernel": row.number, "accumulate": c.bits(added_to), "eps": eps, **sizes}
         if row.strided:
-            fields["ld"] = [array.rows for array in arrays]
-        self.calls.append((kernel, [array.name for array in arrays], fields))
-        return made[0] if single else tuple(made[: len(outputs)])
+            fields["ld"] = [array.rows if array else 0 for array in arrays]
+        self.calls.append((kernel, [array.name if array else None for array in arrays], fields))
+        return made[0] if isinstance(outputs, (Array, str)) else tuple(made[: len(asked_for)])
 
     def _array(self, name: str, rows: int, columns: int | None) -> Array:
         array = Array(name, rows, columns)
@@ -102,40 +110,103 @@ class Program:
             raise ValueError(f"{name}: expected {before}, as before, found {array}")
         return array
 
-    def count(self, max_tokens: int) -> int:
+    def in_order(self) -> list[Call]:
+        """The calls, each that sums over tokens as late as what it reads is still there.
+
+        A call that does both, per token and over tokens, is two.  Threads share out tokens, or else results, and so
+        have to wait for each other wherever one kind of call follows the other.
+        """
+        ordered: list[Call] = []
+        late: list[Call] = []
+        for kernel, names, fields in (part for call in self.calls for part in parts(*call)):
+            row = KERNELS[kernel]
+            writes = names[: len(row.outputs)]
+            if not any(name and operand.columns == "n" for operand, name in zip(row.outputs, writes)):
+                late.append((kernel, names, fields))
+                continue
+            if any(name in read for name in writes if name for _, read, _ in late):
+                ordered += late
+                late = []
+            ordered.append((kernel, names, fields))
+        return ordered + late
+
+    def count(self, max_tokens: int, n_threads: int = 1) -> int:
         """How many numbers the arrays take, with columns for so many tokens."""
-        width = c.attention_rows(max_tokens)
+        width = columns_for(max_tokens, n_threads)
         return sum(rows * (width if columns is None else columns) for _, rows, columns in self.arrays.values())
 
 
+def parts(kernel: str, names: list[str | None], fields: dict[str, Any]) -> list[Call]:
+    """The call, or two of it where some results may be left out: one for those per token, one for those over tokens."""
+    row = KERNELS[kernel]
+    of_token = [operand.columns == "n" for operand in row.outputs]
+    if all(of_token) or not any(of_token) or not all(operand.optional for operand in row.outputs):
+        return [(kernel, names, fields)]
+    writes, reads = names[: len(row.outputs)], names[len(row.outputs) :]
+    divided = [[name if yes == wanted else None for name, yes in zip(writes, of_token)] for wanted in (True, False)]
+    return [(kernel, some + reads, fields) for some in divided if any(some)]
+
+
 class Replay:
-    """A program with memory for batches of up to max_tokens.
+    """A program with memory for batches of up to max_tokens, to be worked on by so many threads.
+
+    Threads share out whole documents, unless there are none: then each column stands for itself.
 
     `given` has the memory of the arrays that the program does not make.  Those among them with a column for each token
     may be longer than a batch, which is a slice of them.
     """
 
-    def __init__(self, program: Program, dtype: Any, max_tokens: int, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        dtype: Any,
+        max_tokens: int,
+        given: Mapping[str, Any],
+        n_threads: int = 1,
+        documents: bool = True,
+    ) -> None:
         self.max_tokens = max_tokens
-        memory.require(program.count(max_tokens) * np.dtype(dtype).itemsize, f"arrays of {max_tokens} tokens")
-        width = c.attention_rows(max_tokens)  # that every array has: attention's need a few columns more
+        memory.require(
+            program.count(max_tokens, n_threads) * np.dtype(dtype).itemsize, f"arrays of {max_tokens} tokens"
+        )
+        width = columns_for(max_tokens, n_threads)
         self.values = {  # every array that the program makes, for whoever wants to look
             name: aligned(rows * (columns or width), dtype).reshape(rows, columns or width, order="F")
             for name, rows, columns in program.arrays.values()
         }
-        every = {**self.values, **given}
-        calls = []
-        for kernel, names, fields in program.calls:
-            row = KERNELS[kernel]
-            steps = [
-                every[name][..., :1].nbytes if name in given and operand.columns == "n" else 0
-                for operand, name in zip(row.outputs + row.inputs, names)
-            ]
-            arrays = [every[name] for name in names]
-            calls.append({**fields, "array": arrays, "step": steps, "moves": any(steps)})
-        self.calls = calls
+        self._given, self._n_threads = given, n_threads
+        self.calls = [self._record(*call) for call in program.in_order()]
         # over(start, n) runs the program on the batch of the columns start .. start + n of the given arrays
-        self.over = c.recorded(dtype, calls)
+        self.over = c.recorded(dtype, self.calls, given.get("positions") if documents else None, n_threads)
+
+    def _record(self, kernel: str, names: list[str | None], fields: dict[str, Any]) -> dict[str, Any]:
+        """The call as C has it: see struct microgpt_call in csrc/program.h."""
+        row = KERNELS[kernel]
+        arrays: list[Any] = []
+        columns: list[int] = []
+        record = {**fields, "array": arrays, "column": columns, "given": 0, "apart": 0, "private": 0}
+        record["sums"] = sums = not any(name and operand.columns == "n" for operand, name in zip(row.outputs, names))
+        for i, (operand, name) in enumerate(zip(row.outputs + row.inputs, names)):
+            array, column, bit = None, 0, 1 << i
+            if name is not None:
+                array = self._given[name] if name in self._given else self.values[name]
+                if operand.columns == "n":
+                    column = array[..., :1].nbytes
+                    record["given"] |= bit if name in self._given else 0
+                    record["apart"] |= bit if operand.name in APART else 0
+                elif i < len(row.outputs) and not sums:  # what is made beside columns each thread makes for itself
+                    column = array.nbytes
+                    array = aligned(array.size * self._n_threads, array.dtype)
+                    self.values[name] = array.reshape(-1, self._n_threads, order="F")[:, :1]  # that of the first thread
+                    record["private"] |= bit
+            arrays.append(array)
+            columns.append(column)
+        return record
+
+
+def columns_for(max_tokens: int, n_threads: int) -> int:
+    """How many columns every array has: those of attention need a few more, for each thread."""
+    return c.attention_rows(max_tokens) + (n_threads - 1) * c.attention_rows(0)
 
 
 def aligned(size: int, dtype: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,26 +14,35 @@ from .config import Config, Sampling
 from .errors import SamplingError
 from .params import Parameters
 from .program import Program, Replay
+from .threads import number
 
-COLUMNS = 2048  # documents drawn side by side, when that many fit into CACHE numbers
-CACHE = 2**21
+ROW = 4096  # bytes of a feature of all documents that are drawn side by side, so that they stay in the cache
+CACHE = 2**21  # numbers, likewise, of their keys and values
+WORTH_KEEPING = 0.75  # of the columns
 
 
 class Sampler:
     """The model with a cache of keys and values, for up to `columns` documents that grow side by side."""
 
-    def __init__(self, params: Parameters, columns: int = 1) -> None:
+    def __init__(self, params: Parameters, columns: int = 1, n_threads: int = 1) -> None:
         self.config = config = params.config
         self.vocab = params.vocab
         self.bos = len(self.vocab)
-        self.columns = columns
+        self.columns, self.n_threads = columns, n_threads
         ops = Program()
         model.forward(ops, params.arrays, config, ops.attention_cached)
         self._tokens, self._positions = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
         given = {**params.views, "tokens": self._tokens, "positions": self._positions}
-        self._replay = Replay(ops, config.dtype, columns, given)
+        self._replay = Replay(ops, config.dtype, columns, given, n_threads, documents=False)
         values = self._replay.values
         self._logits = values["logits"]
+        self._uniforms = np.empty(columns)
+        vocab_size = self.bos + 1
+        probs, work = (
+            np.empty(vocab_size * (columns + n_threads), config.dtype),
+            np.empty(vocab_size * n_threads, np.int32),
+        )
+        self._draw = c.drawing(self._tokens, probs, work, self._logits, self._uniforms, vocab_size, n_threads)
         self._caches = [
             values[f"layer{layer}.attn.{name}"].reshape(-1, order="F")
             for layer in range(config.n_layer)
@@ -63,11 +71,20 @@ class Sampler:
 
     def keep(self, columns: Any, n: int, n_positions: int) -> None:
         """Go on with these of the n columns only."""
-        rows = n_positions * self.config.n_embd  # the cache is token_rows(columns) x n_embd for each position
         for cache in self._caches:
-            kept = np.take(cache[: rows * c.token_rows(n)].reshape(rows, -1), columns, axis=1)
-            moved = cache[: rows * c.token_rows(len(columns))].reshape(rows, -1)
-            moved[:, : len(columns)] = kept
+            parts = [part for _, part in self._parts(cache, n, n_positions)]
+            kept = np.take(np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0], columns, axis=1)
+            for begin, part in self._parts(cache, len(columns), n_positions):
+                part[:] = kept[:, begin : begin + part.shape[1]]
+
+    def _parts(self, cache: Any, n: int, n_positions: int) -> Iterator[tuple[int, Any]]:
+        """(first column, n_positions n_embd x columns) of each thread's part of the cache of n columns."""
+        n_rows = n_positions * self.config.n_embd
+        size = self.config.block_size * self.config.n_embd  # numbers of one column
+        for thread in range(self.n_threads):
+            begin, end = n * thread // self.n_threads, n * (thread + 1) // self.n_threads
+            start, width = c.columns_apart(begin, thread) * size, c.token_rows(end - begin)
+            yield begin, cache[start : start + n_rows * width].reshape(n_rows, width)[:, : end - begin]
 
     def sample(self, rng: random.Random, temperature: float) -> str:
         """One new document, drawn with a random.Random as the reference draws."""
@@ -80,49 +97,54 @@ class Sampler:
             text.append(self.vocab[token])
         return "".join(text)
 
-    def samples(self, sampling: Sampling, probs: bool = False) -> Iterator[tuple[list[str], list[list[float]] | None]]:
-        """Yield lists (texts, probs), as a Sampling wants them: probs, None unless asked for, has a list for each text,
-        the probability of each of its characters, given those before, and of the end if it has one.
-
-        Sample i draws its characters with the numbers i * block_size and on of one random.Random(seed), so it is the
-        same however many are drawn side by side.
-        """
-        rng = random.Random(sampling.seed)
-        ids = {char: i for i, char in enumerate(self.vocab)}
-        prompt = [ids[char] for char in sampling.prompt]
-        block_size = self.config.block_size
-        for first in range(0, sampling.num_samples, self.columns):
-            n = min(self.columns, sampling.num_samples - first)
-            uniforms = uniform(rng, n * block_size).reshape(n, block_size)
-            yield self._side_by_side(uniforms.T, prompt, sampling, probs)
-
-    def _side_by_side(
-        self, uniforms: Any, prompt: list[int], sampling: Sampling, want_probs: bool
+    def batch(
+        self, uniforms: Any, sampling: Sampling, want_probs: bool = False
     ) -> tuple[list[str], list[list[float]] | None]:
-        block_size, n = uniforms.shape
+        """(texts, probs): documents drawn side by side, each with its own of the uniform numbers, n x block_size.
+
+        probs, None unless asked for, has a list for each text: the probability of each of its characters, given those
+        before, and of the end if it has one.
+        """
+        n, block_size = uniforms.shape
+        prompt = [self.vocab.index(char) for char in sampling.prompt]
         ids = np.full((n, block_size), self.bos)  # what each document says
-        ids[:, : len(prompt)] = prompt
         lengths = np.full(n, block_size)
         probs = np.empty((n, block_size)) if want_probs else None
-        alive = np.arange(n)  # the document that each column is
-        tokens = np.full(n, self.bos)
+        document = np.arange(n)  # that each column is
+        going = np.ones(n, bool)  # whether it has not ended
+        self._tokens[:n] = self.bos
         for position in range(block_size):
-            logits = self.logits(tokens, position)
+            self._positions[:n] = position
+            self._replay.over(0, n)
+            tokens = self._tokens[:n]
             if position < len(prompt):
-                tokens = ids[alive, position]
+                tokens[:] = prompt[position]
             else:
-                tokens = choose(logits, uniforms[position, alive], sampling)
-                ids[alive, position] = tokens
+                self._draw_tokens(uniforms[document, position], sampling)
+            ids[document, position] = tokens
             if probs is not None:
-                probs[alive, position] = kernels.softmax_forward(logits)[tokens, np.arange(len(tokens))]
-            going = np.flatnonzero(tokens != self.bos)
-            if len(going) < len(tokens):
-                lengths[alive[tokens == self.bos]] = position
-                if len(going) == 0:
-                    break
-                self.keep(going, len(tokens), position + 1)
-                alive, tokens = alive[going], tokens[going]
+                probs[document, position] = kernels.softmax_forward(self._logits[:, :n])[tokens, np.arange(n)]
+            ended = going & (tokens == self.bos)
+            lengths[document[ended]] = position
+            going &= ~ended
+            left = np.flatnonzero(going)
+            if len(left) == 0:
+                break
+            if (
+                len(left) < WORTH_KEEPING * n
+            ):  # to go on with columns that have ended costs less than to move the others
+                self.keep(left, n, position + 1)
+                tokens[: len(left)] = tokens[left]
+                document, going, n = document[left], going[left], len(left)
         return self._texts(ids, lengths.tolist(), probs)
+
+    def _draw_tokens(self, uniforms: Any, sampling: Sampling) -> None:
+        """The next token of each column, from its logits.  Raises SamplingError."""
+        n, vocab_size = len(uniforms), self.bos + 1
+        self._uniforms[:n] = uniforms
+        top_k = min(sampling.top_k, vocab_size) or vocab_size
+        if not self._draw(n, sampling.temperature, top_k, sampling.top_p):
+            raise SamplingError("expected finite logits, found others: the model's weights are too large")
 
     def _texts(self, ids: Any, lengths: Sequence[int], probs: Any) -> tuple[list[str], list[list[float]] | None]:
         codes = np.array([*map(ord, self.vocab), 0], "<u4")
@@ -133,9 +155,32 @@ class Sampler:
         return texts, probs
 
 
-def columns_for(config: Config, num_samples: int) -> int:
+def samples(
+    params: Parameters,
+    sampling: Sampling,
+    want_probs: bool = False,
+    threads: int | None = None,
+    columns: int | None = None,
+) -> Iterator[tuple[list[str], list[list[float]] | None]]:
+    """What a Sampling wants, as Sampler.batch() gives it, batch by batch.
+
+    Sample i draws its characters with the numbers i * block_size and on of one random.Random(seed), so it is the same
+    however many are drawn side by side, by however many threads.
+    """
+    config, num_samples = params.config, sampling.num_samples
+    if columns is None:
+        columns = columns_for(config, num_samples, number(threads))
+    n_threads = number(threads, columns * params.flat.size)
+    rng, sampler = random.Random(sampling.seed), Sampler(params, columns, n_threads)
+    for first in range(0, num_samples, columns):
+        n = min(columns, num_samples - first)
+        yield sampler.batch(uniform(rng, n * config.block_size).reshape(n, config.block_size), sampling, want_probs)
+
+
+def columns_for(config: Config, num_samples: int, n_threads: int = 1) -> int:
     """How many documents to draw side by side."""
-    return max(1, min(num_samples, COLUMNS, CACHE // (2 * config.n_layer * config.n_embd * config.block_size)))
+    most = ROW // np.dtype(config.dtype).itemsize, CACHE // (2 * config.n_layer * config.n_embd * config.block_size)
+    return max(1, min(num_samples, n_threads * min(most)))
 
 
 # ---- drawing one token ----
@@ -158,31 +203,6 @@ def tempered(logits: Any, temperature: float) -> Any:
     if overflown.any():
         probs[:, overflown] = np.arange(len(logits))[:, None] == logits.argmax(axis=0)[overflown]
     return probs
-
-
-def choose(logits: Any, uniforms: Any, sampling: Sampling) -> Any:
-    """A token id for each column of logits: where a uniform number falls among the cumulated probabilities."""
-    if sampling.temperature == 0:
-        return logits.argmax(axis=0)
-    # one row per token, so that the sums run down them, in order, for all columns at once
-    probs = np.ascontiguousarray(tempered(logits, sampling.temperature), np.float64)
-    if 0 < sampling.top_k < len(probs) or sampling.top_p < 1:
-        probs = np.where(likeliest(probs, sampling.top_k or len(probs), sampling.top_p), probs, 0)
-    for below, row in itertools.pairwise(probs):  # numpy.cumsum, and five times as fast
-        row += below
-    # a uniform number is at most 1 - 2^-53, so the product is below the sum, rounded too
-    return np.count_nonzero(probs <= uniforms * probs[-1], axis=0)
-
-
-def likeliest(probs: Any, top_k: int, top_p: float) -> Any:
-    """Where the top_k likeliest of each column are, and the likeliest that make up top_p; of equals the first."""
-    order = np.argsort(-probs, axis=0, kind="stable")
-    ranked = np.take_along_axis(probs, order, axis=0)
-    before = np.cumsum(ranked, axis=0) - ranked
-    kept = (np.arange(len(probs))[:, None] < top_k) & (before < top_p)
-    mask = np.empty_like(kept)
-    np.put_along_axis(mask, order, kept, axis=0)
-    return mask
 
 
 def uniform(rng: random.Random, n: int) -> Any:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import data, kernels, memory, model
+from . import c, data, kernels, memory, model
 from .adam import Adam
 from .config import Config
 from .errors import ConfigError, DataError, NotFiniteError, SamplingError, named
 from .params import Parameters, arrays, count
 from .program import Program, Replay
+from .threads import number
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -29,12 +30,18 @@ class Trainer:
 
     Drawn from one generator in the reference's order: the shuffle, then the weights; sampling may go on from `rng`.
     With a checkpoint it is where the run was then; the shuffle is done again, and the documents must be the same.
+    `threads` is how many to use: unless given, as many as there are cores and the work can feed.
     `saves` says that there will be checkpoints, for which memory is needed too; `input` where the settings' input is.
     Raises DataError for a file that cannot be trained on, ConfigError for a model that does not fit into memory.
     """
 
     def __init__(
-        self, config: Config, checkpoint: Checkpoint | None = None, saves: bool = False, input: str | None = None
+        self,
+        config: Config,
+        checkpoint: Checkpoint | None = None,
+        saves: bool = False,
+        input: str | None = None,
+        threads: int | None = None,
     ) -> None:
         self.config = config
         self.rng = random.Random(config.seed)
@@ -52,6 +59,8 @@ class Trainer:
         n_train = len(self.documents) - self.n_held_out
         documents = self.documents[:n_train]
         self.dataset = data.Dataset(documents, self.vocab, config.block_size, config.batch_size, config.dtype)
+        n_multiplies = count(config, len(self.vocab) + 1) * self.dataset.n_columns / n_train * config.batch_size
+        self.threads, self.n_threads = threads, number(threads, n_multiplies)
         self._check_memory(saves)
         self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
         self.adam = Adam(self.params.flat, self.grads.flat, config)
@@ -64,8 +73,9 @@ class Trainer:
 
         gradients = {gradient_of(name): view for name, view in self.grads.views.items()}
         given = {**self.params.views, **gradients, **self.dataset.arrays}
-        self.replay = Replay(self.program, config.dtype, self.dataset.max_columns, given)
-        self._over, self._loss = self.replay.over, self.replay.values["loss"].item
+        self.replay = Replay(self.program, config.dtype, self.dataset.max_columns, given, self.n_threads)
+        losses, weights = self.replay.values["losses"], self.dataset.arrays["weights"]
+        self._advance = c.stepping(self.replay.over, losses, weights, *self.adam.arrays)
         self._start = self.n_columns = 0  # of the last step
         self._evaluator: Evaluator | None = None
 
@@ -78,11 +88,10 @@ class Trainer:
         if self.adam.step_count >= self.config.num_steps:
             raise ValueError(f"expected no more than num_steps {self.config.num_steps}, which have been done")
         self._start, self.n_columns = self.dataset.batch(self.adam.step_count)
-        self._over(self._start, self.n_columns)
-        loss: float = self._loss()
+        loss = self._advance(self._start, self.n_columns, *self.adam.numbers())
         if not math.isfinite(loss):
             raise NotFiniteError(self.adam.step_count + 1, loss)
-        self.adam.step()
+        self.adam.count()
         return loss
 
     def steps(self, until: int, losses: list[float], stop: Sized) -> None:
@@ -97,7 +106,7 @@ class Trainer:
             from .evaluate import Evaluator
 
             held_out = self.documents[len(self.documents) - self.n_held_out :]
-            self._evaluator = Evaluator(self.params, held_out)
+            self._evaluator = Evaluator(self.params, held_out, self.threads)
         try:
             loss = self._evaluator.loss()
         except SamplingError:
@@ -177,11 +186,11 @@ class Trainer:
         c, d = self.config, self.dataset
         vocab_size = len(self.vocab) + 1
         n_params = count(c, vocab_size)
-        numbers = (7 if saves else 4) * n_params + self.program.count(d.max_columns)
+        numbers = (7 if saves else 4) * n_params + self.program.count(d.max_columns, self.n_threads)
         if self.n_held_out:
             from . import evaluate
 
-            numbers += evaluate.record(c, vocab_size).count(max(c.block_size, evaluate.COLUMNS))
+            numbers += evaluate.record(c, vocab_size).count(max(c.block_size, evaluate.COLUMNS * number(self.threads)))
         needed = numbers * np.dtype(c.dtype).itemsize + d.n_bytes * len(self.documents) // d.n_documents
         shape = ", ".join(f"{named(name)} {getattr(c, name)}" for name in SIZES)
         if n_params > data.MAX_COUNT:

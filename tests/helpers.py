@@ -59,9 +59,10 @@ def write_names(path, n=60):
     return str(path)
 
 
-def tiny_trainer(folder, steps=0, **settings):
+def tiny_trainer(folder, steps=0, threads=None, **settings):
     """A Trainer of a tiny model after some steps."""
-    trainer = Trainer(Config(input=write_names(folder / "names.txt"), **{**TINY, **settings}))
+    config = Config(input=write_names(folder / "names.txt"), **{**TINY, **settings})
+    trainer = Trainer(config, threads=threads)
     trainer.steps(steps, [], ())
     return trainer
 

@@ -34,7 +34,7 @@ def test_get_include():
     include = Path(microgpt.get_include())
     header = (include / "kernels.h").read_text()
     assert all((include / name).is_file() for name in SOURCES)
-    declared = set(re.findall(r"^void (\w+)\(", header, re.MULTILINE))
+    declared = set(re.findall(r"^(?:void|int) (\w+)\(", header, re.MULTILINE))
     assert declared == {
         name for name in dir(compiled("scalar").lib) if name.endswith(("_f32", "_f64")) and "replay" not in name
     }

@@ -664,3 +664,11 @@ def test_two_layer_network():
         w1 -= 0.5 * dw1
         w2 -= 0.5 * dw2
     assert loss < 0.02
+
+
+def test_one_side_of_add_backward(kernels, dtype):
+    """A gradient of add that is not asked for is left out, whichever it is, and the other is as ever."""
+    dy, da = np.asfortranarray(np.arange(6.0).reshape(2, 3).astype(dtype)), np.ones((2, 3), dtype, "F")
+    assert kernels.add_backward(dy, out=(da, None))[1] is None and (da == dy).all()
+    kernels.add_backward(dy, out=(None, da), accumulate=True)
+    assert (da == 2 * dy).all()

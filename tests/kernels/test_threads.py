@@ -15,7 +15,7 @@ import pytest
 from helpers import ROOT
 from kernel_cases import NAMES, arguments, call, outs, same_bits
 
-from microgpt import c, kernels
+from microgpt import kernels
 
 THREADS, CALLS = 8, 50
 
@@ -187,10 +187,7 @@ def test_floating_point_modes(mode, dtype):
     ]
 
     def results():
-        found = [call(kernels, name, case) for name, case in cases]
-        state = [np.full(40, value, dtype) for value in (0.1, 0.2, 0.3, 0.4)]
-        c.updating(*state)(0.01, 0.85, 0.99, 1e-8, 0.15, 0.01)
-        return [*found, tuple(state)]
+        return [call(kernels, name, case) for name, case in cases]
 
     def elsewhere():
         libm.fegetenv(mine)
@@ -206,3 +203,29 @@ def test_floating_point_modes(mode, dtype):
         found, after = pool.submit(elsewhere).result()
     assert all(same_bits(a, b) for a, b in zip(found, results(), strict=True))
     assert after == mode
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name.startswith(("matmul", "softmax", "rmsnorm", "relu", "add"))]
+)
+def test_one_call_by_many_threads(name, dtype):
+    """A large call has the bytes of one thread by any number of them, overwriting and adding, and takes them all."""
+    case = arguments(kernels, name, dtype, 520, 2600)
+    expected = call(kernels, name, case)
+    before = kernels.set_threads(1)
+    try:
+        for n in 2, 3, 5:
+            kernels.set_threads(n)
+            assert same_bits(call(kernels, name, case), expected)
+            out = outs(kernels, name, case)
+            assert same_bits(call(kernels, name, case, out=out), expected)
+    finally:
+        assert kernels.set_threads(before) == 5
+
+
+def test_a_number_of_threads():
+    """What is no number of threads is refused, and changes nothing."""
+    for wrong in 0, -1, 257, "2", None, 1.5:
+        with pytest.raises(ValueError, match=r"^threads: expected a whole number from 1 to 256, found "):
+            kernels.set_threads(wrong)
+    assert kernels.set_threads(1) == 1

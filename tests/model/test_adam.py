@@ -1,15 +1,33 @@
 """Adam against the reference's formula."""
 
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import reference
+from conftest import compiled
+from helpers import tiny_trainer
 
+from microgpt import c
 from microgpt.adam import Adam
 from microgpt.config import Config
 
 STEPS = 12
+
+
+def adam_kernel(*arrays):
+    """C's function on param, m, v and grad: of its six numbers and the size."""
+    module = compiled(c.ISA)
+    kernel = getattr(module.lib, f"microgpt_adam_{c.REALS[arrays[0].dtype]}")
+    pointers = [module.ffi.cast(module.ffi.typeof(kernel).args[0], a.ctypes.data) for a in arrays]
+    return partial(kernel, *pointers)
+
+
+def update(adam):
+    """One update by the kernel."""
+    adam_kernel(*adam.arrays)(*adam.numbers(), adam.m.size)
+    adam.count()
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 37])
@@ -27,7 +45,7 @@ def test_formula(dtype, size):
         rate = 0.3 * (1 - step / STEPS)
         reference.adam_step(params, m, v, {"w": [grad.tolist()]}, step, rate, 0.8, 0.95, 1e-3)
         assert adam.learning_rate() == pytest.approx(rate, rel=1e-15)
-        adam.step()
+        update(adam)
         # a step is at most about as long as the rate, and each rounds a few times
         bound = 4 * (step + 1) * float(np.finfo(dtype).eps)
         for found, expected in ((flat, params), (adam.m, m), (adam.v, v)):
@@ -41,7 +59,7 @@ def test_schedule():
     rates = []
     for _ in range(4):
         rates.append(adam.learning_rate())
-        adam.step()
+        update(adam)
     assert rates == [0.5, 0.375, 0.25, 0.125]
     assert adam.step_count == 4
 
@@ -51,24 +69,38 @@ def test_no_gradient_no_step():
     flat = np.array([1.0, -2.0, 0.0])
     adam = Adam(flat, np.zeros(3), Config())
     for _ in range(5):
-        adam.step()
+        update(adam)
     assert flat.tolist() == [1.0, -2.0, 0.0]
 
 
 def test_first_step_is_the_rate():
     """Bias correction makes the first step one learning rate long, against the gradient's sign, whatever its size."""
     flat = np.zeros(4)
-    Adam(flat, np.array([1e-3, -1e-3, 5.0, -1e6]), Config(learning_rate=0.25)).step()
+    update(Adam(flat, np.array([1e-3, -1e-3, 5.0, -1e6]), Config(learning_rate=0.25)))
     np.testing.assert_allclose(flat, [-0.25, 0.25, -0.25, 0.25], rtol=1e-4)
 
 
-def test_arrays_live_as_long_as_the_step():
-    """The step holds on to its arrays, whatever becomes of the attributes that name them."""
-    adam = Adam(np.zeros(200_000), np.ones(200_000), Config())
-    adam.m = np.zeros(1)
-    del adam.v
-    adam.m = np.zeros(200_000)
-    adam.step()
+def test_arrays_live_as_long_as_the_step(tmp_path):
+    """A step holds on to its arrays, whatever becomes of the attributes that name them."""
+    trainer, same = tiny_trainer(tmp_path), tiny_trainer(tmp_path)
+    del trainer.params, trainer.grads, trainer.adam.m, trainer.adam.v, trainer.adam.arrays
+    large = [np.ones(200_000) for _ in range(9)]
+    assert [trainer.step() for _ in range(4)] == [same.step() for _ in range(4)]
+    assert all((a == 1).all() for a in large)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_update_within_a_step(tmp_path, dtype, n_threads):
+    """A step updates every parameter once, as the kernel alone does it from the same gradients."""
+    trainer = tiny_trainer(tmp_path, dtype=dtype, batch_size=5, threads=n_threads)
+    for _ in range(3):
+        before = [a.copy() for a in trainer.adam.arrays[:3]]
+        numbers = trainer.adam.numbers()
+        trainer.step()
+        alone = [*before, trainer.grads.flat.copy()]
+        adam_kernel(*alone)(*numbers, alone[0].size)
+        assert [a.tobytes() for a in alone[:3]] == [a.tobytes() for a in trainer.adam.arrays[:3]]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -78,14 +110,14 @@ def test_nothing_subnormal(dtype):
     flat, grad = np.ones(5, dtype), np.ones(5, dtype)
     adam = Adam(flat, grad, Config(num_steps=2000, beta1=0.5, beta2=0.5, dtype=dtype))
     for _ in range(200 if dtype == "float32" else 1100):
-        adam.step()
+        update(adam)
         for moment in adam.m, adam.v:
             assert (abs(moment) >= smallest).all() or not moment.any()
         grad[:] = 0
     assert not adam.m.any() and not adam.v.any()
     before = flat.tobytes()
     grad[:] = smallest**0.5 / 2
-    adam.step()
+    update(adam)
     assert not adam.m.any() and not adam.v.any() and flat.tobytes() == before
 
 
@@ -94,7 +126,7 @@ def test_powers_by_multiplication():
     adam = Adam(np.zeros(1), np.zeros(1), Config(num_steps=99))
     powers = [1.0, 1.0]
     for _ in range(99):
-        adam.step()
+        update(adam)
         powers = [power * beta for power, beta in zip(powers, (0.85, 0.99))]
         assert [adam.beta1_t, adam.beta2_t] == powers
     assert powers != [0.85**99, 0.99**99]

@@ -9,12 +9,12 @@ import sys
 import pytest
 from helpers import INPUT, ROOT
 
-# Train, sample, and print the instruction set and hashes of the losses, parameters and samples.
+# Train, sample both ways, and print the instruction set and hashes of the losses, parameters and samples.
 RUN = """
 import hashlib, json, sys
 from microgpt import kernels
-from microgpt.config import Config
-from microgpt.sample import Sampler
+from microgpt.config import Config, Sampling
+from microgpt.sample import Sampler, samples
 from microgpt.trainer import Trainer
 
 hashes = {}
@@ -23,8 +23,10 @@ for settings in json.loads(sys.argv[1]):
     trainer = Trainer(config)
     losses = [trainer.step() for _ in range(config.num_steps)]
     sampler = Sampler(trainer.params)
-    samples = [sampler.sample(trainer.rng, 0.8) for _ in range(5)]
-    written = (repr(losses).encode(), trainer.params.flat.tobytes(), "\\n".join(samples).encode())
+    texts = [sampler.sample(trainer.rng, 0.8) for _ in range(5)]
+    sampling = Sampling(100, temperature=1.2, top_k=20, top_p=0.95)
+    texts += [text for some, _ in samples(trainer.params, sampling) for text in some]
+    written = (repr(losses).encode(), trainer.params.flat.tobytes(), "\\n".join(texts).encode())
     hashes[json.dumps(settings)] = [hashlib.sha256(part).hexdigest() for part in written]
 print(json.dumps([kernels.ISA, hashes]))
 """
@@ -71,7 +73,9 @@ def test_every_instruction_set(hashes, isa):
     assert len(found) == 8 and len(set(map(str, found.values()))) == 8
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONHASHSEED": "0"}, {"PYTHONHASHSEED": "1"}, {"LC_ALL": "C"}])
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONHASHSEED": "0"}, {"PYTHONHASHSEED": "1"}, {"LC_ALL": "C"}, {"MICROGPT_THREADS": "3"}]
+)
 def test_every_process(hashes, environment):
     """They depend neither on the seed of Python's hashes, and so on no order in a set, nor on the locale."""
     plain, other = hashes(), hashes(**environment)
