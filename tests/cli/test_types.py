@@ -55,7 +55,7 @@ def test_type_checker(tmp_path):
 
 
 @pytest.mark.parametrize("function, settings, more", [
-    (microgpt.train, Config, ["out", "resume", "metrics"]), (microgpt.Model.sample, Sampling, ["self"]),
+    (microgpt.train, Config, ["out", "resume", "metrics", "threads"]), (microgpt.Model.sample, Sampling, ["self"]),
     (microgpt.Model.sample_probs, Sampling, ["self"]),
 ])  # fmt: skip
 def test_signatures(function, settings, more):
