@@ -1,6 +1,7 @@
 """The time of a training step, here and elsewhere, as a share of what the processor can do: the README's table.
 
-    python benchmarks/speed.py [--rounds 7] [--json FILE] [--plot FILE] [--input FILE] [--large | --growth]
+    python benchmarks/speed.py [--rounds 7] [--json FILE] [--plot FILE] [--input FILE]
+                               [--large | --growth | --threads N]
 
 Everything is measured on one core, each contender in a process of its own, so that none is slowed by what another has
 loaded; they take turns, round after round, and the figures are medians over the rounds.  A step's time is the
@@ -16,6 +17,8 @@ backward, Adam, Python) and nothing that a run does once.
 --growth shows instead what a step costs with more layers, documents or tokens in a document, for each token and layer:
 where that stays the same, the cost of a step grows in proportion.  It is only printed.
 
+--threads shows instead what N threads on as many cores gain over one.  It is only printed.
+
 A machine that is shared slows everything: read the ratios, not the microseconds.
 """
 
@@ -30,6 +33,7 @@ import sys
 import tempfile
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -104,8 +108,8 @@ def contend(connection, make, config):
         connection.send(per_step(step, *lengths))
 
 
-def our_step(config):
-    return Trainer(config).step
+def our_step(config, threads=None):
+    return Trainer(config, threads=threads).step
 
 
 def columns_a_step(trainer):
@@ -196,6 +200,21 @@ def print_growth(arguments):
         print(f"| {what} | {size} | {tokens:.0f} | {us:,.1f} | {us / tokens / config.n_layer:.2f} |", flush=True)
 
 
+def print_threads(arguments):
+    n = arguments.threads
+    print(f"| dtype | batch | n_embd | one thread, µs | {n} threads, µs | times as fast |\n|---|--:|--:|--:|--:|--:|")
+    for config in [config for config, _ in shapes(arguments) if config.batch_size > 1] + [
+        c for c, _ in large(arguments)
+    ]:
+        contenders = [Contender(partial(our_step, threads=threads), config) for threads in (1, n)]
+        taken = [[contender.measure() for contender in contenders] for _ in range(arguments.rounds)]
+        for contender in contenders:
+            contender.close()
+        one, many = map(statistics.median, zip(*taken))
+        name = f"| {config.dtype} | {config.batch_size} | {config.n_embd} "
+        print(f"{name}| {one:,.1f} | {many:,.1f} | {one / many:.2f} |", flush=True)
+
+
 def table(rows):
     names = ["PyTorch", "NumPy", "Python"]
     yield (
@@ -245,12 +264,10 @@ def machine():
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{name}, {kernels.ISA}, one core, {date.today()}"
+    return f"{name}, {kernels.ISA}, {date.today()}"
 
 
 def main():
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--input", default=str(ROOT / "input.txt"))
@@ -260,10 +277,16 @@ def main():
     instead.add_argument(
         "--large", action="store_true", help="6 layers, 384 wide, block 256, batch 12 instead (minutes)"
     )
+    instead.add_argument("--threads", type=int, metavar="N", help="what N threads gain over one instead")
     instead.add_argument("--growth", action="store_true", help="what more layers, documents and tokens cost instead")
     arguments = parser.parse_args()
     if arguments.plot:
         import matplotlib  # noqa: F401 - rather now than after minutes of measuring
+    if arguments.threads:
+        print(f"{machine()}\n")
+        return print_threads(arguments)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if arguments.growth:
         print(f"{machine()}\n")
         return print_growth(arguments)
