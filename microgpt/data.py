@@ -54,21 +54,32 @@ class Dataset:
     to block_size.  A batch is `batch_size` documents in a row; past the last document comes the first again, so the
     columns go on for batch_size - 1 documents more.  There are n_columns of them, max_columns in the largest batch.
 
-    The arrays are made when they are first asked for, since they may be large.
+    The arrays are made when they are first asked for, since they may be large.  With `n_batches`, of which no more will
+    be asked for, they hold no more documents than these have.
     """
 
     def __init__(
-        self, documents: Sequence[str], vocab: list[str], block_size: int, batch_size: int, dtype: str
+        self,
+        documents: Sequence[str],
+        vocab: list[str],
+        block_size: int,
+        batch_size: int,
+        dtype: str,
+        n_batches: int | None = None,
     ) -> None:
         self.n_documents, self.batch_size = len(documents), batch_size
-        self._documents, self._vocab, self._dtype = documents, vocab, dtype
+        self._vocab, self._dtype = vocab, dtype
         self._full_lengths = np.fromiter(map(len, documents), np.int64, len(documents)) + 1  # and the end
         if self._full_lengths.sum() > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} characters and ends, found {self._full_lengths.sum()}")
+        self.n_truncated = int(np.count_nonzero(self._full_lengths > block_size))
+        n, again = len(documents), batch_size - 1
+        if n_batches is not None and n_batches * batch_size <= n:  # no document comes again
+            n, again = n_batches * batch_size, 0
+        self._documents, self._full_lengths = documents[:n], self._full_lengths[:n]
         self.n_bytes = ENCODING * int(self._full_lengths.sum())
         self._lengths = np.minimum(self._full_lengths, block_size)
-        self.n_truncated = int(np.count_nonzero(self._full_lengths > block_size))
-        offsets = np.concatenate(([0], np.cumsum(np.resize(self._lengths, len(documents) + batch_size - 1))))
+        offsets = np.concatenate(([0], np.cumsum(np.resize(self._lengths, n + again))))
         self.n_columns = int(offsets[-1])
         if self.n_columns > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} tokens, found {self.n_columns}")
@@ -88,7 +99,7 @@ class Dataset:
         return self._arrays
 
     def _encode(self) -> dict[str, NDArray[Any]]:
-        memory.require(self.n_bytes, f"{self.n_documents} documents")
+        memory.require(self.n_bytes, f"{len(self._documents)} documents")
         # one separator before, between and after the documents: the BOS of one is the end of the one before
         text = "\n".join(["", *self._documents, ""])
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)

@@ -58,8 +58,9 @@ class Trainer:
         self.program = record(config, len(self.vocab) + 1)
         n_train = len(self.documents) - self.n_held_out
         documents = self.documents[:n_train]
-        self.dataset = data.Dataset(documents, self.vocab, config.block_size, config.batch_size, config.dtype)
-        n_multiplies = count(config, len(self.vocab) + 1) * self.dataset.n_columns / n_train * config.batch_size
+        sizes = config.block_size, config.batch_size, config.dtype, config.num_steps
+        self.dataset = d = data.Dataset(documents, self.vocab, *sizes)
+        n_multiplies = count(config, len(self.vocab) + 1) * d.n_columns / (len(d.offsets) - 1) * config.batch_size
         self.threads, self.n_threads = threads, number(threads, n_multiplies)
         self._check_memory(saves)
         self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
@@ -187,11 +188,14 @@ class Trainer:
         vocab_size = len(self.vocab) + 1
         n_params = count(c, vocab_size)
         numbers = (7 if saves else 4) * n_params + self.program.count(d.max_columns, self.n_threads)
+        needed = d.n_bytes
         if self.n_held_out:
             from . import evaluate
 
+            held_out = self.documents[len(self.documents) - self.n_held_out :]
+            needed += data.ENCODING * (sum(map(len, held_out)) + self.n_held_out)
             numbers += evaluate.record(c, vocab_size).count(max(c.block_size, evaluate.COLUMNS * number(self.threads)))
-        needed = numbers * np.dtype(c.dtype).itemsize + d.n_bytes * len(self.documents) // d.n_documents
+        needed += numbers * np.dtype(c.dtype).itemsize
         shape = ", ".join(f"{named(name)} {getattr(c, name)}" for name in SIZES)
         if n_params > data.MAX_COUNT:
             raise ConfigError(f"{shape}: expected at most {data.MAX_COUNT} parameters, found {n_params}")

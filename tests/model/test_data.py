@@ -181,6 +181,23 @@ def test_more_than_can_be_counted(write, monkeypatch):
         load(path, block_size=2)
 
 
+@pytest.mark.parametrize("n_batches", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+def test_only_what_is_asked_for(batch_size, n_batches):
+    """A dataset for some batches has these as one for all has them, and encodes no other documents."""
+    documents, vocab = ["emma", "olivia", "ava", "mia", "noa", "li", "eve"], list("aeilmnov")
+    whole, part = (Dataset(documents, vocab, 5, batch_size, "float64", n) for n in (None, n_batches))
+    for step in range(n_batches):
+        (start, n), (other_start, other_n) = whole.batch(step), part.batch(step)
+        assert n == other_n <= part.max_columns
+        for name, array in whole.arrays.items():
+            found = part.arrays[name][other_start : other_start + other_n]
+            assert array[start : start + n].tobytes() == found.tobytes() and len(found) == n
+    if n_batches * batch_size <= len(documents):
+        assert part.n_columns == sum(min(len(d) + 1, 5) for d in documents[: n_batches * batch_size])
+    assert part.n_truncated == whole.n_truncated == 1
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
 def test_refused_permission(write):
     """A file that may not be read is refused by name."""

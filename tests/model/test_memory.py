@@ -59,7 +59,10 @@ def test_a_container(in_container, tmp_path, command):
         line = {
             "train": ["train", *wide],
             "train --out": ["train", *wide, "--out", tmp_path / str(n_bytes)],
-            "train, long text": ["train", "--input", text, "--num-steps", 1, "--val-fraction", 0.5, "--num-samples", 1],
+            "train, long text": [
+                *["train", "--input", text, "--batch-size", 1000, "--num-steps", 60, "--val-fraction", 0.5],
+                *["--num-samples", 1],
+            ],
             "sample": ["sample", run, "--num-samples", 2],
             "eval": ["eval", run, "--input", few],
         }[command]
