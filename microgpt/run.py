@@ -78,6 +78,9 @@ def input_of(path: str, name: str) -> str:
         folder.close()
     directory = os.path.dirname(path) if folder is None else path
     remembered = remembered_input(os.path.join(directory, CONFIG))
+    with suppress(OSError, ValueError):  # the same by its shorter name
+        if remembered is not None and os.path.samefile(remembered, name):
+            return name
     places = [name] if remembered is None else [remembered, name]
     for place in places:
         if may_be(place):

@@ -176,6 +176,7 @@ def test_the_input_from_elsewhere(tmp_path):
     assert microgpt("train", "--resume", "../here/one", *go_on, cwd=elsewhere).returncode == 0
     assert microgpt("train", "--resume", "two", *go_on, cwd=here).returncode == 0
     assert (here / "one/checkpoint.npz").read_bytes() == (here / "two/checkpoint.npz").read_bytes()
+    assert microgpt("eval", "one", cwd=here).stdout.startswith("input: names.txt\n")
     for path in "../here/one", "../here/one/checkpoint.npz":
         process = microgpt("eval", path, cwd=elsewhere)
         assert process.stdout.startswith(f"input: {here / 'names.txt'}\n"), process.stderr
