@@ -36,7 +36,7 @@ def view(name: str, a: Any, copy: bool | None = None) -> Any:
         raise TypeError(found)
 
     def convert() -> Any:
-        return np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asarray(a, copy=copy)
+        return np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asanyarray(a, copy=copy)
 
     try:
         array = convert()

@@ -37,6 +37,14 @@ class RaisesArray:
         raise RuntimeError("needs a gradient")
 
 
+class ArrayOf:
+    def __init__(self, a):
+        self.a = a
+
+    def __array__(self, dtype=None, copy=None):
+        return self.a
+
+
 class NoArray:
     def __array__(self, dtype=None, copy=None):
         return "text"
@@ -61,6 +69,7 @@ WRONG_TYPES = {
     "a masked array": lambda a: np.ma.masked_array(a, a > 0),
     "a subclass": lambda a: a.view(Subclass),
     "a tensor that cannot be had": lambda a: Raises(),
+    "an __array__ that is masked": lambda a: ArrayOf(np.ma.masked_array(a, a > 0)),
     "an __array__ that raises": lambda a: RaisesArray(),
     "an __array__ that is none": lambda a: NoArray(),
     "a pretender": lambda a: Pretends(),
