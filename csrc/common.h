@@ -31,6 +31,9 @@
 #define INLINE static inline __attribute__((always_inline))
 #endif
 
+/* Of n things shared out in order, how many come before those of a thread. */
+INLINE int64_t before_thread(int64_t n, int thread, int n_threads) { return n * thread / n_threads; }
+
 /* Attention works on so many tokens at a time, or a document more, so that its scratch stays in the cache. */
 enum { STRETCH = 256 };
 

@@ -244,9 +244,9 @@ INLINE void scale_column(real *y, const real *x, real by, int m)
 }
 
 /* Whether to go from the last column to the first.  A load whose address equals that of an earlier store in the low 12
-   bits waits for it, for that is all the processor compares at first.  Where `out`
-   begins less than half a page after `in`, so counted, the loads of the next columns would meet the stores of this one;
-   in the other direction they do not. */
+   bits waits for it, for that is all the processor compares at first.  Where `out` begins less than half a page after
+   `in`, so counted, the loads of the next columns would meet the stores of this one; in the other direction they do
+   not. */
 INLINE int backwards(const void *out, const void *in) { return ((uintptr_t)out - (uintptr_t)in) % 4096 < 2048; }
 
 /* call(m) for every column j, with m as a constant where it is a common size: the column then stays in registers from

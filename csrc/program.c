@@ -48,7 +48,7 @@ static void call_columns(const struct microgpt_replay *replay, const struct micr
 static int first_column(const struct microgpt_replay *replay, int thread, int n_threads)
 {
     const int32_t *position = replay->position ? replay->position + replay->start : NULL;
-    int begin = (int)((int64_t)replay->n * thread / n_threads);
+    int begin = (int)before_thread(replay->n, thread, n_threads);
     if (position && begin > 0 && begin < replay->n)
         begin -= position[begin];
     return begin;
@@ -106,7 +106,7 @@ static void share_sums(const struct microgpt_replay *replay, const struct microg
     int64_t total = 0, before = 0;
     for (const struct microgpt_call *c = call; c < last; c++)
         total += n_results(c) * c->m;
-    const int64_t from = total * thread / n_threads, to = total * (thread + 1) / n_threads;
+    const int64_t from = before_thread(total, thread, n_threads), to = before_thread(total, thread + 1, n_threads);
     for (; call < last; call++) {
         const int64_t n = n_results(call), m = call->m > 0 ? call->m : 1;
         /* a column is the thread's in whose part it begins */

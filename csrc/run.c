@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "common.h"
 #include "kernels.h"
 #include "mode.h"
 #include "pool.h"
@@ -101,8 +102,8 @@ int microgpt_run(char format, struct microgpt_replay *replay, int n_threads)
 static void draw_part(void *argument, int thread)
 {
     struct microgpt_drawing *d = argument;
-    const int begin = (int)((int64_t)d->n * thread / d->n_threads),
-              end = (int)((int64_t)d->n * (thread + 1) / d->n_threads);
+    const int begin = (int)before_thread(d->n, thread, d->n_threads),
+              end = (int)before_thread(d->n, thread + 1, d->n_threads);
     const size_t m = d->m, before = begin * m, scratch = (begin + (size_t)thread) * m;
     const int n = end - begin;
     int32_t *token = d->token + begin, *work = d->work + thread * m;

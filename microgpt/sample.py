@@ -82,6 +82,7 @@ class Sampler:
         n_rows = n_positions * self.config.n_embd
         size = self.config.block_size * self.config.n_embd  # numbers of one column
         for thread in range(self.n_threads):
+            # as C shares out columns: before_thread in csrc/common.h
             begin, end = n * thread // self.n_threads, n * (thread + 1) // self.n_threads
             start, width = c.columns_apart(begin, thread) * size, c.token_rows(end - begin)
             yield begin, cache[start : start + n_rows * width].reshape(n_rows, width)[:, : end - begin]

@@ -106,8 +106,7 @@ class Trainer:
         if self._evaluator is None:
             from .evaluate import Evaluator
 
-            held_out = self.documents[len(self.documents) - self.n_held_out :]
-            self._evaluator = Evaluator(self.params, held_out, self.threads)
+            self._evaluator = Evaluator(self.params, self.held_out, self.threads)
         try:
             loss = self._evaluator.loss()
         except SamplingError:
@@ -115,6 +114,11 @@ class Trainer:
         better = self.best_val_loss is None or loss < self.best_val_loss
         self.best_val_loss, self.n_worse = (loss, 0) if better else (self.best_val_loss, self.n_worse + 1)
         return loss
+
+    @property
+    def held_out(self) -> list[str]:
+        """The last of the shuffled documents, which are not trained on."""
+        return self.documents[len(self.documents) - self.n_held_out :]
 
     @property
     def done(self) -> bool:
@@ -192,8 +196,7 @@ class Trainer:
         if self.n_held_out:
             from . import evaluate
 
-            held_out = self.documents[len(self.documents) - self.n_held_out :]
-            needed += data.ENCODING * (sum(map(len, held_out)) + self.n_held_out)
+            needed += data.ENCODING * (sum(map(len, self.held_out)) + self.n_held_out)
             numbers += evaluate.record(c, vocab_size).count(max(c.block_size, evaluate.COLUMNS * number(self.threads)))
         needed += numbers * np.dtype(c.dtype).itemsize
         shape = ", ".join(f"{named(name)} {getattr(c, name)}" for name in SIZES)

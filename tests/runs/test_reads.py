@@ -58,6 +58,15 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def resume_is_refused(folder, before, error, match):
+    """A run does not go on here, for this reason, and its files are what they were before."""
+    target = Run(str(folder))
+    with pytest.raises(error, match=match):
+        target.resume()
+    target.close()
+    assert content(folder) == before
+
+
 PASSING = ["EIO", "EMFILE", "ENFILE", "EACCES", "ENOMEM", "ENOSPC", "EDQUOT", "EINTR", "ESTALE", "ETIMEDOUT"]
 
 
@@ -102,11 +111,7 @@ def test_a_read_that_is_short(two_saves, monkeypatch, size):
         return real(Short())
 
     monkeypatch.setattr(checkpoint, "read", short)
-    target = Run(str(two_saves))
-    with pytest.raises(UnreadableError, match="found it changing"):
-        target.resume()
-    target.close()
-    assert content(two_saves) == before
+    resume_is_refused(two_saves, before, UnreadableError, "found it changing")
 
 
 @pytest.mark.parametrize("last", ["damaged", "missing"])
@@ -122,10 +127,8 @@ def test_the_one_before_cannot_be_read_now(two_saves, monkeypatch, last):
         return real(folder, path, flags)
 
     monkeypatch.setattr(Folder, "open", fails)
-    target = Run(str(two_saves))
-    with pytest.raises(UnreadableError, match=rf"{CHECKPOINT}: .*; and .*{PREVIOUS}: cannot be read: Input/output"):
-        target.resume()
-    target.close()
+    reason = rf"{CHECKPOINT}: .*; and .*{PREVIOUS}: cannot be read: Input/output"
+    resume_is_refused(two_saves, before, UnreadableError, reason)
     with pytest.raises(UnreadableError):
         load(str(two_saves))
     assert content(two_saves) == before
@@ -173,11 +176,7 @@ def test_a_checkpoint_that_was_away(two_saves, monkeypatch):
                 away.rename(two_saves / CHECKPOINT)
 
     monkeypatch.setattr(checkpoint, "load", put_back)
-    target = Run(str(two_saves))
-    with pytest.raises(OSError, match="File exists"):
-        target.resume()
-    target.close()
-    assert content(two_saves) == before
+    resume_is_refused(two_saves, before, OSError, "File exists")
 
 
 @pytest.mark.parametrize("place", ["config.toml", "names.txt", "run"])
