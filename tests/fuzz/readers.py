@@ -445,6 +445,9 @@ class ByArray(Foreign):
 
 
 class ByDlpack(Foreign):
+    def __init__(self, a):
+        super().__init__(np.asarray(a))  # which tells of an array's memory, and not of a mask
+
     def __dlpack__(self, **options):
         return self.a.__dlpack__(**options)
 
