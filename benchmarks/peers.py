@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from microgpt import data
+from microgpt.data import Dataset
+from microgpt.documents import Documents
 from microgpt.params import table
+from microgpt.tokens import Tokens
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 
 def documents_and_vocab(config):
-    documents, _ = data.read_documents(config.input)
-    random.Random(config.seed).shuffle(documents)
-    return documents, data.vocabulary(documents)
+    documents = Documents(config, config.input, random.Random(config.seed))
+    return documents.training, documents.vocab
 
 
 def torch_step(config):
@@ -83,11 +84,12 @@ def torch_step(config):
 def numpy_step(config):
     """NumPy: the packed batch of this project, products by BLAS, attention document by document."""
     documents, vocab = documents_and_vocab(config)
-    dataset = data.Dataset(documents, vocab, config.block_size, config.batch_size, config.dtype)
+    tokens = Tokens(vocab, config.split)
+    dataset = Dataset(documents, tokens, config, config.batch_size)
     rng = np.random.default_rng(config.seed)
     p = {
         name: (rng.standard_normal((rows, columns)) * config.init_std).astype(config.dtype)
-        for name, rows, columns in table(config, len(vocab) + 1)
+        for name, rows, columns in table(config, tokens.size)
     }
     m = {name: np.zeros_like(w) for name, w in p.items()}
     v = {name: np.zeros_like(w) for name, w in p.items()}

@@ -122,7 +122,7 @@ def measure(config, rounds, peers):
     """A row of the table: medians over the rounds, every contender once in each."""
     trainer = Trainer(config)
     tokens = columns_a_step(trainer)
-    vocab_size = len(trainer.vocab) + 1
+    vocab_size = trainer.tokens.size
     operations = 6 * (12 * config.n_layer * config.n_embd**2 + vocab_size * config.n_embd) * tokens
     contenders = {}
     for name, make in {"microgpt": our_step, **peers}.items():

@@ -54,11 +54,65 @@ static int first_column(const struct microgpt_replay *replay, int thread, int n_
     return begin;
 }
 
+static void scale(real *x, double factor, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] *= (real)factor;
+}
+
 static void update(const struct microgpt_update *u, const real *gradient, size_t n)
 {
     const ptrdiff_t at = gradient - (const real *)u->grad;
+    if (u->decay != 1)
+        scale((real *)u->param + at, u->decay, n);
     API(adam)((real *)u->param + at, (real *)u->m + at, (real *)u->v + at, gradient, u->learning_rate, u->beta1,
               u->beta2, u->eps, u->m_correction, u->v_correction, n);
+}
+
+/* The update that is to be done to a gradient as soon as there is one. */
+static const struct microgpt_update *at_once(const struct microgpt_replay *replay)
+{
+    return replay->update && replay->update->clip == 0 ? replay->update : NULL;
+}
+
+static double sum_of_squares(const real *x, size_t n)
+{
+    double lane[LANES] = {0}, sum = 0;
+    for (size_t i = 0; i < n; i += LANES)
+        for (size_t l = 0; l < LANES && i + l < n; l++)
+            lane[l] += (double)x[i + l] * (double)x[i + l];
+    for (int l = 0; l < LANES; l++)
+        sum += lane[l];
+    return sum;
+}
+
+/* A thread's part of the update of all, block by block. */
+static void clipped_update(const struct microgpt_replay *replay, int thread, int n_threads)
+{
+    const struct microgpt_update *u = replay->update;
+    real *grad = u->grad;
+    const size_t n_blocks = (u->count + MICROGPT_BLOCK - 1) / MICROGPT_BLOCK;
+    const size_t begin = before_thread(n_blocks, thread, n_threads), end = before_thread(n_blocks, thread + 1, n_threads);
+    if (n_threads > 1)
+        replay->meet(n_threads);
+    for (size_t b = begin; b < end; b++) {
+        const size_t at = b * MICROGPT_BLOCK, left = u->count - at;
+        u->squares[b] = sum_of_squares(grad + at, left < MICROGPT_BLOCK ? left : MICROGPT_BLOCK);
+    }
+    if (n_threads > 1)
+        replay->meet(n_threads);
+    double sum = 0;
+    for (size_t b = 0; b < n_blocks; b++) /* each thread for itself, to the same bits */
+        sum += u->squares[b];
+    if (!isfinite(sum))
+        return;
+    const double factor = u->clip / (sqrt(sum) + 1e-6); /* as PyTorch has it, which is 0 for no gradient */
+    const size_t at = begin * MICROGPT_BLOCK, last = end * MICROGPT_BLOCK, n = (last < u->count ? last : u->count) - at;
+    if (begin == end)
+        return;
+    if (factor < 1)
+        scale(grad + at, factor, n);
+    update(u, grad + at, n);
 }
 
 /* How many columns the results of a call have that sums over those of the batch: dw's, or those of both tables. */
@@ -81,7 +135,7 @@ static void call_sums(const struct microgpt_replay *replay, const struct microgp
         a[3] = (real *)a[3] + begin * (size_t)call->ld[3];
         a[4] = (real *)a[4] + begin;
         make_call(call, a, end - begin, replay->n);
-        if (replay->update)
+        if (at_once(replay))
             update(replay->update, dw, (end - begin) * m);
     } else if (call->kernel == KERNEL_embedding_backward) {
         const int n_columns[2] = {call->vocab_size, call->block_size};
@@ -90,7 +144,7 @@ static void call_sums(const struct microgpt_replay *replay, const struct microgp
             if (from >= to)
                 continue;
             embedding_backward(a[i], a[2], a[3 + i], call->m, from, to, replay->n, call->accumulate >> i & 1);
-            if (replay->update)
+            if (at_once(replay))
                 update(replay->update, (real *)a[i] + from * m, (to - from) * m);
         }
     } else {
@@ -153,4 +207,6 @@ void API(replay)(struct microgpt_replay *replay, int thread, int n_threads)
         if (n_threads > 1 && call < last)
             replay->meet(n_threads);
     }
+    if (replay->update && !at_once(replay))
+        clipped_update(replay, thread, n_threads);
 }

@@ -30,11 +30,17 @@ struct microgpt_call {
     int sums;       /* whether it sums over columns: then threads share out results, and otherwise columns */
 };
 
-/* Adam's update of flat arrays, to be done to each gradient as soon as there is one. */
+/* Adam's update of flat arrays of `count` numbers, to be done to each gradient as soon as there is one, or, if there is a
+   `clip`, to all at the end: then a gradient whose 2-norm is above it is shortened before. */
 struct microgpt_update {
     void *param, *m, *v, *grad;
     double learning_rate, beta1, beta2, eps, m_correction, v_correction;
+    double decay; /* what a parameter is multiplied by before */
+    double clip;
+    double *squares; /* the sum of the gradient's squares in each block; if they are not finite there is no update */
+    size_t count;
 };
+enum { MICROGPT_BLOCK = 16384 }; /* numbers */
 
 /* Calls to be replayed on n columns, from column `start` of the arrays that are given. */
 struct microgpt_replay {

@@ -42,20 +42,21 @@ PyObject *microgpt_py_replay(PyObject *dictionary, PyObject *const *arguments, P
     Py_RETURN_NONE;
 }
 
-/* step(*recorded, losses, weights, param, m, v, grad, start, n, learning_rate, beta1, beta2, eps, m_correction,
-   v_correction): the loss; the update is only done if that is finite. */
+/* step(*recorded, losses, weights, param, m, v, grad, squares, count, clip, start, n, learning_rate, beta1, beta2, eps,
+   m_correction, v_correction, decay): the loss; the update is only done if that is finite. */
 PyObject *microgpt_py_step(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
 {
-    enum { LOSSES = RECORDED, WEIGHTS, PARAM, M_, V_, GRAD, BATCH, NUMBERS = BATCH + 2, ALL = NUMBERS + 6 };
+    enum { LOSSES = RECORDED, WEIGHTS, PARAM, M_, V_, GRAD, SQUARES, COUNT, CLIP, BATCH };
+    enum { NUMBERS = BATCH + 2, N_NUMBERS = 7 };
     (void)dictionary;
     struct microgpt_replay replay = {0};
     char format;
     int n_threads;
-    if (!has_arguments("step", n_arguments, ALL) ||
+    if (!has_arguments("step", n_arguments, NUMBERS + N_NUMBERS) ||
         !take_recorded(&replay, arguments, arguments + BATCH, &format, &n_threads))
         return NULL;
-    double number[6];
-    for (int i = 0; i < 6; i++)
+    double number[N_NUMBERS];
+    for (int i = 0; i < N_NUMBERS; i++)
         number[i] = PyFloat_AsDouble(arguments[NUMBERS + i]);
     const struct microgpt_update update = {
         PyLong_AsVoidPtr(arguments[PARAM]),
@@ -68,6 +69,10 @@ PyObject *microgpt_py_step(PyObject *dictionary, PyObject *const *arguments, Py_
         number[3],
         number[4],
         number[5],
+        number[6],
+        PyFloat_AsDouble(arguments[CLIP]),
+        PyLong_AsVoidPtr(arguments[SQUARES]),
+        PyLong_AsSize_t(arguments[COUNT]),
     };
     replay.update = &update;
     replay.losses = PyLong_AsVoidPtr(arguments[LOSSES]);

@@ -7,18 +7,24 @@
 >>> model.score("kamon").loss                                                       # doctest: +SKIP
 """
 
+import math
 import os
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import KW_ONLY, dataclass, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple, overload
 
-from . import loop
-from .config import Config, Given, Sampling, accepts, resumed
+from . import files, loop
+from .config import RUNNING, Config, Given, Sampling, accepts, read_recipe, resumed
+from .documents import Documents
 from .errors import ConfigError, DataError, named
-from .evaluate import Evaluator, bits_per_character, mean_loss
+from .evaluate import Evaluator, bits_per_character, total
+from .history import History
 from .metrics import Metrics
 from .params import Parameters
+from .progress import Reporter, progress_bar
 from .sample import samples
 from .signals import interrupt_at_the_end
 from .terminal import shown
@@ -26,6 +32,7 @@ from .threads import check
 from .trainer import Trainer
 
 if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
     from .run import Run
 
 Path = str | os.PathLike[str]
@@ -37,31 +44,44 @@ class Training(Config):
 
     input: Path = Config.input  # type: ignore[assignment]  # more than a Config keeps
     _: KW_ONLY
+    recipe: str | None = None
     out: Path | None = None
     resume: Path | None = None
     metrics: Path | None = None
     threads: int | None = None
+    progress: bool = False
 
 
 @accepts(Training)
 def train(given: Given) -> "Model":
     """Train a model on a text file; returns it.
 
-    The settings are those of the command line.  With `out`, a directory, the run can be resumed with `resume`, which
-    then says all that is not given; `metrics` is a file for each step's loss; `threads` is how many work, by default as
-    many as there are cores and the work can feed, and changes no bit.  Raises ConfigError, DataError, CheckpointError,
-    NotFiniteError or OSError; after Ctrl-C, when the run is saved, KeyboardInterrupt.
+    The settings are those of the command line, and `recipe` names a set of them.  With `out`, a directory, the run can
+    be resumed with `resume`, which then says all that is not given; `metrics` is a file for each step's loss; `threads`
+    is how many work, by default as many as there are cores and the work can feed, and changes no bit; `progress` shows
+    a bar.  Raises ConfigError, DataError, CheckpointError, NotFiniteError or OSError; after Ctrl-C, when the run is
+    saved, KeyboardInterrupt.
+
+    SETTINGS
     """
-    settings = dict(given)
-    threads = settings.pop("threads", None)
-    if "input" in settings:
-        settings["input"] = text_of(settings["input"], "input")
-    paths = ((name, settings.pop(name, None)) for name in ("out", "resume", "metrics"))
+    given = dict(given)
+    recipe, threads, progress = (given.pop(name, None) for name in ("recipe", "threads", "progress"))
+    if "input" in given:
+        given["input"] = text_of(given["input"], "input")
+    paths = ((name, given.pop(name, None)) for name in ("out", "resume", "metrics"))
     out, resume, metrics_path = (None if path is None else text_of(path, name) for name, path in paths)
+    settings = ({} if recipe is None else read_recipe(recipe)) | given
+    history = History()
     begun = training(settings, out, resume, metrics_path, threads=threads)
     with begun as (trainer, run, metrics), interrupt_at_the_end() as stop:
-        loop.train(trainer, run, metrics, stop=stop)
-    return Model(trainer.params, threads)
+        start = trainer.config, trainer.step_count
+        reporter = Reporter(*start, progress_bar(*start, notebook=True), "none") if progress else None
+        try:
+            loop.train(trainer, run, metrics, reporter, stop, history)
+        finally:
+            if reporter is not None:
+                reporter.close()
+    return Model(trainer.checkpoint(), threads, history)
 
 
 @contextmanager
@@ -114,10 +134,7 @@ def load(path: Path, threads: int | None = None) -> "Model":
     """The Model of a run's directory or a checkpoint file, used by so many threads.  Raises CheckpointError."""
     from . import run
 
-    saved = run.load(text_of(path, "path"))
-    params = Parameters(saved.config, saved.vocab)
-    params.copy_from(saved.params)
-    return Model(params, threads)
+    return Model(run.load(text_of(path, "path")), threads)
 
 
 class Score(NamedTuple):
@@ -125,27 +142,52 @@ class Score(NamedTuple):
     loss: float  # the mean of losses
     losses: list[float]  # -log probability of each character, and of the end, where the context has room for it
 
+    @property
+    def bits(self) -> list[float]:
+        """The losses in bits."""
+        return [loss / math.log(2) for loss in self.losses]
+
 
 class Evaluation(NamedTuple):
     n_documents: int
-    n_truncated: int  # how many of them are longer than the context, so that their beginning counts
-    loss: float  # the mean over the documents of their mean losses
+    n_truncated: int  # how many of them are longer than the context, so that only their beginning counts
+    n_lost: int  # characters that do not
+    longest: int  # a context that would hold every document
+    n_characters: int
+    loss: float
+    loss_is_mean_of: str  # "documents", the mean losses of which are meant, or "characters" of running text
     bits_per_character: float
+    bits_are_mean_of: str  # "characters and ends" of all documents, or "characters"
 
 
 class Model:
-    """A trained model: `config`, `vocab` (characters by id) and `params` (arrays by name)."""
+    """A trained model: `config`, `vocab` (characters by id), `params` (arrays by name, a mapping), and of train()
+    `history`."""
 
-    def __init__(self, params: Parameters, threads: int | None = None) -> None:
-        self.params, self.config, self.vocab = params, params.config, params.vocab
+    def __init__(self, saved: "Checkpoint", threads: int | None = None, history: History | None = None) -> None:
+        """The model of a Checkpoint, such as Trainer.checkpoint()."""
+        self.params = Parameters(saved.config, saved.vocab)
+        self.params.copy_from(saved.params)
+        self.config, self.vocab = saved.config, saved.vocab
         self.threads = None if threads is None else check(threads)  # or None: as many as there are cores to use
+        self.history = History() if history is None else history
+        # read-only are the bytes of a file; others may be a trainer's, which goes on
+        m, v = (a.copy() if a.flags.writeable else a for a in (saved.m, saved.v))
+        self._saved = replace(saved, params=self.params.views, m=m, v=v)
 
     def __repr__(self) -> str:
         return f"<Model of {self.params.flat.size} parameters and {len(self.vocab)} characters>"
 
+    def save(self, path: Path) -> None:
+        """Write a checkpoint file, which load() and the commands take.  Raises OSError."""
+        files.write(text_of(path, "path"), self._saved.to_bytes())
+
     @accepts(Sampling)
     def sample(self, given: Given) -> list[str]:
-        """A list of invented texts."""
+        """A list of invented texts.
+
+        SETTINGS
+        """
         return [text for texts, _ in self.batches(Sampling(**given)) for text in texts]
 
     @accepts(Sampling)
@@ -156,17 +198,36 @@ class Model:
 
     def batches(self, sampling: Sampling, probs: bool = False) -> Iterator[tuple[list[str], list[list[float]] | None]]:
         """The same, batch by batch as they are drawn: (texts, their probabilities or None)."""
-        self._check_text(named("prompt"), sampling.prompt, self.config.block_size - 1)
+        room = self.config.split != RUNNING and not sampling.length
+        self._check_text(named("prompt"), sampling.prompt, self.config.block_size - 1 if room else None)
         return samples(self.params, sampling, probs, self.threads)
 
-    def score(self, text: str) -> Score:
-        """The Score of a text.  Raises ConfigError for unknown characters, or more than the context holds."""
-        self._check_text("text", text, self.config.block_size)
-        losses = Evaluator(self.params, [text], self.threads).losses()
-        return Score(text, mean_loss(losses, [0, len(losses)]), losses.tolist())
+    @overload
+    def score(self, text: str) -> Score: ...
+    @overload
+    def score(self, text: list[str]) -> list[Score]: ...
+    def score(self, text: str | list[str]) -> Score | list[Score]:
+        """The Score of a text, or of each in a list.
+
+        Raises ConfigError for unknown characters, or for a document that the context does not hold.
+        """
+        texts = list(text) if isinstance(text, (list, tuple)) else [text]
+        running = self.config.split == RUNNING
+        for each in texts:
+            self._check_text("text", each, None if running else self.config.block_size)
+            if running and not each:
+                raise ConfigError("text: expected at least one character, found none")
+        losses = Evaluator(self.params, texts, self.threads).losses().tolist() if texts else []
+        counts = [len(each) if running else min(len(each) + 1, self.config.block_size) for each in texts]
+        ends = [*accumulate(counts)]
+        found = [losses[start:end] for start, end in zip([0, *ends], ends)]
+        scores = [
+            Score(each, total(each_losses) / n, each_losses) for each, each_losses, n in zip(texts, found, counts)
+        ]
+        return scores if isinstance(text, (list, tuple)) else scores[0]
 
     def evaluate(self, documents: list[str]) -> Evaluation:
-        """The Evaluation of a list of texts; of one longer than the context the beginning counts."""
+        """The Evaluation of a list of texts; of a document longer than the context the beginning counts."""
         if isinstance(documents, str) or not isinstance(documents, Iterable):
             raise TypeError(f"documents: expected a list of texts, found {shown(documents)}")
         documents = list(documents)
@@ -179,17 +240,39 @@ class Model:
             if not known.issuperset(document):
                 raise DataError(f"documents: {unknown(document, known, self.vocab)}")
         evaluator = Evaluator(self.params, documents, self.threads)
-        losses = evaluator.losses()
-        d = evaluator.dataset
-        return Evaluation(len(documents), d.n_truncated, mean_loss(losses, d.offsets), bits_per_character(losses))
+        losses, d = evaluator.losses(), evaluator.dataset
+        running = self.config.split == RUNNING
+        return Evaluation(
+            n_documents=len(documents),
+            n_truncated=d.n_truncated,
+            n_lost=d.n_lost,
+            longest=d.longest,
+            n_characters=d.n_characters,
+            loss=evaluator.mean(losses),
+            loss_is_mean_of="characters" if running else "documents",
+            bits_per_character=bits_per_character(losses),
+            bits_are_mean_of="characters" if running else "characters and ends",
+        )
 
-    def _check_text(self, name: str, text: str, most: int) -> None:
+    def held_out(self, input: Path | None = None) -> list[str]:
+        """The texts that were held out when the model was trained, from `input` or where the settings' input is.
+
+        Raises DataError when the file is another by now; ConfigError when nothing was held out.
+        """
+        if not self.config.val_fraction:
+            raise ConfigError(f"{named('held_out')}: expected a run with {named('val_fraction')}, found one without")
+        path = self.config.input if input is None else text_of(input, "input")
+        documents = Documents(self.config, path, random.Random(self.config.seed))
+        documents.must_be(self._saved.data_sha256)
+        return documents.held_out
+
+    def _check_text(self, name: str, text: str, most: int | None) -> None:
         if type(text) is not str:
             raise ConfigError(f"{name}: expected text, found {shown(text)}")
         known = set(self.vocab)
         if not known.issuperset(text):
             raise ConfigError(f"{name}: {unknown(text, known, self.vocab)}")
-        if len(text) > most:
+        if most is not None and len(text) > most:
             raise ConfigError(f"{name}: expected at most {most} characters ({named('block_size')}), found {len(text)}")
 
 

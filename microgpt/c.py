@@ -72,6 +72,11 @@ def token_rows(n_tokens: int) -> int:
     return int(_lib.microgpt_token_rows(n_tokens))
 
 
+def n_blocks(size: int) -> int:
+    """How many sums of squares a gradient of so many numbers has, see struct microgpt_update."""
+    return -(-size // int(_lib.MICROGPT_BLOCK))
+
+
 def compiler() -> str:
     """Name and version of the compiler that made the kernels."""
     return str(_ffi.string(_lib.microgpt_compiler()).decode())
@@ -115,10 +120,13 @@ def recorded(
     return over
 
 
-def stepping(over: Any, losses: Any, weights: Any, param: Any, m: Any, v: Any, grad: Any) -> Callable[..., float]:
-    """A function of (start, n) and Adam's six numbers that does what `over` does and the update; the loss."""
-    arrays = losses, weights, param, m, v, grad
-    advance = partial(step, *over.args, *map(address, arrays))  # noqa: F821
+def stepping(over: Any, losses: Any, weights: Any, adam: Any, squares: Any, clip: float) -> Callable[..., float]:
+    """A function of (start, n) and Adam's seven numbers that does what `over` does and the update; the loss.
+
+    `adam` has its arrays: param, m, v, grad.  A `clip` above 0 shortens gradients, see struct microgpt_update.
+    """
+    arrays = losses, weights, *adam, squares
+    advance = partial(step, *over.args, *map(address, arrays), adam[0].size, clip)  # noqa: F821
     advance.keep = over, arrays  # type: ignore[attr-defined]
     return advance
 

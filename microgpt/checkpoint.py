@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__, memory, npz
-from .config import Config
+from .config import LINE, Config
 from .errors import CheckpointError, ConfigError, DataError, MissingError, UnreadableError
 from .files import open_file
 from .params import count, table
 from .terminal import reason, shown
+from .tokens import Tokens
 
 FORMAT = 1
 MAX_JSON = 2**20  # bytes; all of Unicode as a vocabulary takes half
@@ -169,8 +170,9 @@ def read(file: BinaryIO) -> Checkpoint:
     config, vocab, scalars = parse_state(state)
 
     # the size that the configuration demands, before the rest is read
-    matrices = table(config, len(vocab) + 1)
-    n_params = count(config, len(vocab) + 1)
+    vocab_size = Tokens(vocab, config.split).size
+    matrices = table(config, vocab_size)
+    n_params = count(config, vocab_size)
     n_bytes = 3 * n_params * np.dtype(config.dtype).itemsize
     most = n_bytes + MAX_JSON + (len(matrices) + 3) * npz.MAX_OVERHEAD
     if not n_bytes < size <= most:
@@ -239,7 +241,8 @@ def parse_state(state: State) -> tuple[Config, list[str], dict[str, Any]]:
     except ConfigError as error:
         raise CheckpointError(f"its settings: {error}") from None
     vocab = state["vocab"]
-    require(type(vocab) is str and vocab.encode() and "\n" not in vocab, "vocab", "characters", vocab)
+    require(type(vocab) is str and vocab.encode(), "vocab", "characters", vocab)
+    require(config.split != LINE or "\n" not in vocab, "vocab", "characters of lines", vocab)
     require(list(vocab) == sorted(set(vocab)), "vocab", "sorted distinct characters", vocab)
     a_hash("sha256", state["sha256"], state)
     whole = state | {"config": config.as_dict()}

@@ -9,13 +9,15 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__, threads
-from .config import Config, Sampling, Settings, flag, kind, parsed, read_toml, suggestion
+from .config import LINE, Config, Sampling, Settings, flag, kind, parsed, read_recipe, read_toml, recipes, suggestion
 from .errors import DataError
-from .progress import Reporter
+from .progress import on_terminal
 from .signals import stop_on_signals
 from .terminal import escaped, notice, printable
 
 if TYPE_CHECKING:
+    from .api import Evaluation
+    from .data import Dataset
     from .run import Run
     from .trainer import Trainer
 
@@ -66,6 +68,7 @@ def make_parser() -> Parser:
     command = add(train, "train", "train a model and sample from it")
     add_settings(command, Config)
     command.add_argument("--metrics", metavar="FILE", help="write each step's loss and learning rate as a line of JSON")
+    command.add_argument("--recipe", metavar="NAME", help=f"settings to begin with: {', '.join(recipes())}")
     command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
     command.add_argument("--out", metavar="DIR", help="directory for the run: checkpoints, metrics and settings")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this directory; needs no other flag")
@@ -76,7 +79,8 @@ def make_parser() -> Parser:
     command.add_argument("--json", action="store_true", help="print each sample as a line of JSON")
 
     command = add(evaluate, "eval", "measure a trained model on a file: mean loss and bits per character", trained)
-    command.add_argument("--input", metavar="FILE", help="text file, one document a line (default: the run's own)")
+    command.add_argument("--input", metavar="FILE", help="text file (default: the run's own)")
+    command.add_argument("--held-out", action="store_true", help="only what was held out of training")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
 
     command = add(score, "score", "how much each character of some texts surprises a trained model", trained)
@@ -105,13 +109,14 @@ def add_settings(command: argparse.ArgumentParser, settings: type[Settings]) -> 
 def train(arguments: argparse.Namespace) -> int | None:
     from . import api, loop
 
-    settings = read_toml(arguments.config) if arguments.config is not None else {}
+    settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
+    settings |= read_toml(arguments.config) if arguments.config is not None else {}
     settings |= parsed(Config, vars(arguments))
     out, resume = arguments.out, arguments.resume
     files = out, resume, arguments.metrics, arguments.config
     with api.training(settings, *files, n_threads(arguments)) as (trainer, run, metrics):
         config = trainer.config
-        reporter = Reporter(config, trainer.step_count)
+        reporter = on_terminal(config, trainer.step_count)
         try:
             say_what_happens(trainer, run)
             with stop_on_signals() as stop:
@@ -125,7 +130,7 @@ def train(arguments: argparse.Namespace) -> int | None:
             notice(stopped(f"by {stop[0].name}", trainer, run))
             return 128 + stop[0]
         if trainer.step_count < config.num_steps:
-            notice(f"stopped early: no better held-out loss in {config.patience} measurements")
+            notice(f"stopped early: no better held-out loss in {config.patience} measurements{where_the_best_is(run)}")
     if config.num_samples:
         say_samples(trainer)
     return None
@@ -141,34 +146,59 @@ def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
     return f"stopped {why} after step {trainer.step_count}; {saved}"
 
 
+def where_the_best_is(run: Run | None) -> str:
+    if run is None:
+        return ""
+    from .run import BEST
+
+    return f"; {run.file(BEST)} has the best weights"
+
+
 def say_what_happens(trainer: Trainer, run: Run | None) -> None:
     config = trainer.config
-    if trainer.had_bom:
+    documents = trainer.documents
+    if documents.had_bom:
         notice(f"{trainer.input}: dropped a byte-order mark")
-    say_what_is_cut(trainer.input, trainer.dataset.n_truncated, config.block_size)
+    say_what_is_cut(trainer.input, config, trainer.dataset)
     if run is not None and run.num_steps_before is not None:
         notice(f"{run.path}: goes on after step {trainer.step_count} of {run.num_steps_before}")
         if config.num_steps > run.num_steps_before:
             notice(f"--num-steps {config.num_steps}: from here on the learning rate is that of the longer run")
-    print(f"num docs: {len(trainer.documents)}")
-    if trainer.n_held_out:
-        print(f"num held out: {trainer.n_held_out}")
-    print(f"vocab size: {len(trainer.vocab) + 1}")
+    print(f"num {'chars' if documents.running else 'docs'}: {documents.count}")
+    if documents.n_held_out:
+        print(f"num held out: {documents.n_held_out}")
+    print(f"vocab size: {trainer.tokens.size}")
     print(f"num params: {trainer.params.flat.size}", flush=True)
 
 
 def say_samples(trainer: Trainer) -> None:
     from .sample import Sampler
 
-    print("\n--- inference (new, hallucinated names) ---")
     config, sampler = trainer.config, Sampler(trainer.params)
+    print(f"\n--- inference (new, hallucinated {INVENTED[config.split]}) ---")
     for i in range(1, config.num_samples + 1):
-        print(f"sample {i:2d}: {printable(sampler.sample(trainer.rng, config.temperature))}")
+        print(a_sample(i, sampler.sample(trainer.rng, config.temperature), config))
 
 
-def say_what_is_cut(path: str, n: int, block_size: int) -> None:
-    if n:
-        notice(f"{path}: {n} line{'s' * (n > 1)} longer than --block-size {block_size}: the rest is not used")
+INVENTED = {"line": "names", "blank-line": "paragraphs", "none": "text"}
+
+
+def a_sample(i: int, text: str, config: Config, escape: Callable[[str], str] = printable) -> str:
+    """A sample with its number: on a line, or on lines of its own."""
+    if config.split == LINE:
+        return f"sample {i:2d}: {escape(text)}"
+    return "\n".join([f"sample {i:2d}:", *map(escape, text.split("\n")), ""])
+
+
+def say_what_is_cut(path: str, config: Config, d: Dataset | Evaluation) -> None:
+    """Say how many documents are longer than the context, and which part of the characters is lost."""
+    if d.n_truncated:
+        what = "line" if config.split == LINE else "paragraph"
+        notice(
+            f"{path}: {d.n_truncated} {what}{'s' * (d.n_truncated > 1)} longer than --block-size {config.block_size}: "
+            f"{d.n_lost / d.n_characters:.1%} of the characters are not used; --block-size {d.longest} keeps them all, "
+            f"and --split none takes the file as one running text"
+        )
 
 
 def sample(arguments: argparse.Namespace) -> None:
@@ -185,7 +215,7 @@ def sample(arguments: argparse.Namespace) -> None:
         elif arguments.json:
             lines = [to_json({"sample": i, "text": text}) for i, text in numbered]
         else:
-            lines = [f"sample {i:2d}: {escape(text)}" for i, text in numbered]
+            lines = [a_sample(i, text, model.config, escape) for i, text in numbered]
             if probs:
                 lines = [f"{line}  {characters(text, p, '.4f')}" for line, text, p in zip(lines, texts, probs)]
         print("\n".join(lines))
@@ -193,37 +223,34 @@ def sample(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    from . import api, data, run
+    from . import api, documents, run
 
     model = api.load(arguments.path, n_threads(arguments))
     path = arguments.input if arguments.input is not None else run.input_of(arguments.path, model.config.input)
-    documents, _ = data.read_documents(path)
+    texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
     try:
-        result = model.evaluate(documents)
+        result = model.evaluate(texts)
     except DataError as error:
         raise DataError(f"{path}: {str(error).removeprefix('documents: ')}") from None
-    say_what_is_cut(path, result.n_truncated, model.config.block_size)
+    say_what_is_cut(path, model.config, result)
     if arguments.json:
         print(to_json({"input": path, **result._asdict()}))
     else:
-        print(f"input: {printable(path)}")
+        print(f"input: {printable(path)}{' (what was held out)' * arguments.held_out}")
         print(f"num docs: {result.n_documents}")
-        print(f"loss: {result.loss:.4f}")
-        print(f"bits per character: {result.bits_per_character:.4f}")
+        print(f"loss: {result.loss:.4f} (mean over the {result.loss_is_mean_of})")
+        print(f"bits per character: {result.bits_per_character:.4f} (mean over the {result.bits_are_mean_of})")
 
 
 def score(arguments: argparse.Namespace) -> None:
-    from math import log
-
     from . import api
 
     model = api.load(arguments.path, n_threads(arguments))
-    for found in [model.score(text) for text in arguments.texts]:
-        bits = [loss / log(2) for loss in found.losses]
+    for found in model.score(arguments.texts):
         if arguments.json:
-            print(to_json({**found._asdict(), "bits": bits}))
+            print(to_json({**found._asdict(), "bits": found.bits}))
         else:
-            print(f"{printable(found.text)}: loss {found.loss:.4f}, bits  {characters(found.text, bits, '.2f')}")
+            print(f"{printable(found.text)}: loss {found.loss:.4f}, bits  {characters(found.text, found.bits, '.2f')}")
 
 
 def characters(text: str, numbers: list[float], form: str) -> str:

@@ -7,6 +7,7 @@ import functools
 import inspect
 import numbers
 import operator
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
@@ -50,8 +51,11 @@ def setting(
 
 BILLION = 10**9
 STEPS = Range(1, BILLION)
+LINE, BLANK_LINE, RUNNING = SPLITS = "line", "blank-line", "none"
 FROM_0 = Range(0, BILLION)
 FRACTION = Range(0, 1, high_open=True)
+RUNNING_LENGTH = 500
+LENGTH_HELP = f"how many characters to go on for; 0 is to the end of the context, or {RUNNING_LENGTH} in running text"
 TEMPERATURE_HELP = "how freely to sample; 0 always takes the likeliest"
 
 
@@ -81,19 +85,29 @@ class Config(Settings):
     The settings marked `free` may change when a run is resumed: they do not touch what it computes.
     """
 
-    input: str = setting("input.txt", "text file, one document a line", free=True)
+    input: str = setting("input.txt", "text file", free=True)
     _: KW_ONLY
     seed: int = setting(42, "seed of the shuffle, the initial weights and the samples", Range(0, 2**63 - 1))
+    split: str = setting(
+        "line", "what a document is: a line, what is between blank lines, or all as running text", choices=SPLITS
+    )
     num_steps: int = setting(1000, "training steps", Range(1, BILLION), free=True)
     batch_size: int = setting(1, "documents a step", Range(1, 10**6))
     n_layer: int = setting(1, "layers", Range(1, 1000))
     n_embd: int = setting(16, "width of the residual stream", Range(1, 2**16))
     n_head: int = setting(4, "attention heads, a divisor of the width", Range(1, 2**16))
     block_size: int = setting(16, "longest context, in tokens", Range(1, 2**20))
-    learning_rate: float = setting(0.01, "Adam's step size at the start; it falls linearly to 0", Range(0, 1000, True))
+    learning_rate: float = setting(0.01, "Adam's step size, from which it falls", Range(0, 1000, True))
+    schedule: str = setting("linear", "how it falls", choices=("linear", "cosine", "constant"))
+    warmup_steps: int = setting(0, "steps over which it rises before", FROM_0)
+    min_learning_rate: float = setting(0.0, "where it falls to", Range(0, 1000))
     beta1: float = setting(0.85, "Adam's decay of the mean gradient", FRACTION)
     beta2: float = setting(0.99, "Adam's decay of the mean squared gradient", FRACTION)
     eps: float = setting(1e-8, "Adam's guard against division by 0", Range(1e-12, 1))
+    weight_decay: float = setting(0.0, "each step takes this part of the rate of each weight away", Range(0, 1000))
+    grad_clip: float = setting(
+        0.0, "longest gradient (2-norm of all); longer ones are shortened; 0 is any", Range(0, 1e9)
+    )
     init_std: float = setting(0.08, "standard deviation of the initial weights", Range(0, 1000, True))
     dtype: str = setting("float64", "precision: float64 reproduces the reference", choices=("float64", "float32"))
     val_fraction: float = setting(0.0, "part of the documents, the last after the shuffle, to hold out", FRACTION)
@@ -113,6 +127,16 @@ class Config(Settings):
             raise ConfigError(
                 f"{named('n_head')}: expected a divisor of {named('n_embd')} {self.n_embd}, found {self.n_head}"
             )
+        if self.min_learning_rate > self.learning_rate:
+            raise ConfigError(
+                f"{named('min_learning_rate')}: expected at most {named('learning_rate')} {self.learning_rate}, "
+                f"found {self.min_learning_rate}"
+            )
+        if self.warmup_steps > self.num_steps:
+            raise ConfigError(
+                f"{named('warmup_steps')}: expected at most {named('num_steps')} {self.num_steps}, "
+                f"found {self.warmup_steps}"
+            )
         if self.patience and not self.val_fraction:
             raise ConfigError(f"{named('patience')}: expected 0 without {named('val_fraction')}, found {self.patience}")
 
@@ -127,7 +151,14 @@ class Sampling(Settings):
     top_k: int = setting(0, "draw from the K likeliest characters only; 0 is all of them", FROM_0)
     top_p: float = setting(1.0, "draw from the likeliest characters that make up this probability", Range(0, 1, True))
     prompt: str = setting("", "what every sample begins with")
+    length: int = setting(0, LENGTH_HELP, FROM_0)
     seed: int = setting(42, "seed of the draws; sample i does not depend on how many there are", Range(0, 2**63 - 1))
+
+    def n_draws(self, config: Config) -> int:
+        """How many characters to draw, at most."""
+        if self.length:
+            return self.length
+        return RUNNING_LENGTH if config.split == RUNNING else config.block_size - len(self.prompt)
 
 
 def resumed(saved: Config, given: dict[str, Any]) -> Config:
@@ -199,6 +230,7 @@ def parsed(settings: type[Settings], texts: dict[str, Any]) -> dict[str, Any]:
 # ---- files ----
 
 PATHS = "paths"  # a table that is no setting
+RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 
 
 def read_toml(path: str) -> dict[str, Any]:
@@ -224,6 +256,19 @@ def read_toml(path: str) -> dict[str, Any]:
             raise ConfigError(f"--config: {path}: {error}") from None
         values[f.name] = value
     return values
+
+
+def recipes() -> list[str]:
+    """The names of the recipes, sets of settings that come with the package."""
+    return sorted(name[: -len(".toml")] for name in os.listdir(RECIPES) if name.endswith(".toml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """{name: value} of a recipe.  Raises ConfigError, which names the recipes."""
+    if name not in (known := recipes()):
+        meant = suggestion(name, known) if isinstance(name, str) else ""
+        raise ConfigError(f"{named('recipe')}: expected one of {', '.join(known)}, found {shown(name)}{meant}")
+    return read_toml(os.path.join(RECIPES, f"{name}.toml"))
 
 
 def parse_toml(path: str) -> dict[str, Any]:
@@ -294,6 +339,8 @@ class accepts(Generic[P]):  # noqa: N801 - a decorator
 
     def __init__(self, settings: Callable[P, object]) -> None:
         self.signature = inspect.signature(settings)
+        helps = [f for f in fields(settings) if f.metadata]  # type: ignore[arg-type]
+        self.described = "\n".join(f"{f.name} = {f.default!r}: {f.metadata['help']}" for f in helps)
 
     @overload
     def __call__(self, function: Callable[[Given], R]) -> Callable[P, R]: ...
@@ -310,6 +357,7 @@ class accepts(Generic[P]):  # noqa: N801 - a decorator
 
         signature = own.replace(parameters=[*before, *self.signature.parameters.values()])
         accepting.__signature__ = signature  # type: ignore[attr-defined]
+        accepting.__doc__ = function.__doc__ and inspect.cleandoc(function.__doc__).replace("SETTINGS", self.described)
         return accepting
 
     def _given(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:

@@ -1,126 +1,147 @@
-"""Documents and their encoding: a text file becomes flat arrays of which every batch is a slice."""
+"""Data: documents as the columns that the model takes, of which a batch is a slice."""
 
-import os
-import stat
+from __future__ import annotations
+
+import random
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import memory
+from .config import Config
 from .errors import DataError
-from .terminal import reason
+from .generator import permutation
+from .tokens import Tokens
 
 MAX_COUNT = 2**31 - 1  # what int32 can count
-ENCODING = 56  # bytes for each character while it is encoded, and 20 from then on
-
-
-def read_documents(path: str) -> tuple[list[str], bool]:
-    """The file's lines, stripped, without blank ones; and whether it began with a byte-order mark (which is dropped).
-
-    As in the reference the file is split at newlines alone (\\r\\n and \\r count as such).  Raises DataError.
-    """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise DataError(f"{path}: expected a text file, found something else (a directory or a device)")
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        ) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: cannot be read: {reason(error)}") from None
-    bom = text.startswith("\ufeff")
-    lines = (line.strip() for line in text.removeprefix("\ufeff").strip().split("\n"))
-    documents = [line for line in lines if line]
-    if not documents:
-        raise DataError(f"{path}: expected at least one line of text, found none")
-    return documents, bom
-
-
-def vocabulary(documents: list[str]) -> list[str]:
-    """The sorted distinct characters.  A character's id is its place; BOS is one more id, after the last."""
-    return sorted(set[str]().union(*documents))
+STRETCH = 2**18  # columns that are there at once, or as many as a batch has
+EPOCHS = 10**9  # more than anybody will see
 
 
 class Dataset:
-    """Encoded documents, packed side by side: column t of all has tokens[t], positions[t] (in its document) and so on.
+    """Documents packed side by side: column t of `arrays` has its tokens[t], positions[t] (in the document), targets[t]
+    and weights[t], the names of model.py.
 
-    Document d, read cyclically, has the columns offsets[d] to offsets[d + 1]: [BOS] + ids predicts ids + [BOS], cut
-    to block_size.  A batch is `batch_size` documents in a row; past the last document comes the first again, so the
-    columns go on for batch_size - 1 documents more.  There are n_columns of them, max_columns in the largest batch.
+    A document's columns predict ids + [end] from [start] + ids, cut to block_size.  Running text is cut into windows,
+    which are the documents then: block_size columns each; with a `key` their beginnings and their order are drawn anew
+    for every epoch.  A batch is `batch_size` documents in a row; past the last one comes the first again.
 
-    The arrays are made when they are first asked for, since they may be large.  With `n_batches`, of which no more will
-    be asked for, they hold no more documents than these have.
+    A weight is 1 / (batch_size * columns of the document), which makes a weighted sum of losses the mean over documents
+    of their mean losses.
+
+    The arrays have room for a stretch of documents, and are filled when one of them is asked for.  With `n_batches`, of
+    which no more will be asked for, no more documents are encoded than these have.
     """
 
     def __init__(
         self,
         documents: Sequence[str],
-        vocab: list[str],
-        block_size: int,
-        batch_size: int,
-        dtype: str,
+        tokens: Tokens,
+        config: Config,
+        batch_size: int = 1,
         n_batches: int | None = None,
+        key: int | None = None,
     ) -> None:
-        self.n_documents, self.batch_size = len(documents), batch_size
-        self._vocab, self._dtype = vocab, dtype
-        self._full_lengths = np.fromiter(map(len, documents), np.int64, len(documents)) + 1  # and the end
-        if self._full_lengths.sum() > MAX_COUNT:
-            raise DataError(f"expected at most {MAX_COUNT} characters and ends, found {self._full_lengths.sum()}")
-        self.n_truncated = int(np.count_nonzero(self._full_lengths > block_size))
-        n, again = len(documents), batch_size - 1
-        if n_batches is not None and n_batches * batch_size <= n:  # no document comes again
+        self.batch_size, self._tokens, self._key, self._dtype = batch_size, tokens, key, config.dtype
+        sizes = np.fromiter(map(len, documents), np.int64, len(documents))
+        if (found := int(sizes.sum()) + len(sizes)) > MAX_COUNT:
+            raise DataError(f"expected at most {MAX_COUNT} characters and ends, found {found}")
+        begins, lengths = np.cumsum(sizes + 1) - sizes - 1, sizes + (tokens.end is not None)  # in the ids
+        if tokens.end is None:
+            begins, lengths = windows(begins, lengths, config.block_size, moving=key is not None)
+        self._spare = found - len(sizes) - int(lengths.sum())  # how far the windows may move
+        self.longest = int(lengths.max(initial=0))
+        self.n_truncated = int(np.count_nonzero(lengths > config.block_size))
+        self.n_lost = int((lengths - 1 - config.block_size).clip(0).sum())  # characters that are no target
+        self.n_characters = found - len(sizes)
+        lengths = np.minimum(lengths, config.block_size)
+
+        self.n_documents = n = len(lengths)
+        if n == 0:
+            raise DataError("expected at least one character, found none")
+        self._period = n if key is None else EPOCHS * n
+        again = batch_size - 1
+        if tokens.end is not None and n_batches is not None and n_batches * batch_size <= n:  # no document comes again
             n, again = n_batches * batch_size, 0
-        self._documents, self._full_lengths = documents[:n], self._full_lengths[:n]
-        self.n_bytes = ENCODING * int(self._full_lengths.sum())
-        self._lengths = np.minimum(self._full_lengths, block_size)
-        offsets = np.concatenate(([0], np.cumsum(np.resize(self._lengths, n + again))))
-        self.n_columns = int(offsets[-1])
-        if self.n_columns > MAX_COUNT:
-            raise DataError(f"expected at most {MAX_COUNT} tokens, found {self.n_columns}")
-        self.max_columns = int(np.max(offsets[batch_size:] - offsets[:-batch_size]))
-        self._arrays: dict[str, NDArray[Any]] | None = None
-        self.offsets: list[int] = offsets.tolist()  # plain ints: the training loop indexes it every step
+            documents, begins = documents[:n], begins[:n]
+        self._documents, self._begins = documents, begins
+        self.offsets = np.concatenate(([0], np.cumsum(np.resize(lengths[:n], n + again))))
+        if (found := int(self.offsets[-1])) > MAX_COUNT:
+            raise DataError(f"expected at most {MAX_COUNT} tokens, found {found}")
+        self.max_columns = int(np.max(self.offsets[batch_size:] - self.offsets[:-batch_size]))
+        self._room = min(found, max(STRETCH, self.max_columns))
+        self._first, self._starts = 0, [0]  # the stretch: its first document, and where each begins and the last ends
+        self._moved: tuple[int, Any] | None = None  # an epoch, and where its windows begin
 
     @property
+    def n_bytes(self) -> int:
+        """How much memory encoding takes, at most."""
+        return 8 * self.n_characters + 40 * (len(self.offsets) + self.n_documents + self._room)
+
+    @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """tokens, positions, targets and weights, the names of model.py.
+        """tokens, positions, targets and weights, to be filled by batch() and find()."""
+        dtypes = {"tokens": "i4", "positions": "i4", "targets": "i4", "weights": self._dtype}
+        return {name: np.zeros(self._room, dtype) for name, dtype in dtypes.items()}
 
-        A weight is 1 / (batch_size * columns of the document), which makes a weighted sum of losses the mean over
-        documents of their mean losses.
-        """
-        if self._arrays is None:
-            self._arrays = self._encode()
-        return self._arrays
-
-    def _encode(self) -> dict[str, NDArray[Any]]:
-        memory.require(self.n_bytes, f"{len(self._documents)} documents")
-        # one separator before, between and after the documents: the BOS of one is the end of the one before
-        text = "\n".join(["", *self._documents, ""])
-        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        ids = np.zeros(max(codes.max(), ord(self._vocab[-1])) + 1, np.int32)
-        ids[[ord(char) for char in self._vocab]] = np.arange(len(self._vocab))
-        ids[ord("\n")] = len(self._vocab)
-        encoded = ids[codes]
-        begins = (np.cumsum(self._full_lengths) - self._full_lengths).astype(np.int32)
-        position = np.arange(len(encoded) - 1, dtype=np.int32) - np.repeat(begins, self._full_lengths)
-        keep = position < np.repeat(self._lengths, self._full_lengths)
-        weights = np.repeat(1 / (self._lengths * np.float64(self.batch_size)), self._lengths).astype(self._dtype)
-        arrays = {
-            "tokens": encoded[:-1][keep],
-            "positions": position[keep],
-            "targets": encoded[1:][keep],
-            "weights": weights,
-        }
-        return {name: np.resize(array, self.n_columns) for name, array in arrays.items()}
+    @cached_property
+    def _ids(self) -> Any:
+        memory.require(self.n_bytes, f"{self.n_documents} documents")
+        return self._tokens.encode(self._documents)
 
     def batch(self, step: int) -> tuple[int, int]:
         """The first column of this step's batch and how many columns it has."""
-        first = step * self.batch_size % self.n_documents
-        start = self.offsets[first]
-        return start, self.offsets[first + self.batch_size] - start
+        return self.find(step * self.batch_size % self._period, self.batch_size)
+
+    def find(self, first: int, count: int) -> tuple[int, int]:
+        """The same of `count` documents from document `first` on, which are at most as many as a batch has, or fit into
+        STRETCH columns."""
+        i = first - self._first
+        if not 0 <= i < len(self._starts) - count:
+            self._fill(first)
+            i = 0
+        start = self._starts[i]
+        return start, self._starts[i + count] - start
+
+    def _fill(self, first: int) -> None:
+        """Have as many documents as there is room for, from this one on, in the arrays."""
+        epoch, begin = divmod(first, self.n_documents)
+        end = int(np.searchsorted(self.offsets, self.offsets[begin] + self._room, "right")) - 1
+        starts = self.offsets[begin : end + 1] - self.offsets[begin]
+        lengths, n = np.diff(starts), int(starts[-1])
+        epochs = [self._begins_in(epoch + e) for e in range(-(-end // self.n_documents))]
+        begins = np.concatenate(epochs)[begin:end]
+        position = np.arange(n, dtype=np.int32) - np.repeat(starts[:-1].astype(np.int32), lengths)
+        at = np.repeat(begins.astype(np.int32), lengths) + position
+        arrays = self.arrays
+        arrays["tokens"][:n] = self._ids[at]
+        arrays["targets"][:n] = self._ids[at + 1]
+        arrays["positions"][:n] = position
+        arrays["weights"][:n] = np.repeat(1 / (lengths * np.float64(self.batch_size)), lengths)
+        self._first, self._starts = first, starts.tolist()  # plain ints: the training loop reads them every step
+
+    def _begins_in(self, epoch: int) -> Any:
+        """Where in the ids each document of this epoch begins."""
+        if self._key is None:
+            return self._begins
+        if self._moved is None or self._moved[0] != epoch:
+            rng = random.Random(self._key + epoch)
+            moved = self._begins + rng.randrange(self._spare + 1)
+            self._moved = epoch, moved[permutation(rng, len(moved))]
+        return self._moved[1]
+
+
+def windows(begins: Any, lengths: Any, size: int, moving: bool) -> tuple[Any, Any]:
+    """Where the windows begin of texts that begin there and are so long, and how long they are.
+
+    Windows that move have one length, and leave as much of the text as one has.
+    """
+    if moving:
+        n = max(1, lengths[0] // size - 1)
+        return begins[0] + size * np.arange(n), np.full(n, min(size, lengths[0]))
+    counts = -(-lengths // size)
+    within = size * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
+    return np.repeat(begins, counts) + within, np.minimum(size, np.repeat(lengths, counts) - within)

@@ -21,31 +21,41 @@ COLUMNS = 1024  # at once for each thread, or as many as the longest document ha
 
 
 class Evaluator:
-    """The losses of some documents, again and again as the parameters change.  All characters must be known."""
+    """The losses of some documents, again and again as the parameters change.  All characters must be known.
 
-    def __init__(self, params: Parameters, documents: list[str], threads: int | None = None) -> None:
-        config = params.config
-        self.dataset = d = Dataset(documents, params.vocab, config.block_size, 1, config.dtype)
-        ops = record(config, len(params.vocab) + 1)
+    Running text is cut into windows, from its beginning on.  Raises DataError where there is nothing to predict.
+    """
+
+    def __init__(self, params: Parameters, documents: Sequence[str], threads: int | None = None) -> None:
+        self.params, config = params, params.config
+        self.dataset = d = Dataset(documents, params.tokens, config)
         n_threads = number(threads, params.flat.size * d.offsets[-1])
-        max_tokens = min(d.offsets[-1], max(d.max_columns, COLUMNS * n_threads))
+        max_tokens = min(int(d.offsets[-1]), max(d.max_columns, COLUMNS * n_threads))
+        ops = record(config, params.tokens.size)
         self._replay = Replay(ops, config.dtype, max_tokens, {**params.views, **d.arrays}, n_threads)
 
     def losses(self) -> Any:
         """-log probability of each character, and of each document's end, one document after the other: float64."""
         offsets, most = self.dataset.offsets, self._replay.max_tokens
         losses = np.empty(offsets[-1])
-        start = 0
-        for end, following in zip(offsets[1:], [*offsets[2:], math.inf]):
-            if following - start > most:  # no room for one more document
-                self._replay.over(start, end - start)
-                losses[start:end] = self._replay.values["losses"].reshape(-1, order="F")[: end - start]
-                start = end
+        first = 0
+        while first < len(offsets) - 1:
+            end = int(np.searchsorted(offsets, offsets[first] + most, "right")) - 1
+            start, n = self.dataset.find(first, end - first)
+            self._replay.over(start, n)
+            losses[offsets[first] : offsets[end]] = self._replay.values["losses"].reshape(-1, order="F")[:n]
+            first = end
         return losses
 
+    def mean(self, losses: Any) -> float:
+        """What training lowers: the mean over documents of their means, or over the characters of running text."""
+        lengths = np.diff(self.dataset.offsets)
+        if self.params.tokens.end is None:
+            return total(losses) / len(losses)
+        return total(losses * np.repeat(1 / lengths, lengths)) / len(lengths)
+
     def loss(self) -> float:
-        """The mean over the documents of their mean losses, which is what training lowers."""
-        return mean_loss(self.losses(), self.dataset.offsets)
+        return self.mean(self.losses())
 
 
 def record(config: Config, vocab_size: int) -> Program:
@@ -53,11 +63,6 @@ def record(config: Config, vocab_size: int) -> Program:
     ops = Program()
     model.loss(ops, model.forward(ops, arrays(config, vocab_size), config, ops.attention_forward))
     return ops
-
-
-def mean_loss(losses: Any, offsets: Sequence[int]) -> float:
-    weights = np.repeat(1 / np.diff(offsets), np.diff(offsets))
-    return total(losses * weights) / (len(offsets) - 1)
 
 
 def bits_per_character(losses: Any) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .config import Config
 from .program import Array, aligned
+from .tokens import Tokens
 
 
 def table(config: Config, vocab_size: int) -> list[tuple[str, int, int]]:
@@ -42,8 +43,8 @@ class Parameters(Mapping[str, Any]):
     """
 
     def __init__(self, config: Config, vocab: list[str]) -> None:
-        self.config, self.vocab = config, vocab
-        vocab_size = len(vocab) + 1  # the characters and BOS
+        self.config, self.vocab, self.tokens = config, vocab, Tokens(vocab, config.split)
+        vocab_size = self.tokens.size
         self.table, self.arrays = table(config, vocab_size), arrays(config, vocab_size)
         self.flat = aligned(count(config, vocab_size), config.dtype)
         self.views: dict[str, Any] = {}

@@ -1,47 +1,55 @@
-"""What a run tells while it goes on: step lines on stdout, a progress bar on a terminal."""
+"""What a run tells while it goes on: step lines on stdout, a progress bar on a terminal or in a notebook."""
 
 import sys
 import time
 from typing import Any
 
-from .config import Config
-from .terminal import notice, printable
+from .config import LINE, RUNNING, Config
+from .terminal import escaped, notice, printable
 
 SMOOTHING = 0.99  # of the loss that is shown, in the bar and in plots
+NARROW = 70  # columns, below which the bar says less
 
 
 class Reporter:
-    """Told of all steps, it prints the lines that are due, and moves the bar."""
+    """Told of all steps, it prints the lines that are due, and moves the bar, if there is one."""
 
-    def __init__(self, config: Config, first_step: int = 0) -> None:
-        self.config = config
-        self.bar = progress_bar(config, first_step)
-        self.lines = self.bar is None or not sys.stdout.isatty()
+    def __init__(self, config: Config, first_step: int = 0, bar: Any = None, lines: str = "due") -> None:
+        """`lines` are those of the steps that are "due", of the "last" one alone, or of "none"."""
+        self.config, self.bar, self.lines = config, bar, lines
         self.smoothed: float | None = None
         self._first, self._started, self._next = first_step, time.monotonic(), 0.0
 
     def steps(self, first: int, losses: list[float]) -> None:
         """The losses of the steps from `first` on, of which only the last can be due for a line."""
         config, step, loss = self.config, first + len(losses) - 1, losses[-1]
-        if self.lines and (step % config.log_every == 0 or step == 1 or step == config.num_steps):
-            print(f"{self._place(step)} | loss {loss:.4f}", flush=True)
+        last = step == config.num_steps
+        due = self.lines == "due" and (step % config.log_every == 0 or step == 1)
         if self.bar is not None:
-            for loss in losses:
-                self.smoothed = loss if self.smoothed is None else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
+            for x in losses:
+                self.smoothed = x if self.smoothed is None else SMOOTHING * self.smoothed + (1 - SMOOTHING) * x
             now = time.monotonic()
-            if now >= self._next or step == config.num_steps:
+            if now >= self._next or last:
                 self._next = now + 0.1
-                docs = (step - self._first) * config.batch_size / (now - self._started)
-                self.bar.set_postfix_str(f"loss {loss:.2f} ~ {self.smoothed:.2f}, {docs:,.0f} docs/s", refresh=False)
+                self.bar.set_postfix_str(self._say(loss, (step - self._first) / (now - self._started)), refresh=False)
                 self.bar.update(step - self.bar.n)
-        if self.bar is not None and not self.lines and step == config.num_steps:
+        if due or (last and self.lines != "none"):
             self._print(f"{self._place(step)} | loss {loss:.4f}")
+
+    def _say(self, loss: float, steps_a_second: float) -> str:
+        if (self.bar.ncols or NARROW) < NARROW:
+            return f"loss {self.smoothed:.2f}"
+        rate, unit = steps_a_second * self.config.batch_size, "docs"
+        if self.config.split == RUNNING:
+            rate, unit = rate * self.config.block_size, "chars"
+        return f"loss {loss:.2f}, smoothed {self.smoothed:.2f}, {rate:,.0f} {unit}/s"
 
     def held_out(self, step: int, loss: float) -> None:
         self._print(f"{self._place(step)} | held-out loss {loss:.4f}")
 
     def samples(self, step: int, texts: list[str]) -> None:
-        self._print(f"{self._place(step)} | samples {', '.join(printable(text) for text in texts)}")
+        escape = printable if self.config.split == LINE else escaped
+        self._print(f"{self._place(step)} | samples {', '.join(map(escape, texts))}")
 
     def _place(self, step: int) -> str:
         return f"step {step:4d} / {self.config.num_steps:4d}"
@@ -58,14 +66,21 @@ class Reporter:
             self.bar.close()
 
 
-def progress_bar(config: Config, first_step: int) -> Any:
-    """A tqdm bar when stderr is a terminal and tqdm is installed, else None."""
-    if not sys.stderr.isatty():
-        return None
+def on_terminal(config: Config, first_step: int) -> Reporter:
+    """The command line's: a bar when stderr is a terminal, and then no step lines on it but the last."""
+    bar = progress_bar(config, first_step) if sys.stderr.isatty() else None
+    return Reporter(config, first_step, bar, "due" if bar is None or not sys.stdout.isatty() else "last")
+
+
+def progress_bar(config: Config, first_step: int, notebook: bool = False) -> Any:
+    """A tqdm bar, one of the notebook's in a notebook; None where tqdm is not installed."""
     try:
-        from tqdm import tqdm
+        if notebook:
+            from tqdm.auto import tqdm
+        else:
+            from tqdm import tqdm
     except ImportError:
         notice("no progress bar: it needs tqdm (pip install tqdm)")
         return None
-    shape = "{n_fmt}/{total_fmt} {bar}{postfix}, {remaining} left"  # fits 80 columns
+    shape = "{n_fmt}/{total_fmt} {bar}{postfix}, {remaining} left"
     return tqdm(initial=first_step, total=config.num_steps, bar_format=shape, file=sys.stderr, dynamic_ncols=True)

@@ -1,10 +1,12 @@
-"""A run's directory: checkpoint.npz, checkpoint.prev.npz, metrics.jsonl and config.toml, with one writer at a time."""
+"""A run's directory: checkpoint.npz, checkpoint.prev.npz, best.npz, metrics.jsonl and config.toml, with one writer at a
+time."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from . import checkpoint
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
+BEST = "best.npz"  # the checkpoint of the best held-out loss
 METRICS, CONFIG = "metrics.jsonl", "config.toml"
 
 
@@ -132,7 +135,7 @@ class Run:
             there = os.listdir(self.folder.fd)
         except OSError as error:
             raise self._cannot_be_used("out", error) from None
-        held = [name for name in (CHECKPOINT, PREVIOUS, METRICS, CONFIG) if name in there]
+        held = [name for name in (CHECKPOINT, PREVIOUS, BEST, METRICS, CONFIG) if name in there]
         if held:
             goes_on = f"; {named('resume')} {path} goes on with it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
             raise ConfigError(
@@ -146,7 +149,7 @@ class Run:
             raise CheckpointError(f"{named('resume')}: expected the directory of a run, found {self.path!r}")
         try:
             self._hold(folder)
-            for name in (CHECKPOINT, PREVIOUS, BAD, METRICS, CONFIG):
+            for name in (CHECKPOINT, PREVIOUS, BAD, BEST, METRICS, CONFIG):
                 folder.check(name, in_place=name == METRICS)
                 folder.remove_temporary(name)
             saved, error = load_newest(folder)
@@ -194,11 +197,21 @@ class Run:
         """Save the run at the trainer's step, if it is not yet."""
         if self.saved_step == trainer.step_count:
             return
-        try:
+        with self._saving(CHECKPOINT, trainer):
             self.metrics.sync()
             self._write_checkpoint(trainer)
+
+    def save_best(self, trainer: Trainer) -> None:
+        """Keep the run as it is now beside the last: its held-out loss is the best so far."""
+        with self._saving(BEST, trainer):
+            self.folder.write(BEST, trainer.checkpoint().to_bytes())
+
+    @contextmanager
+    def _saving(self, name: str, trainer: Trainer) -> Iterator[None]:
+        try:
+            yield
         except (OSError, MemoryError) as error:
-            path, step = self.file(CHECKPOINT), trainer.step_count
+            path, step = self.file(name), trainer.step_count
             raise OSError(f"{path}: the run cannot be saved at step {step}: {reason(error)}") from None
 
     def _write_checkpoint(self, trainer: Trainer) -> None:

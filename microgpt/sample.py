@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from . import c, kernels, model
+from . import c, kernels, memory, model
 from .arguments import indices
 from .config import Config, Sampling
 from .errors import SamplingError
+from .generator import uniform
 from .params import Parameters
 from .program import Program, Replay
 from .threads import number
 
 ROW = 4096  # bytes of a feature of all documents that are drawn side by side, so that they stay in the cache
 CACHE = 2**21  # numbers, likewise, of their keys and values
+TEXT = 2**22  # characters that are drawn side by side
 WORTH_KEEPING = 0.75  # of the columns
 
 
@@ -26,8 +28,7 @@ class Sampler:
 
     def __init__(self, params: Parameters, columns: int = 1, n_threads: int = 1) -> None:
         self.config = config = params.config
-        self.vocab = params.vocab
-        self.bos = len(self.vocab)
+        self.tokens = params.tokens
         self.columns, self.n_threads = columns, n_threads
         ops = Program()
         model.forward(ops, params.arrays, config, ops.attention_cached)
@@ -37,7 +38,7 @@ class Sampler:
         values = self._replay.values
         self._logits = values["logits"]
         self._uniforms = np.empty(columns)
-        vocab_size = self.bos + 1
+        vocab_size = self.tokens.size
         probs, work = (
             np.empty(vocab_size * (columns + n_threads), config.dtype),
             np.empty(vocab_size * n_threads, np.int32),
@@ -55,15 +56,14 @@ class Sampler:
         The earlier positions must have been run before, with the same columns.  Raises SamplingError; ValueError for
         what is not an id, a position or so many columns.
         """
-        tokens = indices("tokens", np.asarray(tokens), self.bos + 1)  # a copy, as it will be used
+        tokens = indices("tokens", np.asarray(tokens), self.tokens.size)  # a copy, as it will be used
         n = len(tokens)
         if not 0 < n <= self.columns or not 0 <= position < self.config.block_size:
             raise ValueError(
                 f"expected up to {self.columns} columns and a position in the context, found {n} at {position}"
             )
         self._tokens[:n] = tokens
-        self._positions[:n] = position
-        self._replay.over(0, n)
+        self._run(n, position)
         logits = self._logits[:, :n]
         if not np.isfinite(logits).all():
             raise SamplingError("expected finite logits, found others: the model's weights are too large")
@@ -89,44 +89,56 @@ class Sampler:
 
     def sample(self, rng: random.Random, temperature: float) -> str:
         """One new document, drawn with a random.Random as the reference draws."""
-        token, text = self.bos, []
-        for position in range(self.config.block_size):
-            logits = self.logits([token], position)
-            token = draw(rng, logits, temperature)
-            if token == self.bos:
+        token, ids = self.tokens.start, list[int]()
+        for i in range(Sampling().n_draws(self.config)):
+            position, n_again = place(i, self.config.block_size)
+            for p in range(n_again):
+                self.logits([ids[i - 1 - n_again + p]], p)
+            token = draw(rng, self.logits([token], position), temperature)
+            if token == self.tokens.end:
                 break
-            text.append(self.vocab[token])
-        return "".join(text)
+            ids.append(token)
+        return self.tokens.text(ids)
 
     def batch(
         self, uniforms: Any, sampling: Sampling, want_probs: bool = False
     ) -> tuple[list[str], list[list[float]] | None]:
-        """(texts, probs): documents drawn side by side, each with its own of the uniform numbers, n x block_size.
+        """(texts, probs): documents drawn side by side, each with its own of the n x length uniform numbers, of which
+        there is one for each character, those of the prompt too.
 
         probs, None unless asked for, has a list for each text: the probability of each of its characters, given those
         before, and of the end if it has one.
         """
-        n, block_size = uniforms.shape
-        prompt = [self.vocab.index(char) for char in sampling.prompt]
-        ids = np.full((n, block_size), self.bos)  # what each document says
-        lengths = np.full(n, block_size)
-        probs = np.empty((n, block_size)) if want_probs else None
+        n, length = uniforms.shape
+        prompt, end = self.tokens.ids(sampling.prompt), self.tokens.end
+        alone = end is None and bool(prompt)  # the context begins with the prompt, and what is before it is forgotten
+        ids = np.full((n, length), end or 0, np.int32)  # what each document says
+        lengths = np.full(n, length)
+        probs = np.empty((n, length)) if want_probs else None
         document = np.arange(n)  # that each column is
         going = np.ones(n, bool)  # whether it has not ended
-        self._tokens[:n] = self.bos
-        for position in range(block_size):
-            self._positions[:n] = position
-            self._replay.over(0, n)
+        self._tokens[:n] = self.tokens.start
+        for i in range(length):
+            position, n_again = place(i - alone, self.config.block_size) if i else (0, 0)
+            if n_again:
+                latest = self._tokens[:n].copy()
+                for p in range(n_again):
+                    self._tokens[:n] = ids[document, i - 1 - n_again + p]
+                    self._run(n, p)
+                self._tokens[:n] = latest
+            self._run(n, position)
             tokens = self._tokens[:n]
-            if position < len(prompt):
-                tokens[:] = prompt[position]
+            if i < len(prompt):
+                tokens[:] = prompt[i]
             else:
-                self._draw_tokens(uniforms[document, position], sampling)
-            ids[document, position] = tokens
+                self._draw_tokens(uniforms[document, i], sampling)
+            ids[document, i] = tokens
             if probs is not None:
-                probs[document, position] = kernels.softmax_forward(self._logits[:, :n])[tokens, np.arange(n)]
-            ended = going & (tokens == self.bos)
-            lengths[document[ended]] = position
+                probs[document, i] = kernels.softmax_forward(self._logits[:, :n])[tokens, np.arange(n)]
+            if end is None:
+                continue
+            ended = going & (tokens == end)
+            lengths[document[ended]] = i
             going &= ~ended
             left = np.flatnonzero(going)
             if len(left) == 0:
@@ -139,18 +151,22 @@ class Sampler:
                 document, going, n = document[left], going[left], len(left)
         return self._texts(ids, lengths.tolist(), probs)
 
+    def _run(self, n: int, position: int) -> None:
+        """Run the model on the first n of the tokens, all of them at this position."""
+        self._positions[:n] = position
+        self._replay.over(0, n)
+
     def _draw_tokens(self, uniforms: Any, sampling: Sampling) -> None:
         """The next token of each column, from its logits.  Raises SamplingError."""
-        n, vocab_size = len(uniforms), self.bos + 1
+        n, vocab_size = len(uniforms), self.tokens.size
         self._uniforms[:n] = uniforms
         top_k = min(sampling.top_k, vocab_size) or vocab_size
         if not self._draw(n, sampling.temperature, top_k, sampling.top_p):
             raise SamplingError("expected finite logits, found others: the model's weights are too large")
 
     def _texts(self, ids: Any, lengths: Sequence[int], probs: Any) -> tuple[list[str], list[list[float]] | None]:
-        codes = np.array([*map(ord, self.vocab), 0], "<u4")
-        text, block_size = codes[ids].tobytes().decode("utf-32-le"), ids.shape[1]
-        texts = [text[i : i + length] for i, length in zip(range(0, len(text), block_size), lengths)]
+        text = self.tokens.text(ids)
+        texts = [text[i : i + length] for i, length in zip(range(0, len(text), ids.shape[1]), lengths)]
         if probs is not None:
             probs = [row[: len(text) + 1].tolist() for text, row in zip(texts, probs)]
         return texts, probs
@@ -165,23 +181,37 @@ def samples(
 ) -> Iterator[tuple[list[str], list[list[float]] | None]]:
     """What a Sampling wants, as Sampler.batch() gives it, batch by batch.
 
-    Sample i draws its characters with the numbers i * block_size and on of one random.Random(seed), so it is the same
-    however many are drawn side by side, by however many threads.
+    Sample i has the numbers i * length and on of one random.Random(seed), one for each character that it may have, so
+    it is the same however many are drawn side by side, by however many threads.
     """
     config, num_samples = params.config, sampling.num_samples
+    length = len(sampling.prompt) + sampling.n_draws(config)
+    memory.require(24 * length, f"texts of {length} characters")
     if columns is None:
-        columns = columns_for(config, num_samples, number(threads))
+        columns = columns_for(config, num_samples, length, number(threads))
     n_threads = number(threads, columns * params.flat.size)
     rng, sampler = random.Random(sampling.seed), Sampler(params, columns, n_threads)
     for first in range(0, num_samples, columns):
         n = min(columns, num_samples - first)
-        yield sampler.batch(uniform(rng, n * config.block_size).reshape(n, config.block_size), sampling, want_probs)
+        yield sampler.batch(uniform(rng, n * length).reshape(n, length), sampling, want_probs)
 
 
-def columns_for(config: Config, num_samples: int, n_threads: int = 1) -> int:
+def columns_for(config: Config, num_samples: int, length: int, n_threads: int = 1) -> int:
     """How many documents to draw side by side."""
     most = ROW // np.dtype(config.dtype).itemsize, CACHE // (2 * config.n_layer * config.n_embd * config.block_size)
-    return max(1, min(num_samples, n_threads * min(most)))
+    return max(1, min(num_samples, n_threads * min(most), TEXT // length))
+
+
+def place(i: int, block_size: int) -> tuple[int, int]:
+    """(the position of a text's i-th token in the context, how many of those before it are run again before).
+
+    When the context is full its older half is dropped, and the rest run again.
+    """
+    if i < block_size:
+        return i, 0
+    half = block_size // 2
+    behind = (i - block_size) % (block_size - half)
+    return half + behind, 0 if behind else half
 
 
 # ---- drawing one token ----
@@ -204,10 +234,3 @@ def tempered(logits: Any, temperature: float) -> Any:
     if overflown.any():
         probs[:, overflown] = np.arange(len(logits))[:, None] == logits.argmax(axis=0)[overflown]
     return probs
-
-
-def uniform(rng: random.Random, n: int) -> Any:
-    """What n calls of rng.random() would return, in one call: each is 53 bits of two 32-bit words."""
-    words = np.frombuffer(rng.getrandbits(64 * n).to_bytes(8 * n, "little"), "<u4").reshape(n, 2)
-    high, low = words[:, 0] >> np.uint32(5), words[:, 1] >> np.uint32(6)
-    return (high * 2.0**26 + low) / 2.0**53

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sized
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import c, data, kernels, memory, model
+from . import c, kernels, memory, model
 from .adam import Adam
 from .config import Config
-from .errors import ConfigError, DataError, NotFiniteError, SamplingError, named
+from .data import MAX_COUNT, Dataset
+from .documents import Documents
+from .errors import ConfigError, NotFiniteError, SamplingError, named
 from .params import Parameters, arrays, count
 from .program import Program, Replay
 from .threads import number
+from .tokens import Tokens
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -46,21 +48,15 @@ class Trainer:
         self.config = config
         self.rng = random.Random(config.seed)
         self.input = config.input if input is None else input
-        self.documents, self.had_bom = data.read_documents(self.input)
-        self.vocab = data.vocabulary(self.documents)
-        self.rng.shuffle(self.documents)
-        if checkpoint is not None and self.data_sha256 != checkpoint.data_sha256:
-            raise DataError(
-                f"{self.input}: expected the documents with which the run began (SHA-256 {checkpoint.data_sha256}), "
-                f"found others ({self.data_sha256}); {named('input')} says where they are now"
-            )
-        self.n_held_out = n_held_out(len(self.documents), config.val_fraction)
-        self.program = record(config, len(self.vocab) + 1)
-        n_train = len(self.documents) - self.n_held_out
-        documents = self.documents[:n_train]
-        sizes = config.block_size, config.batch_size, config.dtype, config.num_steps
-        self.dataset = d = data.Dataset(documents, self.vocab, *sizes)
-        n_multiplies = count(config, len(self.vocab) + 1) * d.n_columns / (len(d.offsets) - 1) * config.batch_size
+        self.documents = Documents(config, self.input, self.rng)
+        if checkpoint is not None:
+            self.documents.must_be(checkpoint.data_sha256)
+        self.vocab = self.documents.vocab
+        self.tokens = Tokens(self.vocab, config.split)
+        self.program = record(config, self.tokens.size)
+        batches = config.batch_size, config.num_steps, self.documents.key
+        self.dataset = d = Dataset(self.documents.training, self.tokens, config, *batches)
+        n_multiplies = count(config, self.tokens.size) * d.offsets[-1] / (len(d.offsets) - 1) * config.batch_size
         self.threads, self.n_threads = threads, number(threads, n_multiplies)
         self._check_memory(saves)
         self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
@@ -76,7 +72,9 @@ class Trainer:
         given = {**self.params.views, **gradients, **self.dataset.arrays}
         self.replay = Replay(self.program, config.dtype, self.dataset.max_columns, given, self.n_threads)
         losses, weights = self.replay.values["losses"], self.dataset.arrays["weights"]
-        self._advance = c.stepping(self.replay.over, losses, weights, *self.adam.arrays)
+        self._advance = c.stepping(
+            self.replay.over, losses, weights, self.adam.arrays, self.adam.squares, self.adam.clip
+        )
         self._start = self.n_columns = 0  # of the last step
         self._evaluator: Evaluator | None = None
 
@@ -92,6 +90,8 @@ class Trainer:
         loss = self._advance(self._start, self.n_columns, *self.adam.numbers())
         if not math.isfinite(loss):
             raise NotFiniteError(self.adam.step_count + 1, loss)
+        if self.adam.clip and not math.isfinite(self.adam.squares.sum()):
+            raise NotFiniteError(self.adam.step_count + 1, "one that is not", "a gradient of finite length")
         self.adam.count()
         return loss
 
@@ -106,7 +106,7 @@ class Trainer:
         if self._evaluator is None:
             from .evaluate import Evaluator
 
-            self._evaluator = Evaluator(self.params, self.held_out, self.threads)
+            self._evaluator = Evaluator(self.params, self.documents.held_out, self.threads)
         try:
             loss = self._evaluator.loss()
         except SamplingError:
@@ -116,22 +116,10 @@ class Trainer:
         return loss
 
     @property
-    def held_out(self) -> list[str]:
-        """The last of the shuffled documents, which are not trained on."""
-        return self.documents[len(self.documents) - self.n_held_out :]
-
-    @property
     def done(self) -> bool:
         """True after the last step, or when early stopping has lost patience."""
         c = self.config
         return self.step_count >= c.num_steps or (c.patience > 0 and self.n_worse >= c.patience)
-
-    @cached_property
-    def data_sha256(self) -> str:
-        """Of the shuffled documents, so that another shuffle would be noticed too."""
-        from hashlib import sha256
-
-        return sha256("\n".join(self.documents).encode()).hexdigest()
 
     def checkpoint(self) -> Checkpoint:
         """The run as it is now, in arrays that the next step will change."""
@@ -144,7 +132,7 @@ class Trainer:
         return Checkpoint(
             config=self.config,
             vocab=self.vocab,
-            data_sha256=self.data_sha256,
+            data_sha256=self.documents.sha256,
             step=adam.step_count,
             beta1_t=adam.beta1_t,
             beta2_t=adam.beta2_t,
@@ -189,19 +177,19 @@ class Trainer:
     def _check_memory(self, saves: bool) -> None:
         """ConfigError unless model, gradients, Adam, checkpoint, activations and data fit into what there is."""
         c, d = self.config, self.dataset
-        vocab_size = len(self.vocab) + 1
-        n_params = count(c, vocab_size)
+        n_params = count(c, self.tokens.size)
         numbers = (7 if saves else 4) * n_params + self.program.count(d.max_columns, self.n_threads)
         needed = d.n_bytes
-        if self.n_held_out:
+        if self.documents.held_out:
             from . import evaluate
 
-            needed += data.ENCODING * (sum(map(len, self.held_out)) + self.n_held_out)
-            numbers += evaluate.record(c, vocab_size).count(max(c.block_size, evaluate.COLUMNS * number(self.threads)))
+            needed += Dataset(self.documents.held_out, self.tokens, c).n_bytes
+            columns = max(c.block_size, evaluate.COLUMNS * number(self.threads))
+            numbers += evaluate.record(c, self.tokens.size).count(columns)
         needed += numbers * np.dtype(c.dtype).itemsize
         shape = ", ".join(f"{named(name)} {getattr(c, name)}" for name in SIZES)
-        if n_params > data.MAX_COUNT:
-            raise ConfigError(f"{shape}: expected at most {data.MAX_COUNT} parameters, found {n_params}")
+        if n_params > MAX_COUNT:
+            raise ConfigError(f"{shape}: expected at most {MAX_COUNT} parameters, found {n_params}")
         if found := memory.shortage(needed):
             raise ConfigError(
                 f"{shape}: {n_params} parameters and {d.max_columns} tokens a step: expected memory of {found}"
@@ -221,15 +209,3 @@ def record(config: Config, vocab_size: int) -> Program:
 def gradient_of(name: str) -> str:
     """What a program calls the gradient of the parameter of this name."""
     return "grad." + name
-
-
-def n_held_out(n_documents: int, fraction: float) -> int:
-    """How many of the documents to hold out; ConfigError when that leaves none to train on."""
-    if fraction == 0:
-        return 0
-    n = max(1, int(n_documents * fraction))
-    if n >= n_documents:
-        raise ConfigError(
-            f"{named('val_fraction')}: expected to hold out less than all of the documents, found {n} of {n_documents}"
-        )
-    return n

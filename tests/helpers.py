@@ -43,7 +43,7 @@ def train(folder, documents, **settings):
 def encoded(trainer):
     """Every document as a list of ids, BOS at both ends, in the order of training."""
     bos = len(trainer.vocab)
-    return [[bos, *map(trainer.vocab.index, document), bos] for document in trainer.documents]
+    return [[bos, *map(trainer.vocab.index, document), bos] for document in trainer.documents.training]
 
 
 def often(few, many):

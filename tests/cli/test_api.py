@@ -48,7 +48,7 @@ def test_errors(tmp_path):
         microgpt.train(input=names, beta2=0, beta1=0.9, init_std=1, learning_rate=1000, **TINY | {"num_steps": 500})
     with pytest.raises(TypeError):
         microgpt.train(input=names, n_embed=16)
-    model = microgpt.Model(tiny_trainer(tmp_path).params)
+    model = microgpt.Model(tiny_trainer(tmp_path).checkpoint())
     for call in (model.score, lambda wrong: model.sample(prompt=wrong)):
         with pytest.raises(microgpt.ConfigError, match="expected text, found a whole number of thousands of digits"):
             call(10**5000)

@@ -328,7 +328,8 @@ def test_loss_not_finite(folder):
     """A loss that is not finite ends the run with exit code 3 and one line that names the step."""
     run = microgpt("train", *DIVERGE, "--num-steps", 100, "--log-every", 1, "--metrics", "m", cwd=folder)
     assert run.returncode == 3
-    step = re.fullmatch(r"microgpt: step (\d+): expected a finite loss, found (inf|nan)[^\n]*\n", run.stderr)[1]
+    step = re.search(r"\nmicrogpt: step (\d+): expected a finite loss, found (inf|nan)[^\n]*\n$", run.stderr)[1]
+    assert re.match("microgpt: step 1: .* a smaller --init-std, such as 0.02, helps\n", run.stderr)
     finite = re.findall(r"step +(\d+) /", run.stdout)
     assert len(finite) == int(step) - 1 == len((folder / "m").read_text().splitlines())
 
@@ -337,7 +338,7 @@ def test_loss_not_finite(folder):
 def test_sampling_after_divergence(folder, call, num_steps):
     """A model that blows up in its very last steps is no crash either, though nothing can be drawn from it."""
     code, _, err = call("train", *DIVERGE, "--num-steps", num_steps)
-    assert code in (0, 3) and err.count("\n") == (code == 3)
+    assert code in (0, 3) and err.count("\n") == 1 + (code == 3)  # the first says that such a run seldom learns
 
 
 @pytest.mark.parametrize("temperature", ["1e-320", "1e-300", "1e-30", "0", "1000"])

@@ -20,7 +20,7 @@ microgpt.train(['anna', 'zoe'])
 microgpt.train('empty.txt')
     DataError: empty.txt: expected at least one line of text, found none
 microgpt.train('.')
-    DataError: .: expected a text file, found something else (a directory or a device)
+    DataError: .: cannot be read: expected a file, found a directory
 microgpt.train('names.txt', 100)
     TypeError: train: expected all but the first argument by name, found 2 without
 microgpt.train('names.txt', steps=5)
@@ -99,8 +99,8 @@ model.sample(prompt='ANNA')
     ConfigError: prompt: expected characters of the vocabulary 'aenoz', found 'A' at position 1 of 'ANNA'
 model.sample(prompt='annaanna')
     ConfigError: prompt: expected at most 3 characters (block_size), found 8
-model.score(['anna'])
-    ConfigError: text: expected text, found ['anna']
+model.score({'anna'})
+    ConfigError: text: expected text, found {'anna'}
 model.score('a b')
     ConfigError: text: expected characters of the vocabulary 'aenoz', found ' ' at position 2 of 'a b'
 model.evaluate('anna')

@@ -25,7 +25,8 @@ reveal_type(model)  # Model
 reveal_type(load(Path("run")))  # Model
 reveal_type(model.sample(3, temperature=1, prompt="a"))  # list[str]
 reveal_type(Model.sample_probs(model, top_k=2))  # list[tuple[str, list[float]]]
-reveal_type(model.score("anna").losses)  # list[float]
+reveal_type(model.score("anna").bits)  # list[float]
+reveal_type(model.score(["anna"])[0].losses)  # list[float]
 reveal_type(model.evaluate(["anna"]).loss)  # float
 microgpt.train("names.txt", num_stepz=3)  # call-arg
 microgpt.train("names.txt", num_steps="3")  # arg-type
@@ -55,8 +56,8 @@ def test_type_checker(tmp_path):
 
 
 @pytest.mark.parametrize("function, settings, more", [
-    (microgpt.train, Config, ["out", "resume", "metrics", "threads"]), (microgpt.Model.sample, Sampling, ["self"]),
-    (microgpt.Model.sample_probs, Sampling, ["self"]),
+    (microgpt.train, Config, ["recipe", "out", "resume", "metrics", "threads", "progress"]),
+    (microgpt.Model.sample, Sampling, ["self"]), (microgpt.Model.sample_probs, Sampling, ["self"]),
 ])  # fmt: skip
 def test_signatures(function, settings, more):
     """The signature has every setting and its default, the first of them by place and the others by name alone."""

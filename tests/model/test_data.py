@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from microgpt import data
-from microgpt.data import Dataset, read_documents, vocabulary
+from microgpt.config import Config
+from microgpt.data import Dataset
+from microgpt.documents import read
 from microgpt.errors import DataError
+from microgpt.tokens import Tokens, vocabulary
 
 FILES = {
     "plain": b"emma\nolivia\nava\n",
@@ -43,9 +46,10 @@ def reference(path, block_size):
 
 
 def load(path, block_size=6, batch_size=1, dtype="float64"):
-    documents, had_bom = read_documents(str(path))
+    documents, had_bom = read(str(path))
     vocab = vocabulary(documents)
-    dataset = Dataset(documents, vocab, block_size, batch_size, dtype)
+    config = Config(block_size=block_size, dtype=dtype)
+    dataset = Dataset(documents, Tokens(vocab, config.split), config, batch_size)
     return SimpleNamespace(documents=documents, had_bom=had_bom, vocab=vocab, dataset=dataset)
 
 
@@ -101,7 +105,7 @@ def test_long_documents_are_cut_to_the_block(write, block_size):
 def test_arrays(write):
     """The data set is flat int32 arrays, weights in the run's precision, and an offset per document and one more."""
     dataset = load(write(FILES["plain"]), block_size=6, batch_size=2, dtype="float32").dataset
-    assert dataset.offsets == [0, 5, 11, 15, 20]  # emma, olivia (cut), ava, and emma again to fill a batch
+    assert dataset.offsets.tolist() == [0, 5, 11, 15, 20]  # emma, olivia (cut), ava, and emma again to fill a batch
     assert dataset.max_columns == 11
     for array in (dataset.arrays[name] for name in ("tokens", "positions", "targets")):
         assert array.dtype == np.int32 and array.shape == (20,) and array.flags.c_contiguous
@@ -132,7 +136,7 @@ def test_any_text(tmp_path):
             check(path, block_size, batch_size)
         else:
             with pytest.raises(DataError):
-                read_documents(str(path))
+                read(str(path))
 
     same()
 
@@ -153,7 +157,7 @@ def test_refused_content(write, content, reason):
     """A file without text, or that is not UTF-8, is refused with its name and what was found."""
     path = write(content)
     with pytest.raises(DataError, match=reason) as refused:
-        read_documents(str(path))
+        read(str(path))
     assert str(path) in str(refused.value)
 
 
@@ -165,7 +169,7 @@ def test_refused_paths(tmp_path):
     names = ["missing", "file/below", "loop", "fifo", "x" * 300, "nul\0inside"]
     for path in [*(str(tmp_path / name) for name in names), str(tmp_path), "/dev/null", "/dev/zero"]:
         with pytest.raises(DataError) as refused:
-            read_documents(path)
+            read(path)
         assert path.replace("\0", r"\x00") in str(refused.value)
 
 
@@ -173,7 +177,7 @@ def test_more_than_can_be_counted(write, monkeypatch):
     """More characters, or more tokens in a run's batches, than int32 counts are refused."""
     path = write(b"abcd\n" * 10)
     monkeypatch.setattr(data, "MAX_COUNT", 50)
-    assert load(path, block_size=2, batch_size=16).dataset.n_columns == 50
+    assert load(path, block_size=2, batch_size=16).dataset.offsets[-1] == 50
     with pytest.raises(DataError, match="at most 50 tokens, found 52"):
         load(path, block_size=2, batch_size=17)
     monkeypatch.setattr(data, "MAX_COUNT", 49)
@@ -186,7 +190,8 @@ def test_more_than_can_be_counted(write, monkeypatch):
 def test_only_what_is_asked_for(batch_size, n_batches):
     """A dataset for some batches has these as one for all has them, and encodes no other documents."""
     documents, vocab = ["emma", "olivia", "ava", "mia", "noa", "li", "eve"], list("aeilmnov")
-    whole, part = (Dataset(documents, vocab, 5, batch_size, "float64", n) for n in (None, n_batches))
+    tokens, config = Tokens(vocab, "line"), Config(block_size=5)
+    whole, part = (Dataset(documents, tokens, config, batch_size, n) for n in (None, n_batches))
     for step in range(n_batches):
         (start, n), (other_start, other_n) = whole.batch(step), part.batch(step)
         assert n == other_n <= part.max_columns
@@ -194,7 +199,7 @@ def test_only_what_is_asked_for(batch_size, n_batches):
             found = part.arrays[name][other_start : other_start + other_n]
             assert array[start : start + n].tobytes() == found.tobytes() and len(found) == n
     if n_batches * batch_size <= len(documents):
-        assert part.n_columns == sum(min(len(d) + 1, 5) for d in documents[: n_batches * batch_size])
+        assert part.offsets[-1] == sum(min(len(d) + 1, 5) for d in documents[: n_batches * batch_size])
     assert part.n_truncated == whole.n_truncated == 1
 
 
@@ -204,4 +209,4 @@ def test_refused_permission(write):
     path = write(b"emma")
     path.chmod(0)
     with pytest.raises(DataError, match="ermission"):
-        read_documents(str(path))
+        read(str(path))

@@ -27,7 +27,7 @@ def folder(tmp_path):
 def test_equals_the_loss_of_training(tmp_path, dtype):
     """The loss of a set of documents is that of one training step on a batch of them all."""
     trainer = tiny_trainer(tmp_path, batch_size=60, dtype=dtype)
-    evaluator = Evaluator(trainer.params, trainer.documents)
+    evaluator = Evaluator(trainer.params, trainer.documents.training)
     found = evaluator.loss()
     np.testing.assert_allclose(found, trainer.step(), rtol=1e-12 if dtype == "float64" else 1e-5)
 
@@ -35,17 +35,17 @@ def test_equals_the_loss_of_training(tmp_path, dtype):
 def test_any_number_of_columns(tmp_path, monkeypatch):
     """However many documents are run at once, every loss is the same to the last bit."""
     trainer = tiny_trainer(tmp_path, 5)
-    expected = Evaluator(trainer.params, trainer.documents).losses()
+    expected = Evaluator(trainer.params, trainer.documents.training).losses()
     for columns in 1, 5, 64:
         monkeypatch.setattr("microgpt.evaluate.COLUMNS", columns)
-        found = Evaluator(trainer.params, trainer.documents).losses()
+        found = Evaluator(trainer.params, trainer.documents.training).losses()
         np.testing.assert_array_equal(found, expected)
 
 
 def test_scores_are_log_probabilities(tmp_path):
     """The probabilities of all one-character texts, of the empty one and of those that go on sum to 1."""
     trainer = tiny_trainer(tmp_path, 5)
-    model = api.Model(trainer.params)
+    model = api.Model(trainer.checkpoint())
     first = sum(math.exp(-model.score(char).losses[0]) for char in model.vocab)
     assert first + math.exp(-model.score("").losses[0]) == pytest.approx(1, abs=1e-12)
     score = model.score("abba")
@@ -55,7 +55,11 @@ def test_scores_are_log_probabilities(tmp_path):
 def test_eval_command(folder):
     """eval prints the mean loss and the bits per character of the run's own file or another, and the same as JSON."""
     plain = microgpt("eval", "run", cwd=folder)
-    assert re.fullmatch(r"input: .*\nnum docs: 100\nloss: \d\.\d{4}\nbits per character: \d\.\d{4}\n", plain.stdout)
+    assert re.fullmatch(
+        r"input: .*\nnum docs: 100\nloss: \d\.\d{4} \(mean over the documents\)\n"
+        r"bits per character: \d\.\d{4} \(mean over the characters and ends\)\n",
+        plain.stdout,
+    )
     (folder / "other.txt").write_text("abc\nba\n")
     found = json.loads(microgpt("eval", "run", "--input", "other.txt", "--json", cwd=folder).stdout)
     lines = microgpt("score", "run", "abc", "ba", "--json", cwd=folder).stdout.splitlines()
@@ -105,7 +109,7 @@ def test_documents_with_unknown_characters(tmp_path):
     """From Python the same is a DataError."""
     trainer = tiny_trainer(tmp_path)
     with pytest.raises(DataError, match="found '!'"):
-        api.Model(trainer.params).evaluate(["ab", "a!"])
+        api.Model(trainer.checkpoint()).evaluate(["ab", "a!"])
     assert isinstance(trainer, Trainer)
 
 
@@ -116,11 +120,11 @@ def test_losses_without_sense(tmp_path, weight):
     trainer.params["lm_head"][:] = weight
     trainer.params["lm_head"][0] = -weight
     (tmp_path / "c.npz").write_bytes(trainer.checkpoint().to_bytes())
-    commands = [["eval", "c.npz"], ["score", "c.npz", trainer.documents[0]]]
+    commands = [["eval", "c.npz"], ["score", "c.npz", trainer.documents.training[0]]]
     for command in commands if weight == 1e308 else commands[:1]:
         for flags in ([], ["--json"]):
             result = microgpt(*command, *flags, cwd=tmp_path)
             assert (result.returncode, result.stdout) == (3, "")
             assert re.fullmatch(r"microgpt: expected a finite loss, found [a-z]+: [^\n]+\n", result.stderr)
     with pytest.raises(SamplingError):
-        api.Model(trainer.params).evaluate(trainer.documents)
+        api.Model(trainer.checkpoint()).evaluate(trainer.documents.training)

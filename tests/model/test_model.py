@@ -136,7 +136,7 @@ def test_attention(tmp_path):
     for layer in range(2):
         q, k = (trainer.value(f"layer{layer}.{name}").reshape(n_head, 4, -1) for name in "qk")
         weights = trainer.attention(layer)
-        assert [len(w[0]) for w in weights] == [min(len(document) + 1, 6) for document in trainer.documents]
+        assert [len(w[0]) for w in weights] == [min(len(document) + 1, 6) for document in trainer.documents.training]
         first = 0
         for w in weights:
             n = w.shape[1]

@@ -58,7 +58,7 @@ def test_training(tmp_path, dtype, shape):
 def test_evaluation(tmp_path, dtype):
     """The loss of every character is that of one thread."""
     trainer = Trainer(Config(long_documents(tmp_path), dtype=dtype))
-    losses = [Evaluator(trainer.params, trainer.documents, n).losses().tobytes() for n in (1, 2, 3, 8)]
+    losses = [Evaluator(trainer.params, trainer.documents.training, n).losses().tobytes() for n in (1, 2, 3, 8)]
     assert len(set(losses)) == 1
 
 

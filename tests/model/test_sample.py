@@ -25,7 +25,7 @@ def trained(request, tmp_path_factory):
     path = write_names(tmp_path_factory.mktemp("names") / "names.txt", 300)
     trainer = Trainer(Config(input=path, num_steps=300, n_layer=2, batch_size=4, dtype=request.param))
     trainer.steps(300, [], ())
-    return api.Model(trainer.params)
+    return api.Model(trainer.checkpoint())
 
 
 def drawn(trained, columns, probs=False, threads=1, **settings):
@@ -199,9 +199,11 @@ def test_where_one_character_ends():
 
 
 def test_columns_for_a_large_model():
-    """However large the model is, one document at a time is drawn; of small ones many, but no more than are wanted."""
-    assert sample.columns_for(Config(n_embd=2**14, n_head=1, block_size=2**10), 5) == 1
-    assert sample.columns_for(Config(), 5) == 5 and sample.columns_for(Config(), 10**6) > 500
+    """However large the model is, one document at a time is drawn; of small ones many, but no more than are wanted, nor
+    than there is memory for when they are long."""
+    assert sample.columns_for(Config(n_embd=2**14, n_head=1, block_size=2**10), 5, 2**10) == 1
+    assert sample.columns_for(Config(), 5, 16) == 5 and sample.columns_for(Config(), 10**6, 16) > 500
+    assert sample.columns_for(Config(), 10**6, 10**6) == 4 and sample.columns_for(Config(), 10**6, 10**8) == 1
 
 
 def test_a_column_too_cold_leaves_its_neighbours_alone():
@@ -246,7 +248,7 @@ def test_what_is_no_column_or_position(trained):
 
 def test_weights_without_sense(trained):
     """Weights so large that the logits overflow are an error, not a constant character."""
-    broken = api.Model(api.Parameters(trained.config, trained.vocab))
+    broken = api.Model(trained._saved)
     broken.params.copy_from(trained.params)
     broken.params["lm_head"][:] = np.finfo(trained.config.dtype).max
     with pytest.raises(SamplingError):

@@ -27,8 +27,8 @@ def run(g, path=INPUT, **settings):
 def check_golden(g, result):
     """Counts, the loss of every step, the parameters at the end, the samples."""
     trainer = result.trainer
-    assert len(trainer.documents) == g["num_docs"]
-    assert len(trainer.vocab) + 1 == g["vocab_size"]
+    assert len(trainer.documents.training) == g["num_docs"]
+    assert trainer.tokens.size == g["vocab_size"]
     assert trainer.params.flat.size == g["num_params"]
     np.testing.assert_allclose(result.losses, g["losses"], rtol=0, atol=1e-12)
     assert list(g["final_params_sum_first_last"]) == [name for name, _, _ in trainer.params.table]

@@ -16,8 +16,8 @@ from helpers import ROOT, SLOW, microgpt, often, write_names
 from microgpt import run
 from microgpt.__main__ import main
 from microgpt.config import Config, flag, resumed
+from microgpt.documents import n_held_out
 from microgpt.errors import CheckpointError
-from microgpt.trainer import n_held_out
 
 SMALL = ["--n-embd", 8, "--n-head", 2, "--block-size", 8]
 FILES = [run.CHECKPOINT, run.METRICS, run.CONFIG]
@@ -128,7 +128,8 @@ def test_more_steps(folder):
 
 CHANGES = {"seed": 1, "batch-size": 2, "n-layer": 2, "n-embd": 16, "n-head": 1, "block-size": 9, "learning-rate": 0.1,
            "beta1": 0.5, "beta2": 0.5, "eps": 0.1, "init-std": 0.1, "dtype": "float32", "val-fraction": 0.5,
-           "num-steps": 9}  # fmt: skip
+           "num-steps": 9, "split": "none", "schedule": "cosine", "warmup-steps": 2, "min-learning-rate": 0.001,
+           "weight-decay": 0.1, "grad-clip": 1.0}  # fmt: skip
 FREE = {"input": "x", "num-steps": 2000, "eval-every": 7, "patience": 3, "checkpoint-every": 5, "log-every": 5,
         "sample-every": 5, "num-samples": 1, "temperature": 0.1}  # fmt: skip
 

@@ -95,7 +95,7 @@ def test_twice(folder, every):
 def test_impatience(folder):
     """A second SIGINT some time after the first, in a long evaluation, ends at once, and says what that means."""
     write_names(folder / "names.txt", 20_000)
-    settings = {"n_embd": 256, "n_layer": 8, "val_fraction": 0.9, "eval_every": 1}
+    settings = {"n_embd": 256, "n_layer": 8, "val_fraction": 0.9, "eval_every": 1, "init_std": 0.02}
     process = start(folder, *out(**settings))
     for seconds in 0.5, 2:
         time.sleep(seconds)
