@@ -1,10 +1,14 @@
-"""Documents and their encoding, against the reference's few lines of Python."""
+"""Documents as columns, and running text as windows, against a few lines of Python: for documents the reference's."""
 
 import os
+import random
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from microgpt import data
 from microgpt.config import Config
@@ -113,13 +117,6 @@ def test_arrays(write):
     assert batch(dataset, 0)[1].sum() == pytest.approx(1, rel=1e-6)
 
 
-def test_byte_order_mark_is_dropped(write):
-    """A byte-order mark at the beginning is no character of the first document, and the caller is told of it."""
-    with_bom, without = load(write(b"\xef\xbb\xbfemma\nava\n")), load(write(b"emma\nava\n"))
-    assert with_bom.had_bom and not without.had_bom
-    assert with_bom.documents == without.documents == ["emma", "ava"]
-
-
 def test_any_text(tmp_path):
     """Whatever text a file holds, it is encoded as the reference encodes it, or refused when all of it is blank."""
     hypothesis = pytest.importorskip("hypothesis")
@@ -139,38 +136,6 @@ def test_any_text(tmp_path):
                 read(str(path))
 
     same()
-
-
-REFUSED = {
-    "empty": (b"", "at least one line"),
-    "blank": (b" \n\t\r\n\x0b\n", "at least one line"),
-    "only a byte-order mark": (b"\xef\xbb\xbf\n", "at least one line"),
-    "latin-1": (b"emma\nzo\xeb\n", "byte 0xeb at offset 7"),
-    "utf-16": ("emma\n".encode("utf-16"), "byte 0xff at offset 0"),
-    "a surrogate": (b"a\xed\xa0\x80", "byte 0xed at offset 1"),
-    "cut inside a character": (b"zo\xc3", "byte 0xc3 at offset 2"),
-}
-
-
-@pytest.mark.parametrize("content, reason", REFUSED.values(), ids=REFUSED.keys())
-def test_refused_content(write, content, reason):
-    """A file without text, or that is not UTF-8, is refused with its name and what was found."""
-    path = write(content)
-    with pytest.raises(DataError, match=reason) as refused:
-        read(str(path))
-    assert str(path) in str(refused.value)
-
-
-def test_refused_paths(tmp_path):
-    """What is not a readable regular file is refused by name, and nothing waits for a pipe or a device."""
-    (tmp_path / "file").write_text("emma")
-    (tmp_path / "loop").symlink_to("loop")
-    os.mkfifo(tmp_path / "fifo")
-    names = ["missing", "file/below", "loop", "fifo", "x" * 300, "nul\0inside"]
-    for path in [*(str(tmp_path / name) for name in names), str(tmp_path), "/dev/null", "/dev/zero"]:
-        with pytest.raises(DataError) as refused:
-            read(path)
-        assert path.replace("\0", r"\x00") in str(refused.value)
 
 
 def test_more_than_can_be_counted(write, monkeypatch):
@@ -203,10 +168,141 @@ def test_only_what_is_asked_for(batch_size, n_batches):
     assert part.n_truncated == whole.n_truncated == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_refused_permission(write):
-    """A file that may not be read is refused by name."""
-    path = write(b"emma")
-    path.chmod(0)
-    with pytest.raises(DataError, match="ermission"):
-        read(str(path))
+# ---- running text ----
+
+STARTS = 0x4E00  # texts of characters that are all different, so that each says where it is
+
+
+def distinct(n):
+    return "".join(map(chr, range(STARTS, STARTS + n)))
+
+
+def windows(text, block_size, batch_size, key, n_epochs):
+    """Every batch of these epochs: (token, position, target) of each column, and their weights."""
+    vocab = sorted(set(text))
+    ids = [vocab.index("\n") if "\n" in vocab else 0, *map(vocab.index, text)]
+    size, n = min(block_size, len(text)), max(1, len(text) // block_size - 1)
+    found = []
+    for epoch in range(n_epochs):
+        rng = random.Random(key + epoch)
+        moved = rng.randint(0, len(text) - n * size)
+        order = [rng.random() for _ in range(n)]
+        for i in sorted(range(n), key=order.__getitem__):
+            begin = moved + i * size
+            found.append([(ids[begin + p], p, ids[begin + p + 1]) for p in range(size)])
+    batches = [found[i : i + batch_size] for i in range(0, len(found) - batch_size + 1, batch_size)]
+    weights = [1 / (batch_size * size)] * (batch_size * size)
+    return [([column for window in batch for column in window], weights) for batch in batches]
+
+
+def running(texts, block_size, batch_size=1, key=None, n_batches=None, dtype="float64"):
+    config = Config(block_size=block_size, split="none", dtype=dtype)
+    return Dataset(texts, Tokens(vocabulary(texts), "none"), config, batch_size, n_batches, key)
+
+
+def batches(dataset, steps):
+    return [(columns, weights.tolist()) for columns, weights in (batch(dataset, step) for step in steps)]
+
+
+LENGTHS = [1, 2, 7, 8, 9, 15, 16, 17, 23, 24, 25, 100]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 40])
+@pytest.mark.parametrize("block_size", [1, 8, 200])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_windows(length, block_size, batch_size):
+    """Every batch of three epochs, and of those that straddle them, has the windows of plain Python."""
+    rng = random.Random(length)
+    for text in distinct(length), "".join(rng.choices("ab\ncd", k=length)), "a" * length:
+        dataset = running([text], block_size, batch_size, key=2**64 - 1, n_batches=1000)
+        n_epochs = 3 * -(-batch_size // dataset.n_documents)
+        expected = windows(text, block_size, batch_size, 2**64 - 1, n_epochs)
+        assert len(expected) >= 3 and batches(dataset, range(len(expected))) == expected
+        assert dataset.max_columns == len(expected[0][0]) and dataset.n_truncated == dataset.n_lost == 0
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_windows_move(length):
+    """From epoch to epoch windows begin wherever there is room, in another order; each character is a target at most
+    once an epoch, and more of them than there are without two windows."""
+    dataset = running([distinct(length)], 8, key=7)
+    n, shifts, orders = dataset.n_documents, set(), set()
+    for epoch in range(200):
+        targets = [t for i in range(n) for _, _, t in batch(dataset, epoch * n + i)[0]]  # each says where it is
+        assert len(set(targets)) == len(targets) > length - 16
+        shifts.add(min(targets))
+        orders.add(tuple(t - min(targets) for t in targets))
+    assert shifts == set(range(length - len(targets) + 1))
+    assert len(orders) == {1: 1, 2: 2}.get(n, 200)
+
+
+@pytest.mark.parametrize("stretch", [1, 20, 64])
+def test_any_stretch_and_any_order(monkeypatch, stretch):
+    """However few columns are there at once, and in whichever order batches are asked for, they are the same."""
+    text = "".join(random.Random(1).choices("ab\nc", k=203))
+    made = [lambda: running([text], 8, 3, key=5), lambda: running([text, "abc", "a"], 8, 3)]
+    for make in [*made, lambda: Dataset(text.split("\n"), Tokens(list("abc"), "line"), Config(block_size=4), 3)]:
+        steps = list(range(60))
+        expected = batches(make(), steps)
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "STRETCH", stretch)
+            assert batches(make(), steps) == expected
+            for seed in range(3):
+                random.Random(seed).shuffle(steps)
+                assert batches(make(), steps) == [expected[step] for step in steps]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_far_epochs(dtype):
+    """After a million epochs the windows still are those of plain Python, in the run's precision."""
+    text, epoch = distinct(50), 10**6
+    dataset = running([text], 8, 1, key=3, dtype=dtype)
+    n = dataset.n_documents
+    assert batches(dataset, range(epoch * n, (epoch + 2) * n)) == windows(text, 8, 1, 3 + epoch, 2)
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 8, 500])
+def test_windows_at_rest(block_size):
+    """Without a key each character of each text is a target once, in their order, after the one before it in its text,
+    and the first after a newline."""
+    rng = random.Random(block_size)
+    texts = ["".join(rng.choices("ab\nc", k=n)) for n in (1, 7, 8, 9, 100, 2)]
+    dataset, vocab = running(texts, block_size), ["\n", "a", "b", "c"]
+    assert dataset.n_documents == sum(-(-len(text) // block_size) for text in texts)
+    found = [column for i in range(dataset.n_documents) for column in batch(dataset, i)[0]]
+    expected = [
+        (vocab.index(before), i % block_size, vocab.index(char))
+        for text in texts
+        for i, (before, char) in enumerate(zip("\n" + text, text))
+    ]
+    assert found == expected
+
+
+PEAK = """
+import sys
+from microgpt.config import Config
+from microgpt.trainer import Trainer
+
+trainer = Trainer(Config(sys.argv[1], split="none", num_steps=3, val_fraction=float(sys.argv[2])))
+trainer.steps(3, [], ())
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+@pytest.mark.parametrize("val_fraction", [0, 0.1])
+@pytest.mark.parametrize("first", ["\n", "🙂"], ids=["ASCII", "an emoji"])
+def test_memory(tmp_path, first, val_fraction):
+    """To train on a long text takes at most 15 bytes for each of its own, even where Python has four for each."""
+
+    def peak(n):
+        path = tmp_path / "text.txt"
+        path.write_text(first + "abcdefgh\n " * (n // 10), encoding="utf-8")
+        command = [sys.executable, "-c", PEAK, path, str(val_fraction)]
+        process = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        return 1024 * int(process.stdout)
+
+    n = 20_000_000
+    found = (peak(n) - peak(100)) / n
+    print(f"{found:.1f} bytes a byte")
+    assert 1 < found < 15
