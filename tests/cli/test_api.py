@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from helpers import INPUT, TINY, golden, tiny_trainer, write_names
+from helpers import INPUT, ROOT, TINY, golden, tiny_trainer, write_names
 
 import microgpt
 from microgpt import run
@@ -95,6 +95,16 @@ def test_names():
         assert isinstance(getattr(microgpt, name), ModuleType) == (name == "kernels")
     with pytest.raises(AttributeError):
         microgpt.nothing  # noqa: B018
+
+
+def test_every_file_is_installed(tmp_path):
+    """What is installed has every file of the package, its recipes too, without which no command would run."""
+    setup = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q"]
+    command = [*setup, "egg_info", "--egg-base", tmp_path, "build_py", "--build-lib", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    files = [path for path in (ROOT / "microgpt").rglob("*.*") if path.suffix not in (".so", ".pyc")]
+    assert len(files) > 30
+    assert [path for path in files if not (tmp_path / path.relative_to(ROOT)).exists()] == []
 
 
 def test_import_is_light():
