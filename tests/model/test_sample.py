@@ -1,5 +1,6 @@
 """Sampling from a trained model: the same texts however they are drawn, from the right distribution, and fast."""
 
+import itertools
 import json
 import math
 import os
@@ -109,29 +110,37 @@ def test_any_batch(trained, way):
     assert drawn(trained, 16, probs=True, num_samples=13, **way) == expected[:13]
 
 
+def uncached(trained):
+    """A function of a list of tokens: the logits of what follows, a column, from a full forward pass."""
+    config, params = trained.config, trained.params
+    n = config.block_size
+    ops = Program()
+    model.forward(ops, params.arrays, config, ops.attention_forward)
+    given = {"tokens": np.zeros(n, np.int32), "positions": np.arange(n, dtype=np.int32)}
+    replay = Replay(ops, config.dtype, n, {**params.views, **given})
+    logits = replay.values["logits"]
+
+    def following(tokens):
+        n = len(tokens)
+        given["tokens"][:n] = tokens
+        replay.over(0, n)
+        return logits.reshape(-1, order="F")[len(logits) * (n - 1) : len(logits) * n].reshape(-1, 1, order="F")
+
+    return following
+
+
 def test_without_cache(trained):
     """The same samples come without a cache of keys and values: from a full forward pass for each character."""
-    config, vocab = trained.config, trained.vocab
-    n = config.block_size
-    ops, params = Program(), trained.params
-    model.forward(ops, params.arrays, config, ops.attention_forward)
-    token, position = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)
-    replay = Replay(ops, config.dtype, n, {**params.views, "tokens": token, "positions": position})
-    logits = replay.values["logits"]
+    following, vocab, n = uncached(trained), trained.vocab, trained.config.block_size
     rng, found = random.Random(42), []
     for _ in range(30):
-        uniforms, text = [rng.random() for _ in range(n)], ""
-        token[0] = len(vocab)
-        for i in range(n):
-            replay.over(0, i + 1)
-            column = logits.reshape(-1, order="F")[len(logits) * i : len(logits) * (i + 1)].reshape(-1, 1, order="F")
-            drawn_token = choose(column, np.array([uniforms[i]]), Sampling())[0]
-            if drawn_token == len(vocab):
+        uniforms, tokens = [rng.random() for _ in range(n)], [len(vocab)]
+        while len(tokens) <= n:
+            uniform = np.array([uniforms[len(tokens) - 1]])
+            tokens += choose(following(tokens), uniform, Sampling()).tolist()
+            if tokens[-1] == len(vocab):
                 break
-            text += vocab[drawn_token]
-            if i + 1 < n:
-                token[i + 1] = drawn_token
-        found.append(text)
+        found.append("".join(vocab[token] for token in tokens[1:] if token < len(vocab)))
     assert found == [text for text, _ in drawn(trained, 16, num_samples=30)]
 
 
@@ -253,6 +262,110 @@ def test_weights_without_sense(trained):
     broken.params["lm_head"][:] = np.finfo(trained.config.dtype).max
     with pytest.raises(SamplingError):
         broken.sample(1)
+
+
+# ---- beyond the context ----
+
+
+@pytest.fixture(
+    scope="module", params=itertools.product(["none", "line"], [1, 2, 3, 8], ["float64", "float32"]), ids=str
+)
+def short(request, tmp_path_factory):
+    """A model of running text, or of documents, with a short context."""
+    split, block_size, dtype = request.param
+    path = write_names(tmp_path_factory.mktemp("names") / "names.txt", 300)
+    settings = {"n_layer": 2, "n_embd": 8, "n_head": 2, "batch_size": 4, "num_steps": 60}
+    trainer = Trainer(Config(path, split=split, block_size=block_size, dtype=dtype, **settings))
+    trainer.steps(60, [], ())
+    return api.Model(trainer.checkpoint())
+
+
+def gone_on(trained, uniforms, sampling):
+    """The text that goes on with the prompt for sampling.length characters or to its end, and their probabilities; each
+    from a full forward pass over a list of tokens, the older half of which is dropped when it is full."""
+    vocab, block_size, following = trained.vocab, trained.config.block_size, uncached(trained)
+    running = trained.config.split == "none"
+    end = None if running else len(vocab)
+    context, said, probs = [vocab.index("\n") if running else end], [], []
+    for i in range(len(sampling.prompt) + sampling.length):
+        logits = following(context)
+        if i < len(sampling.prompt):
+            token = vocab.index(sampling.prompt[i])
+        else:
+            token = int(choose(logits, np.array([uniforms[i]]), sampling)[0])
+        probs.append(float(kernels.softmax_forward(logits)[token, 0]))
+        if token == end:
+            break
+        said.append(vocab[token])
+        if running and i == 0 and sampling.prompt:
+            context = []  # a prompt stands alone
+        if len(context) == block_size:
+            context = context[block_size - block_size // 2 :]
+        context.append(token)
+    return "".join(said), probs
+
+
+@pytest.mark.parametrize("temperature", [0, 2.0])
+@pytest.mark.parametrize("prompt", ["", "a", "ab", "hgfedcbaabcdefgh"])
+def test_past_the_context(short, prompt, temperature):
+    """Texts go on past several contexts, after any prompt, as by a list of tokens in plain Python, without a cache."""
+    sampling = Sampling(6, prompt=prompt, length=35, temperature=temperature)
+    rng = random.Random(sampling.seed)
+    numbers = [[rng.random() for _ in range(len(prompt) + 35)] for _ in range(6)]
+    expected = [gone_on(short, uniforms, sampling) for uniforms in numbers]
+    assert expected == drawn(short, 6, probs=True, **sampling.as_dict())
+    if short.config.split == "none":
+        assert all(len(text) == len(prompt) + 35 for text, _ in expected)
+
+
+@pytest.mark.parametrize("prompt", ["", "abcdefgha"])
+def test_past_the_context_side_by_side(short, prompt):
+    """They are the same however many are drawn side by side, by any number of threads, and the first of more too."""
+    settings = {"num_samples": 30, "prompt": prompt, "length": 30, "temperature": 1.5}
+    expected = drawn(short, 1, probs=True, **settings)
+    for threads, columns in (1, 3), (1, 100), (3, 7), (2, 30), (8, None):
+        assert drawn(short, columns, probs=True, threads=threads, **settings) == expected
+    assert drawn(short, 8, probs=True, **settings | {"num_samples": 11}) == expected[:11]
+
+
+def test_probabilities_and_scores(short):
+    """As far as the context goes probabilities are those that score finds; in running text the first character follows
+    a newline, and a prompt that begins with one stands in the context as that does."""
+    running, n = short.config.split == "none", short.config.block_size
+    for text, probs in drawn(short, 5, probs=True, num_samples=5, length=20, temperature=1.0):
+        losses = short.score(text[:n]).losses
+        np.testing.assert_allclose(-np.log(probs[: len(losses)]), losses, rtol=1e-4)
+        assert len(losses) == n or not running
+    if running:
+        for text, probs in drawn(short, 5, probs=True, num_samples=5, prompt="\n", length=20):
+            np.testing.assert_allclose(-np.log(probs[1 : n + 1]), short.score(text[1 : n + 1]).losses, rtol=1e-4)
+
+
+def test_how_far_it_goes(short):
+    """Without a length running text goes on for 500 characters, and a document, with its prompt, to the end of the
+    context; a document that ends has not more."""
+    n, running = short.config.block_size, short.config.split == "none"
+    assert {len(text) for text in short.sample(3, prompt="ab" if running else "a" * (n - 1))} <= (
+        {502} if running else {n - 1, n}
+    )
+    longest = max(len(text) for text in short.sample(200, length=40, temperature=1.5))
+    assert longest == 40 if running or n == 1 else n < longest <= 40
+
+
+def test_the_samples_of_a_run(short):
+    """What a run draws at its end, one by one with the reference's generator, goes on past the context as well."""
+    config, following = short.config, uncached(short)
+    found = Sampler(short.params).sample(random.Random(1), 1.0)
+    rng, context, text = random.Random(1), [Sampler(short.params).tokens.start], ""
+    for _ in range(500 if config.split == "none" else config.block_size):
+        token = sample.draw(rng, following(context), 1.0)
+        if token == len(short.vocab):
+            break
+        text += short.vocab[token]
+        if len(context) == config.block_size:
+            context = context[config.block_size - config.block_size // 2 :]
+        context.append(token)
+    assert found == text
 
 
 # ---- the command ----
