@@ -92,7 +92,8 @@ static void clipped_update(const struct microgpt_replay *replay, int thread, int
     const struct microgpt_update *u = replay->update;
     real *grad = u->grad;
     const size_t n_blocks = (u->count + MICROGPT_BLOCK - 1) / MICROGPT_BLOCK;
-    const size_t begin = before_thread(n_blocks, thread, n_threads), end = before_thread(n_blocks, thread + 1, n_threads);
+    const size_t begin = before_thread(n_blocks, thread, n_threads),
+                 end = before_thread(n_blocks, thread + 1, n_threads);
     if (n_threads > 1)
         replay->meet(n_threads);
     for (size_t b = begin; b < end; b++) {

@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import copy
 import io
+import itertools
 import json
 import math
 import random
@@ -25,13 +26,15 @@ from test_arguments import WRONG_FLOATS, WRONG_INTEGERS, WRONG_LAYOUTS, WRONG_SH
 from microgpt import checkpoint, kernels
 from microgpt.__main__ import EXIT_DONE, execute
 from microgpt.api import Model
-from microgpt.config import Config, Sampling, flag, parse, parsed, read_toml, to_toml
-from microgpt.data import Dataset, read_documents, vocabulary
+from microgpt.config import SPLITS, Config, Sampling, flag, parse, parsed, read_toml, to_toml
+from microgpt.data import Dataset
+from microgpt.documents import read
 from microgpt.errors import CheckpointError, ConfigError, DataError, PlotError, SamplingError
 from microgpt.files import Folder
 from microgpt.metrics import Metrics
 from microgpt.params import Parameters, count, table
 from microgpt.plot import read_metrics
+from microgpt.tokens import Tokens, vocabulary
 
 FOLDER = Path(tempfile.mkdtemp())
 atexit.register(shutil.rmtree, FOLDER)
@@ -193,7 +196,7 @@ def read_checkpoint(data):
     params.copy_from(found.params)
     if found.config.block_size < 100:
         with contextlib.suppress(SamplingError):
-            (text,) = Model(params).sample(1)
+            (text,) = Model(found).sample(1)
             assert set(text) <= set(found.vocab)
 
 
@@ -308,50 +311,56 @@ def read_text(data):
     choices = Choices(data)
     block_size, batch_size, dtype = choices.number(8) + 1, choices.number(6) + 1, choices.of(["float64", "float32"])
     content = choices.rest() if choices.number(1) else b"".join(choices.of(PIECES) for _ in range(choices.number(99)))
+    split = SPLITS[len(content) % 3]
     path = write(content)
     try:
         text = content.decode().replace("\r\n", "\n").replace("\r", "\n")
         bom = text[:1] == "\ufeff"
-        expected = [line.strip() for line in text[bom:].split("\n") if line.strip()]
+        lines = [line for line in text[bom:].split("\n") if line.strip()]
+        expected = {"line": [line.strip() for line in lines], "blank-line": lines, "none": [text[bom:]]}[split]
     except UnicodeDecodeError:
         expected = []
     try:
-        documents, had_bom = read_documents(path)
+        documents, had_bom = read(path, split)
     except DataError as error:
-        assert not expected
+        assert not any(expected)
         one_line(error, path)
         return
-    assert (documents, had_bom) == (expected, bom)
+    assert ("\n".join(documents).split("\n") if split == "blank-line" else documents) == expected
+    assert had_bom == bom
     vocab = vocabulary(documents)
     assert vocab == sorted(set("".join(documents)))
-    d = Dataset(documents, vocab, block_size, batch_size, dtype)
-    columns, ends = [], [0]
-    for i in range(len(documents) + batch_size - 1):
-        ids = [len(vocab), *map(vocab.index, documents[i % len(documents)]), len(vocab)]
-        n = min(block_size, len(ids) - 1)
-        columns += [(ids[t], t, ids[t + 1], np.dtype(dtype).type(1 / (n * batch_size))) for t in range(n)]
-        ends.append(len(columns))
-    assert d.offsets == ends and d.n_columns == len(columns)
-    assert d.max_columns == max(b - a for a, b in zip(ends, ends[batch_size:]))
-    assert d.n_truncated == sum(len(document) >= block_size for document in documents)
-    found = [d.arrays[name] for name in ("tokens", "positions", "targets", "weights")]
-    assert [a.dtype for a in found] == [np.int32, np.int32, np.int32, dtype]
-    assert list(zip(*found)) == columns
-    for step in range(2 * len(documents)):
-        first = step * batch_size % len(documents)
-        assert d.batch(step) == (ends[first], ends[first + batch_size] - ends[first])
+    tokens = Tokens(vocab, split)
+    d = Dataset(documents, tokens, Config(split=split, block_size=block_size, dtype=dtype), batch_size)
+    cut = []  # (token, position, target) of every document or window
+    for document in documents:
+        ids = [tokens.start, *map(vocab.index, document)] + ([] if tokens.end is None else [tokens.end])
+        columns = list(itertools.pairwise(ids))
+        windows = [columns[i : i + block_size] for i in range(0, len(columns), block_size)]
+        cut += windows if tokens.end is None else windows[:1]
+    assert d.n_truncated == (split != "none") * sum(len(document) >= block_size for document in documents)
+    for step in [*range(2 * len(cut)), 10**6]:
+        wanted = []
+        for i in range(batch_size):
+            document = cut[(step * batch_size + i) % len(cut)]
+            weight = np.dtype(dtype).type(1 / (len(document) * batch_size))
+            wanted += [(a, t, b, weight) for t, (a, b) in enumerate(document)]
+        start, n = d.batch(step)
+        found = [d.arrays[name][start : start + n] for name in ("tokens", "positions", "targets", "weights")]
+        assert [a.dtype for a in found] == [np.int32, np.int32, np.int32, dtype]
+        assert list(zip(*found)) == wanted and n <= d.max_columns
 
 
 # ---- prompts and other texts ----
 
 CHARACTERS = "ab\0-é\u2028\u202e😀"
 with trainer([CHARACTERS, *CHARACTERS], block_size=6) as t:
-    FINE = Model(t.params)
+    FINE = Model(t.checkpoint())
     SAVED = FOLDER / "saved.npz"
     SAVED.write_bytes(t.checkpoint().to_bytes())
 with trainer([CHARACTERS, *CHARACTERS], block_size=6, dtype="float32", init_std=300.0) as t:
     t.params.flat[:] *= np.float32(1e30)  # whose logits overflow
-    HUGE = Model(t.params)
+    HUGE = Model(t.checkpoint())
 
 NUMBERS = [
     0, 1, 2, 3, 7, -1, 2**31, 2**63, 10**30, 10**5000, 0.0, 0.5, 1.0, 1.5, 1e-310, 1e300, math.nan, math.inf, True,
@@ -382,12 +391,15 @@ def sampled(choices, model):
     texts = model.sample(**settings)
     pairs = model.sample_probs(**settings)
     assert texts == [text for text, _ in pairs] and len(texts) == settings["num_samples"]
-    assert len(prompt) < 6
+    length = int(settings.get("length", 0))
+    most = len(prompt) + length if length else 6
+    assert len(prompt) < 6 or length
     for text, probs in pairs:
-        assert text.startswith(prompt) and set(text) <= set(CHARACTERS) and len(text) <= 6
-        assert len(probs) == min(len(text) + 1, 6) and all(0 <= p <= 1 for p in probs)
-        losses = model.score(text).losses
-        assert np.allclose(np.exp(-np.array(losses)), probs, atol=1e-5)
+        assert text.startswith(prompt) and set(text) <= set(CHARACTERS) and len(text) <= most
+        assert len(probs) == min(len(text) + 1, most) and all(0 <= p <= 1 for p in probs)
+        losses = model.score(text[:6]).losses
+        both = min(len(losses), len(probs))
+        assert np.allclose(np.exp(-np.array(losses[:both])), probs[:both], atol=1e-5)
 
 
 def scored(choices, model):
