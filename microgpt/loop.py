@@ -74,6 +74,8 @@ def run_steps(
         if not losses:
             return
         history.losses.extend(losses)
+        if run is not None and val_loss is not None and trainer.n_worse == 0:
+            or_say(run.save_best, trainer)
         if first == 1:
             warn(losses[0], trainer.tokens.size)
         if reporter is not None:
@@ -82,8 +84,6 @@ def run_steps(
                 reporter.held_out(step, val_loss)
             if due(config.sample_every, step):
                 reporter.samples(step, a_few_samples(trainer))
-        if run is not None and val_loss is not None and trainer.n_worse == 0:
-            or_say(run.save_best, trainer)
         now = time.monotonic()
         chunk = chunk * 2 if now - started < CHUNK_SECONDS else max(1, chunk // 2)
         by_time = not config.checkpoint_every and now > saved + SAVE_SECONDS

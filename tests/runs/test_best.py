@@ -1,0 +1,236 @@
+"""best.npz: the run as it was at its best held-out loss, beside the last."""
+
+import json
+import os
+import random
+import shutil
+from contextlib import closing
+
+import numpy as np
+import pytest
+from helpers import everything, microgpt, write_names
+
+import microgpt as package
+from microgpt import checkpoint, files, loop, run
+from microgpt.config import Config
+from microgpt.progress import Reporter
+from microgpt.trainer import Trainer
+
+# with which the held-out loss goes up and down
+SETTINGS = {"n_embd": 8, "n_head": 2, "block_size": 8, "num_steps": 70, "val_fraction": 0.2}
+SETTINGS |= {"learning_rate": 0.2, "schedule": "constant", "eval_every": 5, "checkpoint_every": 10}
+
+
+def flags(**settings):
+    return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", value)]
+
+
+def measured(folder):
+    """(step, held-out loss) of every measurement, by the metrics."""
+    lines = [json.loads(line) for line in (folder / run.METRICS).read_text().splitlines()]
+    return [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
+
+
+def new_bests(measurements):
+    """The steps at which the loss is below all those before."""
+    return [
+        step
+        for i, (step, loss) in enumerate(measurements)
+        if all(loss < before for _, before in measurements[:i])
+    ]  # fmt: skip
+
+
+def content(folder, *names):
+    return {name: (folder / name).read_bytes() for name in names or (run.CHECKPOINT, run.BEST, run.METRICS)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A directory with names.txt and a run, whose best is neither its first measurement nor its last."""
+    folder = tmp_path_factory.mktemp("best")
+    write_names(folder / "names.txt", 100)
+    process = microgpt("train", "--input", "names.txt", "--out", "run", *flags(**SETTINGS, num_samples=0), cwd=folder)
+    assert process.returncode == 0, process.stderr
+    bests = new_bests(measured(folder / "run"))
+    assert len(bests) > 2 and bests[-1] < 70
+    return folder
+
+
+@pytest.fixture
+def begun(trained, monkeypatch):
+    """A function of a path: a trainer of the same run, and a new Run there."""
+    monkeypatch.chdir(trained)
+    runs = []
+
+    def begin(path):
+        trainer, target = Trainer(Config("names.txt", **SETTINGS, num_samples=0)), run.Run(str(path))
+        target.create()
+        target.start(trainer)
+        runs.append(target)
+        return trainer, target
+
+    yield begin
+    for target in runs:
+        target.close()
+
+
+def test_it_is_the_run_at_its_best(trained, monkeypatch):
+    """It is a run of the same settings that went only as far as the best measurement, to the last bit."""
+    monkeypatch.chdir(trained)
+    measurements = measured(trained / "run")
+    best, trainer = new_bests(measurements)[-1], Trainer(Config("names.txt", **SETTINGS, num_samples=0))
+    for step, loss in measurements:
+        if step <= best:
+            trainer.steps(step, [], ())
+            assert trainer.evaluate() == loss
+    saved = run.load(str(trained / "run" / run.BEST))
+    assert everything(saved) == everything(trainer.checkpoint())
+    assert (saved.step, saved.best_val_loss) == (best, min(loss for _, loss in measurements))
+
+
+def test_only_a_new_best_is_written(trained, begun, tmp_path, monkeypatch):
+    """It is written at each new best, and at no other step, before the checkpoint of that step."""
+    trainer, target = begun(tmp_path / "run")
+    write, written = files.Folder.write, []
+
+    def noting(folder, name, *rest):
+        written.append((name, trainer.step_count))
+        write(folder, name, *rest)
+
+    monkeypatch.setattr(files.Folder, "write", noting)
+    loop.train(trainer, target)
+    bests = new_bests(measured(trained / "run"))
+    assert [step for name, step in written if name == run.BEST] == bests
+    assert any(step % 10 == 0 for step in bests)
+    assert written == sorted(written, key=lambda pair: (pair[1], pair[0]))  # best comes before checkpoint
+    assert content(tmp_path / "run") == content(trained / "run")
+
+
+def test_without_a_held_out_part(tmp_path):
+    """A run that holds nothing out has no best."""
+    package.train(write_names(tmp_path / "names.txt"), out=tmp_path / "run", num_steps=20, eval_every=5)
+    assert not (tmp_path / "run" / run.BEST).exists()
+
+
+def test_its_uses(trained):
+    """sample, eval, score and load take it like any checkpoint, and it is not the last."""
+    last, best = package.load(trained / "run"), package.load(trained / "run" / run.BEST)
+    assert not np.array_equal(last.params.flat, best.params.flat)
+    for command in ["sample", "--num-samples", 3], ["eval"], ["score", "ab"]:
+        found = [
+            microgpt(command[0], path, *command[1:], cwd=trained) for path in ("run", "run/best.npz")
+        ]  # fmt: skip
+        assert [process.returncode for process in found] == [0, 0] and found[0].stdout != found[1].stdout
+    assert found[1].stdout.startswith(f"ab: loss {best.score('ab').loss:.4f}")
+
+
+def test_eval_held_out(trained):
+    """eval --held-out finds the last measurement of the last weights, and the best of the best."""
+    measurements = measured(trained / "run")
+    best = min(measurements, key=lambda pair: pair[1])
+    for path, (_, loss) in ("run", measurements[-1]), ("run/best.npz", best):
+        process = microgpt("eval", path, "--held-out", "--json", cwd=trained)
+        found = json.loads(process.stdout)
+        assert found["loss"] == loss and found["n_documents"] == 20
+        assert "what was held out" in microgpt("eval", path, "--held-out", cwd=trained).stdout
+
+
+@pytest.mark.parametrize("split", ["blank-line", "none"])
+def test_eval_held_out_of_other_splits(tmp_path, split):
+    """The same of paragraphs and of running text."""
+    rng = random.Random(1)
+    (tmp_path / "t").write_text("".join(rng.choices("abc  \n\n", k=2000)))
+    settings = SETTINGS | {"num_steps": 30, "split": split}
+    assert microgpt("train", "--input", "t", "--out", "run", *flags(**settings), cwd=tmp_path).returncode == 0
+    process = microgpt("eval", "run", "--held-out", "--json", cwd=tmp_path)
+    assert json.loads(process.stdout)["loss"] == measured(tmp_path / "run")[-1][1]
+
+
+def test_eval_held_out_is_refused(trained, tmp_path):
+    """Without a held-out part it is exit 2, and exit 1 when the input has changed, in one line."""
+    settings = SETTINGS | {"val_fraction": 0, "num_steps": 1}
+    names = write_names(tmp_path / "names.txt", 100)
+    for out, more in ("none", settings), ("changed", settings | {"val_fraction": 0.2}):
+        assert microgpt("train", "--input", names, "--out", out, *flags(**more), cwd=tmp_path).returncode == 0
+    (tmp_path / "names.txt").write_text("anna\nbob\ncarol\n")
+    for path, code, said in ("none", 2, "--held-out: expected a run with --val-fraction"), ("changed", 1, names):
+        process = microgpt("eval", path, "--held-out", cwd=tmp_path)
+        assert (process.returncode, process.stdout, process.stderr.count("\n")) == (code, "", 1)
+        assert process.stderr.startswith(f"microgpt: {said}")
+
+
+# ---- what goes wrong ----
+
+
+def test_a_full_disk(trained, begun, tmp_path, monkeypatch, capfd):
+    """A best that cannot be written is a notice each time; the one before stays whole, and the run is the same."""
+    trainer, target = begun(tmp_path / "run")
+    write_all, bests = files.write_all, new_bests(measured(trained / "run"))
+
+    def full(fd, data):
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("best.npz.tmp") and trainer.step_count > bests[0]:
+            write_all(fd, data[:1000])
+            raise OSError(28, "No space left on device")
+        write_all(fd, data)
+
+    monkeypatch.setattr(files, "write_all", full)
+    loop.train(trainer, target)
+    notices = [line for line in capfd.readouterr().err.splitlines() if "training goes on" in line]
+    path = tmp_path / "run" / run.BEST
+    assert notices == [
+        f"microgpt: {path}: the run cannot be saved at step {step}: No space left on device; training goes on"
+        for step in bests[1:]
+    ]
+    assert content(tmp_path / "run", run.CHECKPOINT, run.METRICS) == content(
+        trained / "run", run.CHECKPOINT, run.METRICS
+    )
+    assert run.load(str(path)).step == bests[0]
+    assert not (tmp_path / "run" / ".best.npz.tmp").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("precious", path)])
+def test_something_else_in_its_place(trained, begun, tmp_path, make, capfd):
+    """A FIFO, directory or link that comes to be there is not written to: a notice, and training goes on."""
+    trainer, target = begun(tmp_path / "run")
+    (tmp_path / "run" / "precious").write_text("precious")
+    make(tmp_path / "run" / run.BEST)
+    loop.train(trainer, target)
+    said = capfd.readouterr().err
+    assert said.count("training goes on") == said.count(": expected a file, found a") > 1
+    assert (tmp_path / "run" / "precious").read_text() == "precious"
+    names = run.CHECKPOINT, run.METRICS
+    assert content(tmp_path / "run", *names) == content(trained / "run", *names)
+
+
+@pytest.mark.parametrize("when", ["first", "last"])
+def test_nobody_reads_any_longer(trained, tmp_path, monkeypatch, when):
+    """When stdout is closed at a new best, that is saved all the same, and the run goes on to the same bytes."""
+    monkeypatch.chdir(trained)
+    bests = new_bests(measured(trained / "run"))
+    at = bests[0 if when == "first" else -1]
+    trainer = Trainer(Config("names.txt", **SETTINGS, num_samples=0))
+    reporter = Reporter(trainer.config, lines="none")
+
+    def closed(step, loss):
+        if step == at:
+            raise BrokenPipeError
+
+    reporter.held_out = closed
+    with closing(run.Run(str(tmp_path / "run"))) as target:
+        target.create()
+        target.start(trainer)
+        with pytest.raises(BrokenPipeError):
+            loop.train(trainer, target, reporter=reporter)
+    assert run.load(str(tmp_path / "run" / run.BEST)).step == at
+    package.train(resume=tmp_path / "run")
+    assert content(tmp_path / "run") == content(trained / "run")
+
+
+def test_damaged(trained, tmp_path):
+    """A damaged best does not stop the run that made it, and is refused as any other file."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    (tmp_path / "run" / run.BEST).write_bytes(b"damaged")
+    process = microgpt("sample", tmp_path / "run" / run.BEST)
+    assert process.returncode == 1 and "best.npz: expected a checkpoint" in process.stderr
+    assert microgpt("train", "--resume", tmp_path / "run", "--input", trained / "names.txt").returncode == 0
+    assert checkpoint.load(str(tmp_path / "run" / run.CHECKPOINT)).step == 70
