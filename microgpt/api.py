@@ -20,7 +20,7 @@ from . import files, loop
 from .config import RUNNING, Config, Given, Sampling, accepts, read_recipe, resumed
 from .documents import Documents
 from .errors import ConfigError, DataError, named
-from .evaluate import Evaluator, bits_per_character, total
+from .evaluate import Evaluator, bits_per_character, mean
 from .history import History
 from .metrics import Metrics
 from .params import Parameters
@@ -217,13 +217,11 @@ class Model:
             self._check_text("text", each, None if running else self.config.block_size)
             if running and not each:
                 raise ConfigError("text: expected at least one character, found none")
-        losses = Evaluator(self.params, texts, self.threads).losses().tolist() if texts else []
+        losses = Evaluator(self.params, texts, self.threads).losses() if texts else []
         counts = [len(each) if running else min(len(each) + 1, self.config.block_size) for each in texts]
         ends = [*accumulate(counts)]
         found = [losses[start:end] for start, end in zip([0, *ends], ends)]
-        scores = [
-            Score(each, total(each_losses) / n, each_losses) for each, each_losses, n in zip(texts, found, counts)
-        ]
+        scores = [Score(each, mean(of_each, [n]), of_each.tolist()) for each, of_each, n in zip(texts, found, counts)]
         return scores if isinstance(text, (list, tuple)) else scores[0]
 
     def evaluate(self, documents: list[str]) -> Evaluation:

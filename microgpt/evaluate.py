@@ -49,10 +49,7 @@ class Evaluator:
 
     def mean(self, losses: Any) -> float:
         """What training lowers: the mean over documents of their means, or over the characters of running text."""
-        lengths = np.diff(self.dataset.offsets)
-        if self.params.tokens.end is None:
-            return total(losses) / len(losses)
-        return total(losses * np.repeat(1 / lengths, lengths)) / len(lengths)
+        return mean(losses, [len(losses)] if self.params.tokens.end is None else np.diff(self.dataset.offsets))
 
     def loss(self) -> float:
         return self.mean(self.losses())
@@ -63,6 +60,11 @@ def record(config: Config, vocab_size: int) -> Program:
     ops = Program()
     model.loss(ops, model.forward(ops, arrays(config, vocab_size), config, ops.attention_forward))
     return ops
+
+
+def mean(losses: Any, lengths: Any) -> float:
+    """The mean over documents of their means, of the losses of one document after the other."""
+    return total(losses * np.repeat(1 / np.asarray(lengths), lengths)) / len(lengths)
 
 
 def bits_per_character(losses: Any) -> float:
