@@ -217,7 +217,9 @@ class Model:
             self._check_text("text", each, None if running else self.config.block_size)
             if running and not each:
                 raise ConfigError("text: expected at least one character, found none")
-        losses = Evaluator(self.params, texts, self.threads).losses() if texts else []
+        if not texts:
+            return []
+        losses = Evaluator(self.params, texts, self.threads).losses()
         counts = [len(each) if running else min(len(each) + 1, self.config.block_size) for each in texts]
         ends = [*accumulate(counts)]
         found = [losses[start:end] for start, end in zip([0, *ends], ends)]
@@ -259,10 +261,17 @@ class Model:
         """
         if not self.config.val_fraction:
             raise ConfigError(f"{named('held_out')}: expected a run with {named('val_fraction')}, found one without")
+        return self.documents(input).held_out
+
+    def documents(self, input: Path | None = None) -> Documents:
+        """The Documents that the model was trained on, and those held out, from `input` or the settings' input.
+
+        Raises DataError when the file is another by now.
+        """
         path = self.config.input if input is None else text_of(input, "input")
         documents = Documents(self.config, path, random.Random(self.config.seed))
         documents.must_be(self._saved.data_sha256)
-        return documents.held_out
+        return documents
 
     def _check_text(self, name: str, text: str, most: int | None) -> None:
         if type(text) is not str:

@@ -92,6 +92,8 @@ def make_parser() -> Parser:
     command = add(plot, "plot", "draw the losses of runs (needs matplotlib)")
     command.add_argument("paths", metavar="RUN", nargs="+", help="a run's directory, or a metrics file")
     command.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: FILE.png or FILE.svg")
+    command.add_argument("--log-x", action="store_true", help="steps on a logarithmic scale")
+    command.add_argument("--no-raw", action="store_true", help="only the smoothed losses")
     return parser
 
 
@@ -285,5 +287,5 @@ def info(arguments: argparse.Namespace) -> None:
 def plot(arguments: argparse.Namespace) -> None:
     from . import plot
 
-    plot.plot(arguments.paths, arguments.output)
+    plot.plot(arguments.paths, arguments.output, arguments.log_x, not arguments.no_raw)
     print(f"wrote {printable(arguments.output)}")

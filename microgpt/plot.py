@@ -6,10 +6,10 @@ import os
 from contextlib import ExitStack, closing
 
 from . import files
-from .errors import ConfigError, PlotError, named
-from .progress import SMOOTHING
+from .errors import CheckpointError, ConfigError, DataError, PlotError, named
+from .progress import smoothed
 from .run import METRICS
-from .terminal import escaped, reason
+from .terminal import escaped, notice, reason
 
 Series = dict[str, tuple[list[int], list[float]]]  # name: steps, losses
 
@@ -43,17 +43,60 @@ def read_metrics(path: str) -> Series:
     return series
 
 
-def smooth(values: list[float]) -> list[float]:
-    """Each value drawn towards those before it, as the bar does."""
-    smoothed, mean = [], values[0]
-    for value in values:
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
-        smoothed.append(mean)
-    return smoothed
+def read_baselines(path: str) -> dict[str, float]:
+    """{"uniform guess": loss, "bigram table": loss} of a run's directory, as far as its files are there to tell."""
+    from . import api, baselines, run
+
+    if not os.path.isdir(path):
+        return {}
+    try:
+        model = api.load(path)
+    except CheckpointError as error:
+        notice(f"{path}: drawn without baselines: {error}")
+        return {}
+    config, tokens = model.config, model.params.tokens
+    losses = {"uniform guess": baselines.uniform(tokens)}
+    try:
+        documents = model.documents(run.input_of(path, config.input))
+        training, measured = documents.training, documents.held_out or documents.training
+        losses["bigram table"] = baselines.bigram(training, measured, tokens, config.block_size)
+    except (ConfigError, DataError):
+        notice(
+            f"{path}: drawn without a bigram table: expected the text that it was trained on, {config.input}, "
+            "found none, or another"
+        )
+    return losses
 
 
-def plot(paths: list[str], output: str) -> None:
-    """Draw the runs' losses against the step into a file, a PNG or SVG by its name."""
+def labels(paths: list[str]) -> list[str]:
+    """As many of each path's last names as tell all apart."""
+    parts = [os.path.normpath(path).split(os.sep) for path in paths]
+    different, n = len(set(map(tuple, parts))), 1
+    while len({tuple(names[-n:]) for names in parts}) < different:
+        n += 1
+    return [text(os.sep.join(names[-n:])) for names in parts]
+
+
+def text(name: str) -> str:
+    """The name as matplotlib would show it: $ begins a formula there, and what begins with _ has no label."""
+    name = escaped(name).replace("$", r"\$")
+    return f"./{name}" if name.startswith("_") else name
+
+
+def smooth(losses: list[float]) -> list[float]:
+    """Each loss as the bar would show it."""
+    means, mean = [], 0.0
+    for n, loss in enumerate(losses, 1):
+        mean = smoothed(mean, loss, n)
+        means.append(mean)
+    return means
+
+
+def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -> None:
+    """Draw the runs' losses against the step into a file, a PNG or SVG by its name.
+
+    `raw`: also each step's own, behind the smoothed ones.
+    """
     if not output.endswith((".png", ".svg")):
         raise ConfigError(f"{named('output')}: expected a name that ends in .png or .svg, found {output!r}")
     runs = [(path, read_metrics(path)) for path in paths]
@@ -65,22 +108,29 @@ def plot(paths: list[str], output: str) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "microgpt"  # or else names within an SVG would be random
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for path, series in runs:
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for label, (_, series) in zip(labels(paths), runs):
         steps, losses = series["train"]
-        label = escaped(os.path.basename(os.path.normpath(path))).replace("$", r"\$")  # which begins a formula
-        label = f"./{label}" if label.startswith("_") else label  # which the legend would leave out
-        line = axes.plot(steps, smooth(losses), label=label)[0]
-        axes.plot(steps, losses, color=line.get_color(), alpha=0.2, linewidth=0.5)
+        color = axes.plot(steps, smooth(losses), label=label)[0].get_color()
+        if raw:
+            axes.plot(steps, losses, color=color, alpha=0.15, linewidth=0.5, zorder=1)
         if series["held-out"][0]:
-            axes.plot(*series["held-out"], "--.", color=line.get_color(), label=f"{label}, held out")
+            label += ", held out"
+            axes.plot(*series["held-out"], "--o", color=color, label=label, markersize=4, mfc="white", zorder=3)
+    known = dict.fromkeys((name, f"{loss:.4f}") for path in paths for name, loss in read_baselines(path).items())
+    for name, loss in known:
+        style = ":" if name.startswith("uniform") else "-."
+        axes.axhline(float(loss), color="gray", linestyle=style, linewidth=1, label=f"{name}, {loss}", zorder=1)
+    if log_x:
+        axes.set_xscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))  # beside the curves, and the picture as wide as that takes
     try:
         picture = io.BytesIO()
         # without the date, so that equal runs give equal files
-        figure.savefig(picture, format=output[-3:], metadata={"Date": None} if output.endswith(".svg") else None)
+        metadata = {"Date": None} if output.endswith(".svg") else None
+        figure.savefig(picture, format=output[-3:], metadata=metadata, bbox_inches="tight")
         files.write(output, picture.getbuffer())
     except (OSError, MemoryError, ValueError) as error:
         raise PlotError(

@@ -7,8 +7,14 @@ from typing import Any
 from .config import LINE, RUNNING, Config
 from .terminal import escaped, notice, printable
 
-SMOOTHING = 0.99  # of the loss that is shown, in the bar and in plots
 NARROW = 70  # columns, below which the bar says less
+
+
+def smoothed(mean: float, loss: float, n: int) -> float:
+    """What the bar and plots show: the mean of the first hundred of n losses, later one in which the last weigh most.
+
+    `mean` is that of the loss before."""
+    return mean + (loss - mean) / min(n, 100)
 
 
 class Reporter:
@@ -17,7 +23,7 @@ class Reporter:
     def __init__(self, config: Config, first_step: int = 0, bar: Any = None, lines: str = "due") -> None:
         """`lines` are those of the steps that are "due", of the "last" one alone, or of "none"."""
         self.config, self.bar, self.lines = config, bar, lines
-        self.smoothed: float | None = None
+        self.smoothed, self.n_losses = 0.0, 0
         self._first, self._started, self._next = first_step, time.monotonic(), 0.0
 
     def steps(self, first: int, losses: list[float]) -> None:
@@ -27,7 +33,8 @@ class Reporter:
         due = self.lines == "due" and (step % config.log_every == 0 or step == 1)
         if self.bar is not None:
             for x in losses:
-                self.smoothed = x if self.smoothed is None else SMOOTHING * self.smoothed + (1 - SMOOTHING) * x
+                self.n_losses += 1
+                self.smoothed = smoothed(self.smoothed, x, self.n_losses)
             now = time.monotonic()
             if now >= self._next or last:
                 self._next = now + 0.1

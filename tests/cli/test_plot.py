@@ -1,13 +1,19 @@
 """plot: pictures of runs."""
 
+import math
 import subprocess
 import sys
+from collections import Counter
 
+import numpy as np
 import pytest
 from helpers import microgpt, write_names
 
+from microgpt.__main__ import main
+from microgpt.baselines import bigram, uniform
 from microgpt.errors import PlotError
-from microgpt.plot import read_metrics
+from microgpt.plot import labels, read_baselines, read_metrics, smooth
+from microgpt.tokens import Tokens, vocabulary
 
 
 @pytest.fixture
@@ -30,6 +36,98 @@ def test_pictures(folder):
     assert b"held out" in first and b"date" not in first
     assert microgpt("plot", "one", "two/metrics.jsonl", "-o", "again.svg", cwd=folder).returncode == 0
     assert (folder / "again.svg").read_bytes() == first
+
+
+@pytest.fixture
+def draw(folder, monkeypatch):
+    """Draw, and give back the axes."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.chdir(folder)
+
+    def draw(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(pyplot, "close", lambda figure: None)
+            assert main(["plot", *arguments, "-o", "p.svg"]) == 0
+        axes = pyplot.gcf().axes[0]
+        pyplot.close("all")
+        return axes
+
+    return draw
+
+
+def test_what_is_drawn(draw, capsys):
+    """A run has its smoothed losses, each step's own unless told not to, its held-out ones and its baselines."""
+    axes = draw("two")
+    series = read_metrics("two")
+    smoothed, raw, held_out, *baselines = axes.lines
+    assert list(smoothed.get_ydata()) == smooth(series["train"][1])
+    assert (list(raw.get_xdata()), list(raw.get_ydata())) == series["train"]
+    assert (list(held_out.get_xdata()), list(held_out.get_ydata())) == series["held-out"]
+    assert len({line.get_linestyle() for line in (smoothed, held_out, *baselines)}) == 4
+    names = [f"{name}, {loss:.4f}" for name, loss in read_baselines("two").items()]
+    assert [line.get_label() for line in baselines] == names and len(names) == 2
+    legend = axes.get_legend()
+    assert [line.get_text() for line in legend.get_texts()] == ["two", "two, held out", *names]
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert axes.get_xscale() == "linear"
+
+    axes = draw("two", "two/metrics.jsonl", "--no-raw", "--log-x")
+    assert [line.get_label() for line in axes.lines[2:4]] == ["metrics.jsonl", "metrics.jsonl, held out"]
+    assert len(axes.lines) == 2 + 2 + 2 and axes.get_xscale() == "log"
+    assert len(draw("two", "two", "--no-raw").lines) == 2 + 2 + 2  # the same baselines once
+    assert capsys.readouterr().err == ""
+
+
+def test_without_baselines(draw, folder, capsys):
+    """A run whose text is another by now, or gone, as its checkpoints may be, is drawn; a line says what is missing."""
+    two = folder / "two"
+    checkpoints = [two / "checkpoint.npz", two / "checkpoint.prev.npz"]
+    for spoil, n_baselines, wanted in [
+        (lambda: write_names(folder / "names.txt", 101), 1, "two: drawn without a bigram table: expected the text"),
+        ((folder / "names.txt").unlink, 1, "two: drawn without a bigram table: expected the text"),
+        (lambda: [path.unlink(missing_ok=True) for path in checkpoints], 0, "two: drawn without baselines: two"),
+    ]:
+        spoil()
+        assert len(draw("two").lines) == 3 + n_baselines
+        error = capsys.readouterr().err
+        assert wanted in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("paths, wanted", [
+    (["a"], ["a"]), (["a/b/", "c"], ["b", "c"]), (["a/b", "c/b"], ["a/b", "c/b"]),
+    (["b", "c/b", "c/b"], ["b"] + 2 * ["c/b"]),
+    (["x/a/b", "y/a/b", "./x/a/c"], ["x/a/b", "y/a/b", "x/a/c"]), (["/b", "b"], ["/b", "b"]),
+])  # fmt: skip
+def test_labels(paths, wanted):
+    """Names that tell all paths apart, and no longer ones."""
+    assert labels(paths) == wanted
+
+
+@pytest.mark.parametrize("split", ["line", "blank-line", "none"])
+def test_baselines(split):
+    """The bigram table's loss is what counting with a dict gives; the uniform guess's is the log of the vocabulary."""
+    training, measured = ["anna", "bo", "", "an\n\nab"], ["nab", "banana", "", "o"]
+    if split == "none":
+        training, measured = ["\n".join(training)], ["\n".join(measured)]
+    tokens = Tokens(vocabulary(training + measured), split)
+    ends = [] if split == "none" else ["end"]
+    start = "\n" if split == "none" else "end"
+    counts = Counter(pair for text in training for pair in zip([start, *text], [*text, *ends]))
+    n = len(tokens.vocab) + len(ends)
+    means = []
+    for text in measured:
+        columns = list(zip([start, *text], [*text, *ends]))[: None if split == "none" else 4]
+        chances = [(counts[a, b] + 1) / (sum(counts[p] for p in counts if p[0] == a) + n) for a, b in columns]
+        means.append(np.mean([-math.log(p) for p in chances]))
+    assert bigram(training, measured, tokens, 4) == pytest.approx(np.mean(means), rel=1e-14)
+    assert uniform(tokens) == math.log(n)
+
+
+def test_smoothing():
+    """At first the mean of all losses, and of a thousand steps that of the last hundred or so."""
+    assert smooth([4.0, 2.0, 0.0]) == [4.0, 3.0, 2.0]
+    losses = [9.0] * 1000 + [1.0] * 500
+    assert smooth(losses)[999] == pytest.approx(9) and 1 < smooth(losses)[-1] < 1.1
 
 
 def test_a_run_that_goes_on(folder):
