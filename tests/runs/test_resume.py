@@ -91,6 +91,23 @@ def test_killed_at_random_moments(folder, dtype, batch_size, val_fraction):
     assert samples(train("--resume", "killed", cwd=folder).stdout) == samples(straight.stdout)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["line", "blank-line", "none"])
+def test_killed_in_each_split(folder, split):
+    """The same of paragraphs and of running text, whose windows move, with a schedule, decay, clipping and best.npz."""
+    lines = (folder / "names.txt").read_text().split()
+    (folder / "text.txt").write_text("\n\n".join("\n  ".join(lines[i : i + 3]) for i in range(0, len(lines), 3)))
+    flags = ["--input", "text.txt", "--split", split, "--batch-size", 4, "--val-fraction", 0.1, "--eval-every", 20]
+    flags += ["--schedule", "cosine", "--warmup-steps", 30, "--min-learning-rate", 0.001, "--weight-decay", 0.1]
+    flags += ["--grad-clip", 1, "--num-steps", often(600, 2000), "--checkpoint-every", often(3, 1), *SMALL]
+    straight = train("--out", "straight", *flags, cwd=folder)
+    n_kills = often(6, 40)
+    assert killed_and_resumed(flags, n_kills, folder, random.Random(split)) == n_kills
+    for name in [*FILES, run.BEST]:
+        assert (folder / "killed" / name).read_bytes() == (folder / "straight" / name).read_bytes()
+    assert samples(train("--resume", "killed", cwd=folder).stdout) == samples(straight.stdout)
+
+
 # ---- what resuming means ----
 
 
