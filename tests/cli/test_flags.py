@@ -1,12 +1,13 @@
 """Flags and settings files: what is out of range is refused, by its name, before anything is written."""
 
 import os
+from dataclasses import fields
 
 import pytest
 from helpers import microgpt, write_names
 
 from microgpt.__main__ import main
-from microgpt.config import Config, read_toml, to_toml
+from microgpt.config import Config, Sampling, flag, read_toml, to_toml
 from microgpt.errors import ConfigError
 
 NUMBERS = ["nan", "inf", "-inf", "1e400", str(2**63), str(10**20), "9" * 5000, "1_000", "١٢", "", "ten", "0x10", " 1"]
@@ -32,12 +33,17 @@ TRAIN = {
     "patience": ["1.5", "1"],  # 1: without --val-fraction
     "checkpoint-every": ["1.5"],
     "sample-every": ["1.5"],
+    "warmup-steps": ["1.5", "-2"],
+    "min-learning-rate": ["-1e-9", "0.011"],  # more than the learning rate
+    "weight-decay": ["-0.1"],
+    "grad-clip": ["-0.1"],
 }
 SAMPLE = {
     "num-samples": ["1.5"],
     "temperature": ["1001", "-0.1"],
     "top-k": ["1.5"],
     "top-p": ["0", "1.01"],
+    "length": ["1.5", str(2**31)],
     "seed": ["1.5"],
 }
 WORDS = [
@@ -54,10 +60,27 @@ WORDS = [
     "None",
     "0",
 ]
+CHOICES = [
+    "",
+    "Line",
+    "lines",
+    "none ",
+    "None",
+    "0",
+    "1",
+    "blank line",
+    "blank_line",
+    "linear,cosine",
+    "step",
+    "LINEAR",
+]
+CHOICES += ["\n", "\u202e", "x" * 10**4]
 PROMPTS = ["Z", "aZ", "é", "a b", "0", "\n", "\t", "-", "a" * 16, "ab" * 20, "🙂", "A"]
-CASES = [("train", flag, text) for flag, more in TRAIN.items() for text in NUMBERS + more]
-CASES += [("sample", flag, text) for flag, more in SAMPLE.items() for text in NUMBERS + more]
+CASES = [("train", name, text) for name, more in TRAIN.items() for text in NUMBERS + more]
+CASES += [("sample", name, text) for name, more in SAMPLE.items() for text in NUMBERS + more]
 CASES += [("train", "dtype", text) for text in WORDS]
+CASES += [("train", name, text) for name in ("split", "schedule") for text in CHOICES]
+CASES += [("train", "recipe", text) for text in [*CHOICES, "reference.toml", "../recipes/reference", "/etc/passwd"]]
 CASES += [("sample", "prompt", text) for text in PROMPTS]
 
 
@@ -81,15 +104,22 @@ def refused(capfd, *arguments):
     return err
 
 
-@pytest.mark.parametrize("command, flag, text", CASES, ids=lambda text: text[:12] or "empty")
-def test_bad_values(folder, monkeypatch, capfd, command, flag, text):
+@pytest.mark.parametrize("command, name, text", CASES, ids=lambda text: text[:12] or "empty")
+def test_bad_values(folder, monkeypatch, capfd, command, name, text):
     """A bad value of any flag is exit 2, one line that names the flag and what was found, and nothing is written."""
     monkeypatch.chdir(folder)
     before = sorted(os.listdir(folder))
     arguments = ["--out", "new", "--metrics", "m"] if command == "train" else ["run"]
-    message = refused(capfd, command, *arguments, f"--{flag}={text}")
-    assert message.startswith("microgpt") and f"--{flag}: expected " in message and ", found " in message
+    message = refused(capfd, command, *arguments, f"--{name}={text}")
+    assert message.startswith("microgpt") and f"--{name}: expected " in message and ", found " in message
     assert sorted(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize("command, settings", [("train", Config), ("sample", Sampling)])
+def test_no_flag_is_left_out(command, settings):
+    """The bad values above are of every setting, but for the input, for which any path is good."""
+    tried = {name for of, name, _ in CASES if of == command}
+    assert {flag(f.name).removeprefix("--") for f in fields(settings)} - {"input"} <= tried
 
 
 USAGE = [["sample"], ["sample", "run", "run"], ["sample", "run", "--top", "3"], ["eval"], ["eval", "run", "--probs"],
