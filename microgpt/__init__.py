@@ -2,6 +2,7 @@
 
     train(...)    train a model                load(path)    load one
     Model         sample, score, evaluate      kernels       the C kernels as NumPy functions
+    Config, Trainer   for a training loop of one's own
     get_include() the directory of the C sources, for those who compile them
 
 The errors that these raise are ConfigError, DataError, CheckpointError,
@@ -17,11 +18,13 @@ from .errors import CheckpointError, ConfigError, DataError, NotFiniteError, Sam
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
+    "Config",
     "ConfigError",
     "DataError",
     "Model",
     "NotFiniteError",
     "SamplingError",
+    "Trainer",
     "__version__",
     "get_include",
     "kernels",
@@ -47,12 +50,15 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from . import kernels
     from .api import Model, load, train
+    from .config import Config
+    from .trainer import Trainer
 else:
 
     def __getattr__(name):
         """Import what is used only when it is used: the command line needs little of it."""
         if name == "kernels":
             return import_module(".kernels", __name__)
-        if name in ("Model", "load", "train"):
-            return getattr(import_module(".api", __name__), name)
+        for module, names in (".api", ("Model", "load", "train")), (".config", ["Config"]), (".trainer", ["Trainer"]):
+            if name in names:
+                return getattr(import_module(module, __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

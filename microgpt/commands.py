@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -118,16 +119,13 @@ def train(arguments: argparse.Namespace) -> int | None:
     files = out, resume, arguments.metrics, arguments.config
     with api.training(settings, *files, n_threads(arguments)) as (trainer, run, metrics):
         config = trainer.config
-        reporter = on_terminal(config, trainer.step_count)
         try:
             say_what_happens(trainer, run)
-            with stop_on_signals() as stop:
+            with closing(on_terminal(config, trainer.step_count)) as reporter, stop_on_signals() as stop:
                 loop.train(trainer, run, metrics, reporter, stop)
         except BrokenPipeError:
             notice(stopped("since nobody reads stdout any longer", trainer, run))
             raise
-        finally:
-            reporter.close()
         if stop:
             notice(stopped(f"by {stop[0].name}", trainer, run))
             return 128 + stop[0]

@@ -24,6 +24,7 @@ class Reporter:
         """`lines` are those of the steps that are "due", of the "last" one alone, or of "none"."""
         self.config, self.bar, self.lines = config, bar, lines
         self.smoothed, self.n_losses = 0.0, 0
+        self.val_loss = ""  # as the bar says it, where no line does
         self._first, self._started, self._next = first_step, time.monotonic(), 0.0
 
     def steps(self, first: int, losses: list[float]) -> None:
@@ -49,10 +50,13 @@ class Reporter:
         rate, unit = steps_a_second * self.config.batch_size, "docs"
         if self.config.split == RUNNING:
             rate, unit = rate * self.config.block_size, "chars"
-        return f"loss {loss:.2f}, smoothed {self.smoothed:.2f}, {rate:,.0f} {unit}/s"
+        return f"loss {loss:.2f}, smoothed {self.smoothed:.2f}{self.val_loss}, {rate:,.0f} {unit}/s"
 
     def held_out(self, step: int, loss: float) -> None:
-        self._print(f"{self._place(step)} | held-out loss {loss:.4f}")
+        if self.lines == "none":
+            self.val_loss = f", held out {loss:.2f}"
+        else:
+            self._print(f"{self._place(step)} | held-out loss {loss:.4f}")
 
     def samples(self, step: int, texts: list[str]) -> None:
         escape = printable if self.config.split == LINE else escaped

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +13,7 @@ from helpers import INPUT, ROOT, TINY, golden, tiny_trainer, write_names
 
 import microgpt
 from microgpt import run
-from microgpt.config import Config
+from microgpt.config import Config, read_recipe, recipes
 from microgpt.trainer import Trainer
 
 
@@ -25,6 +26,74 @@ def test_train_and_load(tmp_path):
     assert trained.sample(9) == loaded.sample(9) and trained.score("ab") == loaded.score("ab")
     assert (tmp_path / "m").read_bytes() == (tmp_path / "run" / run.METRICS).read_bytes()
     assert microgpt.train(resume=out, num_steps=12).config.num_steps == 12
+
+
+def test_history(tmp_path):
+    """The history has the losses of the metrics, those of a resumed run from its first step on; load() knows none."""
+    out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
+
+    def lines(first):
+        found = [json.loads(line) for line in (out / run.METRICS).read_text().splitlines()][first:]
+        val_losses = [(line["step"], line["val_loss"]) for line in found if "val_loss" in line]
+        return [line["step"] for line in found], [line["loss"] for line in found], val_losses
+
+    for settings, first in (
+        ({"out": out, "input": names, "val_fraction": 0.1, "eval_every": 3} | TINY, 0),
+        ({"resume": out, "num_steps": 15}, 8),
+    ):
+        history = microgpt.train(**settings).history
+        assert (list(history.steps), list(history.losses), history.val_losses) == lines(first)
+    assert [step for step, _ in history.val_losses] == [9, 12, 15]
+    assert len(microgpt.load(out).history.losses) == 0
+
+
+def test_save(tmp_path):
+    """A saved model is the run's checkpoint, byte for byte, whichever way it came to be a model."""
+    out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
+    model = microgpt.train(names, out=out, **TINY)
+    wanted = (out / run.CHECKPOINT).read_bytes()
+    for each in (model, microgpt.train(names, **TINY), microgpt.load(out), microgpt.load(out / run.CHECKPOINT)):
+        each.save(tmp_path / "model.npz")
+        assert (tmp_path / "model.npz").read_bytes() == wanted
+    with pytest.raises(FileNotFoundError):
+        model.save(tmp_path / "missing" / "model.npz")
+    with pytest.raises(TypeError, match="path: expected a path, found 1"):
+        model.save(1)
+
+
+def test_a_saved_model_is_as_it_was(tmp_path):
+    """A model made from a trainer stays what it was when the trainer goes on."""
+    trainer = tiny_trainer(tmp_path)
+    trainer.step()
+    model = microgpt.Model(trainer.checkpoint())
+    model.save(tmp_path / "before.npz")
+    trainer.step()
+    model.save(tmp_path / "after.npz")
+    assert (tmp_path / "before.npz").read_bytes() == (tmp_path / "after.npz").read_bytes()
+
+
+def test_recipe(tmp_path):
+    """A recipe's settings are those of its file, and what is given besides comes first."""
+    names = write_names(tmp_path / "names.txt")
+    small = {"num_steps": 1, "n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 4, "warmup_steps": 0}
+    for name in recipes():
+        wanted = Config(**read_recipe(name) | small | {"input": names})
+        assert microgpt.train(names, recipe=name, **small).config == wanted
+    with pytest.raises(microgpt.ConfigError, match=r"recipe: expected one of .*, found 'refrence'; did you mean"):
+        microgpt.train(names, recipe="refrence")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_progress(tmp_path, monkeypatch, capsys, fails):
+    """progress=True shows a bar of all steps on stderr, closed even after an error; nothing goes to stdout."""
+    pytest.importorskip("tqdm")
+    names = write_names(tmp_path / "names.txt")
+    if fails:
+        monkeypatch.setattr(Trainer, "evaluate", lambda trainer: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        microgpt.train(names, progress=True, val_fraction=0.1, **TINY)
+    out, err = capsys.readouterr()
+    assert out == "" and err.endswith("\n") and ("8/8" in err and "loss" in err) != fails
 
 
 def test_it_is_the_reference(tmp_path):

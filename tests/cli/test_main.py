@@ -184,11 +184,11 @@ def test_odd_input(folder, text):
 # ---- terminals ----
 
 
-def on_terminal(*arguments, cwd, stream):
-    """What a run writes to `stream` ("stdout" or "stderr") when that alone is a terminal, and its process."""
+def on_terminal(*arguments, cwd, streams, columns=120):
+    """What a run writes to its `streams` ("stdout", "stderr") when these alone are a terminal, and its process."""
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 120))
-    process = microgpt(*arguments, cwd=cwd, **{stream: theirs})
+    termios.tcsetwinsize(theirs, (24, columns))
+    process = microgpt(*arguments, cwd=cwd, **dict.fromkeys(streams, theirs))
     os.close(theirs)
     written = b""
     try:
@@ -204,7 +204,7 @@ def test_control_characters(folder):
     """Control characters in samples are escaped on a terminal, which would obey them, and nowhere else."""
     (folder / "input.txt").write_text("\x1b]0;\x07\n\x1b]0;\x07\n\x9b\u202e\n")
     flags = "train", "--num-steps", 60, "--num-samples", 8
-    shown, _ = on_terminal(*flags, cwd=folder, stream="stdout")
+    shown, _ = on_terminal(*flags, cwd=folder, streams=["stdout"])
     plain = microgpt(*flags, cwd=folder).stdout
     samples = plain.split("---\n")[1]
     assert "\x1b" in samples
@@ -218,7 +218,7 @@ def test_control_characters_of_a_model(folder):
     (folder / "input.txt").write_text("\x1b]0;\x07\n\x9b\u202e\n")
     assert microgpt("train", "--num-steps", 30, "--out", "run", cwd=folder).returncode == 0
     for arguments in (["sample", "run", "--probs"], ["score", "run", "\x1b]\x9b"]):
-        shown, process = on_terminal(*arguments, cwd=folder, stream="stdout")
+        shown, process = on_terminal(*arguments, cwd=folder, streams=["stdout"])
         assert process.returncode == 0 and "\\x1b" in shown and "\\x9b" in shown
         assert all(c.isprintable() or c in "\r\n" for c in shown)
 
@@ -227,11 +227,31 @@ def test_progress_bar(folder):
     """A progress bar appears on stderr when that is a terminal, and stdout is the same with and without it."""
     pytest.importorskip("tqdm")
     flags = "train", "--num-steps", 30, "--num-samples", 1
-    shown, process = on_terminal(*flags, cwd=folder, stream="stderr")
+    shown, process = on_terminal(*flags, cwd=folder, streams=["stderr"])
     plain = microgpt(*flags, cwd=folder)
     assert "30/30" in shown and "docs/s" in shown
     assert process.stdout == plain.stdout
     assert plain.stderr == ""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_lines_beside_the_bar(folder, columns):
+    """Whatever is printed while there is a bar has a line of its own, and the bar no more than one."""
+    pytest.importorskip("tqdm")
+    flags = ["--num-steps", 30, "--num-samples", 1, "--val-fraction", 0.2, "--eval-every", 10, "--sample-every", 20]
+    shown, _ = on_terminal("train", *flags, cwd=folder, streams=["stdout", "stderr"], columns=columns)
+    seen = []
+    for line in shown.split("\r\n"):
+        cells = []
+        for part in line.split("\r"):  # each over what was there
+            cells[: len(part)] = part
+        seen.append("".join(cells).rstrip())
+    plain = microgpt("train", *flags, cwd=folder).stdout.splitlines()
+    bars = [line for line in seen if line not in plain]
+    assert all(re.fullmatch(r"\d+/30 .*, \d+:\d+ left", bar) and len(bar) <= columns for bar in bars) and len(bars) == 1
+    assert [line for line in seen if line in plain] == [
+        line for line in plain if not line.startswith("step    1 /")
+    ] + [""]
 
 
 def test_no_escapes_in_pipes(folder):
