@@ -223,7 +223,8 @@ class Model:
         counts = [len(each) if running else min(len(each) + 1, self.config.block_size) for each in texts]
         ends = [*accumulate(counts)]
         found = [losses[start:end] for start, end in zip([0, *ends], ends)]
-        scores = [Score(each, mean(of_each, [n]), of_each.tolist()) for each, of_each, n in zip(texts, found, counts)]
+        means = [mean(of_each, None if running else [len(of_each)]) for of_each in found]
+        scores = [Score(each, loss, of_each.tolist()) for each, loss, of_each in zip(texts, means, found)]
         return scores if isinstance(text, (list, tuple)) else scores[0]
 
     def evaluate(self, documents: list[str]) -> Evaluation:

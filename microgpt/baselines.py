@@ -24,7 +24,7 @@ def bigram(training: Sequence[str], measured: Sequence[str], tokens: Tokens, blo
     found = np.where(seen[at] == wanted, counts[at], 0)
     losses = -np.log((found + 1) / (of_first[wanted // tokens.size] + tokens.size))
     if tokens.end is None:
-        return mean(losses, [len(losses)])
+        return mean(losses, None)
     lengths = np.fromiter((len(document) + 1 for document in measured), np.int64, len(measured))
     position = np.arange(len(losses)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return mean(losses[position < block_size], np.minimum(lengths, block_size))

@@ -49,7 +49,7 @@ class Evaluator:
 
     def mean(self, losses: Any) -> float:
         """What training lowers: the mean over documents of their means, or over the characters of running text."""
-        return mean(losses, [len(losses)] if self.params.tokens.end is None else np.diff(self.dataset.offsets))
+        return mean(losses, None if self.params.tokens.end is None else np.diff(self.dataset.offsets))
 
     def loss(self) -> float:
         return self.mean(self.losses())
@@ -63,8 +63,12 @@ def record(config: Config, vocab_size: int) -> Program:
 
 
 def mean(losses: Any, lengths: Any) -> float:
-    """The mean over documents of their means, of the losses of one document after the other."""
-    return total(losses * np.repeat(1 / np.asarray(lengths), lengths)) / len(lengths)
+    """The mean over documents, so long and one after the other, of their means; without lengths that of all losses."""
+    if lengths is None:
+        return total(losses) / len(losses)
+    weighted = np.repeat(1 / np.asarray(lengths), lengths)
+    weighted *= losses
+    return total(weighted) / len(lengths)
 
 
 def bits_per_character(losses: Any) -> float:
