@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from . import files, loop
+from .activations import Activations, activations
 from .config import RUNNING, Config, Given, Sampling, accepts, read_recipe, resumed
 from .documents import Documents
 from .errors import ConfigError, DataError, named
@@ -25,7 +26,7 @@ from .history import History
 from .metrics import Metrics
 from .params import Parameters
 from .progress import Reporter, progress_bar
-from .sample import samples
+from .sample import place, samples
 from .signals import interrupt_at_the_end
 from .terminal import shown
 from .threads import check
@@ -254,6 +255,45 @@ class Model:
             bits_per_character=bits_per_character(losses),
             bits_are_mean_of="characters" if running else "characters and ends",
         )
+
+    def inspect(self, text: str) -> Activations:
+        """Every intermediate of the model on a text, by the names of model.py: arrays of rows x tokens.
+
+        The tokens are the start and the text's characters, as far as something is to be predicted after them: what
+        score() measures.  Raises ConfigError for unknown characters, or for a text that the context does not hold.
+        """
+        self._check_text("text", text, self.config.block_size)
+        tokens = self.params.tokens
+        if tokens.end is None and not text:
+            raise ConfigError("text: expected at least one character, found none")
+        ids = [tokens.start, *tokens.ids(text), *([] if tokens.end is None else [tokens.end])]
+        return activations(self.params, ids[: self.config.block_size + 1])
+
+    def attention(self, text: str) -> list[Any]:
+        """For each layer, how much each token of a text took from which: n_head x tokens x tokens, rows that sum to 1.
+
+        The tokens and the errors are those of inspect().
+        """
+        found = self.inspect(text)
+        return [found[f"layer{layer}.attn.probs"] for layer in range(self.config.n_layer)]
+
+    def next(self, prefix: str = "") -> dict[str | None, float]:
+        """The probability of each character after a prefix, and of the end, which is None: as sample() draws them at
+        temperature 1, with the prefix as its prompt.
+
+        Raises ConfigError for unknown characters, or when the context has no room for what follows.
+        """
+        tokens, block_size = self.params.tokens, self.config.block_size
+        if tokens.end is None:
+            self._check_text("prefix", prefix, None)
+            ids = tokens.ids(prefix) or [tokens.start]
+            ids = ids[-1 - place(len(ids) - 1, block_size)[0] :]  # what the context has kept of them
+        else:
+            self._check_text("prefix", prefix, block_size - 1)
+            ids = [tokens.start, *tokens.ids(prefix)]
+        probs = activations(self.params, [*ids, 0])["probs"][:, -1].tolist()
+        chars: list[str | None] = [*self.vocab, *([] if tokens.end is None else [None])]
+        return dict(zip(chars, probs))
 
     def held_out(self, input: Path | None = None) -> list[str]:
         """The texts that were held out when the model was trained, from `input` or where the settings' input is.

@@ -20,9 +20,9 @@ def test_examples(tmp_path):
 assert len(val_losses) == 5 and val_losses[-1] < val_losses[0] < 2.8
 assert [step for step, _ in model.history.val_losses] == [200, 400, 600, 800, 1000]
 assert probs.argmax(axis=0).tolist() == targets.tolist() and dx.shape == (64, 1024)
-assert trainer.value("layer0.q").shape[0] == 16 == trainer.attention(0)[0].shape[0] * 4
+assert trainer.value("layer0.q").shape[0] == 16 == trainer.attention(0)[0].shape[0] * 4 and trainer.step_count == 500
 """
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 5
     code = "\n".join([*EXAMPLES, checks])
     env = {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "HOME": str(tmp_path)}
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
