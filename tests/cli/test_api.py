@@ -73,7 +73,8 @@ def test_a_saved_model_is_as_it_was(tmp_path):
 
 
 def test_recipe(tmp_path):
-    """A recipe's settings are those of its file, and what is given besides comes first."""
+    """A recipe's settings are those of its file, and what is given besides comes first; one has the defaults."""
+    assert Config(**read_recipe("reference")) == Config()
     names = write_names(tmp_path / "names.txt")
     small = {"num_steps": 1, "n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 4, "warmup_steps": 0}
     for name in recipes():
