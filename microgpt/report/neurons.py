@@ -45,13 +45,13 @@ def neurons(model: Model, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def examples(model: Model, texts: Sequence[str], peaks: Any, places: Any) -> list[dict[str, Any]]:
-    """The different texts that excite a neuron most: the character at which they do, and what is around it."""
+    """The different beginnings of texts that excite a neuron most: the character at which they do, and what is around it."""
     found: dict[str, dict[str, Any]] = {}
     for i in np.argsort(-peaks, kind="stable"):
         if len(found) == EXAMPLES or peaks[i] == 0:
             break
         text, at = texts[i], int(places[i]) - 1  # token 0 is the start, before the text
-        found.setdefault(text, {
+        found.setdefault(text[: at + 1], {  # what comes after does not matter to it
             "before": text[max(0, at - BEFORE) : max(0, at)],
             "char": inputs(model, text)[at + 1],
             "after": text[at + 1 : at + 1 + AFTER],
