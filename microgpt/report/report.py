@@ -31,7 +31,7 @@ def report(
         raise ConfigError(f"{named('output')}: expected a name that ends in .html, found {found}")
     data = collect(paths, texts)
     if output is not None:
-        html = page(f"What {data['runs'][0]['name']} learned", data, STYLES, SCRIPTS)
+        html = page(f"Report of {data['runs'][0]['name']}", data, STYLES, SCRIPTS)
         try:
             files.write(output, html.encode())
         except (OSError, MemoryError, ValueError) as error:

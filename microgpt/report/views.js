@@ -5,11 +5,11 @@
 // ---- numbers and characters ----
 
 function number(x, digits = 2) {
-  return x.toFixed(digits).replace("-", "−");
+  return x.toFixed(digits).replace("-", "−").replace(/^−(0\.?0*)$/, "$1");
 }
 
 function percent(p) {
-  return p > 0 && p < 0.005 ? "<1 %" : `${Math.round(100 * p)} %`;
+  return p > 0 && p < 0.005 ? "<1%" : `${Math.round(100 * p)}%`;
 }
 
 function count(n, one, many = `${one}s`) {
@@ -67,7 +67,7 @@ function shade(amount, full = "var(--strongest)") {
 /** An SVG picture with a name and a description for those who do not see it. */
 function picture(width, height, title, description, ...children) {
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${title}. ${description}` },
-    children);
+    children.flat(Infinity));
 }
 
 function text(x, y, anchor, content, attributes = {}) {
@@ -89,14 +89,14 @@ function ticks(low, high, n) {
 }
 
 /** The frame of a chart: its axes, and where a value is in it. */
-function axes(width, height, [x0, x1], [y0, y1], xName, yName) {
-  const left = 44, right = 12, top = 22, bottom = 38;
+function axes(width, height, [x0, x1], [y0, y1], xName, yName, whole = true) {
+  const left = 44, right = 20, top = 22, bottom = 38;
   const x = (value) => left + ((value - x0) / (x1 - x0 || 1)) * (width - left - right);
   const y = (value) => height - bottom - ((value - y0) / (y1 - y0 || 1)) * (height - top - bottom);
   const marks = [
     ticks(y0, y1, 5).map((at) => [
       svg("line", { x1: left, x2: width - right, y1: y(at), y2: y(at), class: "grid" }), text(left - 6, y(at) + 4, "end", at)]),
-    ticks(x0, x1, Math.min(8, width / 80)).filter(Number.isInteger).map((at) => text(x(at), height - bottom + 16, "middle", at)),
+    ticks(x0, x1, Math.min(8, width / 80)).filter((at) => !whole || Number.isInteger(at)).map((at) => text(x(at), height - bottom + 16, "middle", at)),
     text(left, 12, "start", yName), text(width - right, height - 4, "end", xName),
   ];
   return { x, y, marks: marks.flat(2) };
@@ -123,7 +123,7 @@ const TEXTS = { line: ["line", "lines"], "blank-line": ["paragraph", "paragraphs
 
 function runView({ run, runs, notices }) {
   const s = run.settings, [one, many] = TEXTS[s.split];
-  const size = `${runs[0].name} is a GPT of ${count(run.n_params, "parameter")}: ${count(s.n_layer, "layer")} of `
+  const size = `This run is a GPT of ${count(run.n_params, "parameter")}: ${count(s.n_layer, "layer")} of `
     + `${count(s.n_head, "attention head")} and an MLP of ${count(4 * s.n_embd, "neuron")}, ${s.n_embd} wide. It predicts `
     + `the next character from up to ${s.block_size} before it.`;
   const training = `It was trained for ${count(run.step, "step")} of ${s.batch_size} `
@@ -133,6 +133,7 @@ function runView({ run, runs, notices }) {
       : "none were held out, so that all is measured on what it was trained on.");
   return [
     notices.map((notice) => element("p", { class: "notice" }, notice)),
+    runs.length > 1 ? element("p", {}, `The losses are those of all ${runs.length} runs, everything else is about ${runs[0].name}.`) : [],
     element("p", {}, size), element("p", {}, training, texts || "."),
     element("p", {}, `It knows ${count(run.vocab.length, "character")}${run.running ? "" : ", and where a text starts and ends"}: `,
       token(shown(run.vocab.slice(0, 300).join(""))), run.vocab.length > 300 ? " …" : ""),
@@ -170,11 +171,12 @@ function lossesView({ runs }) {
   return [
     figure(picture(width, height, "Losses against the step", description, marks,
       [...baselines].flatMap(([name, loss]) => [
-        svg("line", { x1: x(0), x2: width - 12, y1: y(loss), y2: y(loss), class: "baseline" }),
-        text(width - 14, y(loss) - 4, "end", name, { class: "halo" })]),
+        svg("line", { x1: x(0), x2: width - 20, y1: y(loss), y2: y(loss), class: "baseline" }),
+        text(width - 22, y(loss) - 4, "end", name, { class: "halo" })]),
       drawn.flatMap(curve)),
-    `${description}. Lines are training losses, smoothed; circles and thin lines those of what was held out; dotted are the `
-      + "losses of guessing every character alike, and of a table of which character follows which."),
+    `${description}. Lines are training losses, smoothed${drawn.some((run) => run.held_out.length) ? "; circles and thin lines those of "
+      + "what was held out" : ""}${baselines.size ? "; dotted are the losses of guessing every character alike, and of a table of which "
+      + "character follows which" : ""}.`),
     drawn.length > 1 ? element("ul", { class: "key" }, drawn.map(key)) : [],
     details("The losses as numbers", () => element("div", {}, drawn.map((run) => table(`Losses of ${run.name}`,
       ["step", `training loss of ${run.name}`, "held out"], few(run, 20))))),
@@ -261,7 +263,7 @@ function embeddingView({ embedding }) {
   const { characters, shares, positions } = embedding, width = Math.min(room(), 620), height = Math.round(width * 0.8);
   const range = (values) => [Math.min(...values), Math.max(...values)];
   const { x, y, marks } = axes(width - 12, height, range(characters.map((c) => c[1])), range(characters.map((c) => c[2])),
-    "first component", "second component");
+    "first component", "second component", false);
   const kinds = Object.keys(KINDS).filter((kind) => characters.some(([char]) => kindOf(char) === kind));
   const pair = kinds.map((kind) => `${kind}: ${characters.filter(([char]) => kindOf(char) === kind).length}`).join(", ");
   const labels = positions.map((_, i) => String(i + 1));
@@ -304,7 +306,7 @@ function placesView({ losses }) {
       + `${number(positions[n - 1][0])} at the last`, marks, positions.map(([mean], i) => svg("rect",
       { x: x(i + 1) - wide / 2, y: y(mean), width: wide, height: y(0) - y(mean), class: "bar" })),
     svg("line", { x1: x(0.5), x2: x(n + 0.5), y1: y(bits), y2: y(bits), class: "baseline" })),
-    "The dotted line is the average. What falls from left to right is what more context tells the model."),
+    "The dotted line is the average. Bars that get shorter to the right show that the model makes use of what came before."),
     details("Positions as numbers", () => table("Loss by position", ["position", "bits", "characters"],
       positions.map(([mean, n], i) => [i + 1, number(mean), n]))),
     element("h3", {}, "By character"),
@@ -326,7 +328,8 @@ function neuronsView({ neurons }) {
     element("p", {}, `Looked at over ${count(neurons.n_tokens, "character")} of ${count(neurons.n_texts, "text")}.`),
     neurons.layers.flatMap(({ count: size, dead, most_active: best }, l) => [
       element("h3", {}, `Layer ${l}`),
-      element("p", {}, `${dead ? count(dead, "neuron") : "None"} of ${size} ${dead === 1 ? "is" : "are"} dead: never active on these texts.`),
+      element("p", {}, dead ? `${dead} of ${count(size, "neuron")} ${dead === 1 ? "is" : "are"} dead: never active on these texts.`
+        : `None of ${count(size, "neuron")} is dead: all are active somewhere on these texts.`),
       element("ul", { class: "neurons" }, best.map((neuron) => element("li", {},
         element("strong", {}, `Neuron ${neuron.index}`), `, active at ${percent(neuron.active)} of the characters`,
         element("ol", {}, neuron.examples.map(example))))),
@@ -341,7 +344,7 @@ function samplesView({ run, samples }) {
   if ("distance" in texts[0]) {
     return [
       element("p", {}, `${percent(samples.new)} of ${count(texts.length, "sample")} are new: not among the ${many} of the training.`),
-      table("Samples", ["sample", "new", `nearest of the training ${many}`, "edits between them"], texts.map((sample) => [
+      table("Samples", ["sample", "new", `nearest of the training ${many}`, "edits"], texts.map((sample) => [
         token(shown(sample.text) || "<end>"), sample.new ? "new" : "known", token(shown(sample.nearest)), sample.distance])),
     ];
   }
