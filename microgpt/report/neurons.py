@@ -45,7 +45,7 @@ def neurons(model: Model, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def examples(model: Model, texts: Sequence[str], peaks: Any, places: Any) -> list[dict[str, Any]]:
-    """The different beginnings of texts that excite a neuron most: the character at which they do, and what is around it."""
+    """The beginnings of texts that excite a neuron most: the character at which they do, and what is around it."""
     found: dict[str, dict[str, Any]] = {}
     for i in np.argsort(-peaks, kind="stable"):
         if len(found) == EXAMPLES or peaks[i] == 0:

@@ -26,6 +26,11 @@ function shown(text) {
   return [...text].map(visible).join("");
 }
 
+/** The same with its spaces, for texts that are read rather than spelled. */
+function readable(text) {
+  return shown(text).replaceAll("␣", " ");
+}
+
 function token(text) {
   return element("span", { class: "token" }, text);
 }
@@ -104,7 +109,8 @@ function axes(width, height, [x0, x1], [y0, y1], xName, yName, whole = true) {
 
 /** Squares, one for each number of a triangle of rows. */
 function heatmap(rows, labels, title, description) {
-  const cell = rows.length <= 20 ? 18 : rows.length <= 36 ? 12 : 8, margin = 56, size = margin + cell * rows.length + 2;
+  const cell = rows.length <= 20 ? 18 : rows.length <= 36 ? 12 : 8, longest = Math.max(...labels.map((label) => label.length));
+  const margin = 12 + 7 * longest, size = margin + cell * rows.length + 2;
   const every = Math.ceil(10 / cell), named = labels.map((label, i) => [label, margin + (i + 0.5) * cell, i]);
   const letter = cell < 12 ? "tiny" : false;
   return picture(size, size, title, description,
@@ -282,7 +288,7 @@ function embeddingView({ embedding }) {
       + "point against each other, so that blocks of blue are positions the model treats alike."),
     figure(heatmap(positions, labels, "Cosines between the vectors of positions", "Numbers are in the table below"),
       `Cosines between the vectors of the first ${count(positions.length, "position")}.`, "Cosines between positions"),
-    details("The cosines as numbers", () => table("Cosines", ["", ...labels],
+    details("The cosines as numbers", () => table("Cosines", ["position", ...labels],
       positions.map((row, i) => [i + 1, ...row.map((value) => number(value))]))),
   ];
 }
@@ -322,7 +328,7 @@ function placesView({ losses }) {
 
 function neuronsView({ neurons }) {
   const example = ({ before, char, after, cut, value }) => element("li", {}, element("span", { class: "token" },
-    cut[0] ? "…" : "", shown(before), element("mark", {}, given(char)), shown(after), cut[1] ? "…" : ""),
+    cut[0] ? "…" : "", readable(before), element("mark", {}, given(char)), readable(after), cut[1] ? "…" : ""),
   element("span", { class: "number" }, number(value)));
   return [
     element("p", {}, `Looked at over ${count(neurons.n_tokens, "character")} of ${count(neurons.n_texts, "text")}.`),
