@@ -9,7 +9,7 @@ from ..api import Model
 from .lens import inputs
 
 MOST_ACTIVE, EXAMPLES = 6, 5  # neurons shown of each layer, and texts of each
-BEFORE, AFTER = 24, 8  # characters of a text around the one that excites
+BEFORE, AFTER = 16, 8  # characters of a text around the one that excites
 
 
 def neurons(model: Model, texts: Sequence[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..documents import Documents
 
 STYLES = ["page.css", "views.css"]
-SCRIPTS = ["dom.js", "views.js", "report.js"]
+SCRIPTS = ["dom.js", "pictures.js", "views.js", "report.js"]
 DECIMALS = 4  # of every number
 
 

@@ -1,6 +1,8 @@
 """A report in a browser: it shows all of its sections, is silent, asks for nothing, and everybody can read it."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from browser import chromium, opened  # noqa: F401 - a fixture
@@ -100,6 +102,14 @@ def test_numbers_are_the_runs(chromium, pages):  # noqa: F811
         assert samples == [sample["text"] or "<end>" for sample in data["samples"]["texts"]]
         curve = page.locator("#losses polyline").first.get_attribute("points").split()
         assert len(curve) == len(data["runs"][0]["train"])
+
+
+def test_names_are_their_own():
+    """The scripts of this folder, which a page puts into one, do not declare a name twice."""
+    folder = Path(report.__file__).parent
+    scripts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.js"))]
+    names = re.findall(r"^(?:async )?(?:function\*?|class|const|let|var) (\w+)", "\n".join(scripts), re.MULTILINE)
+    assert len(names) > 20 and sorted(set(names)) == sorted(names)
 
 
 def test_hostile_text_is_text(chromium, pages):  # noqa: F811
