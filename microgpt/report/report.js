@@ -30,7 +30,7 @@ function report(data, main) {
   section(
     "surprise",
     "What surprises it",
-    "Each box is a character and how many bits it cost the model: the darker, the less " +
+    "Each box is a character and how many bits it cost the model: the stronger its colour, the less " +
       "it was expected; below it are the five that the model held to be likeliest there.",
     surpriseView(data),
   );
