@@ -116,11 +116,16 @@ def test_losses_by_position_and_character(model):
     for means in (found["positions"], [(mean, n) for _, mean, n in found["characters"]]):
         assert sum(n for _, n in means) == found["n_tokens"]
         assert sum(mean * n for mean, n in means) / found["n_tokens"] == pytest.approx(bits, abs=1e-9)
-    if model.params.tokens.end is not None:
-        size = model.config.block_size
-        of_each = [(char, bit) for text in texts for char, bit in zip([*text, None], model.score(text[:size]).bits)]
-        for char, mean, n in found["characters"]:
-            own = [bit for other, bit in of_each if other == char]
+    size, running = model.config.block_size, model.params.tokens.end is None
+    of_each = [  # running text is scored window by window
+        (char, i % size, bit)
+        for text in texts
+        for i, (char, bit) in enumerate(zip([*text, None], model.score(text if running else text[:size]).bits))
+    ]
+    places = [(i, mean, n) for i, (mean, n) in enumerate(found["positions"])]
+    for key, means in ((0, found["characters"]), (1, places)):
+        for name, mean, n in means:
+            own = [each[2] for each in of_each if each[key] == name]
             assert n == len(own) and mean == pytest.approx(sum(own) / n, abs=1e-6)
 
 
