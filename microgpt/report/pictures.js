@@ -40,11 +40,23 @@ function token(text) {
 
 // ---- what views are made of ----
 
+/** What may be wider than the page: it then scrolls, by the keyboard too. */
+function scroll(label, child) {
+  const held = element("div", { class: "scroll", role: "group", "aria-label": label }, child);
+  WIDTHS.observe(held);
+  return held;
+}
+
+const WIDTHS = new ResizeObserver((all) => {
+  for (const { target } of all) {
+    if (target.scrollWidth > target.clientWidth) target.setAttribute("tabindex", 0);
+    else target.removeAttribute("tabindex");
+  }
+});
+
 /** A picture, and what it says in words; `wide` is a label when the picture may be wider than the page. */
 function figure(picture, caption, wide = "") {
-  const held = wide
-    ? element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": wide }, picture)
-    : picture;
+  const held = wide ? scroll(wide, picture) : picture;
   return element("figure", {}, held, element("figcaption", {}, caption));
 }
 
@@ -72,9 +84,8 @@ function table(label, head, rows) {
           { class: typeof value === "number" ? "number" : false },
           typeof value === "number" ? number(value, Number.isInteger(value) ? 0 : 2) : value,
         );
-  return element(
-    "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+  return scroll(
+    label,
     element(
       "table",
       { "aria-label": label },
@@ -161,44 +172,65 @@ function axes(width, height, [x0, x1], [y0, y1], xName, yName, whole = true) {
   return { x, y, marks: marks.flat(2) };
 }
 
-/** Squares, one for each number of a triangle of rows, as strong as `strength` of it says. */
+/** A square for each number of a triangle of rows, as strong as `strength` of it says. */
 function heatmap(rows, labels, title, description, strength = (value) => value) {
-  const cell = rows.length <= 20 ? 18 : rows.length <= 36 ? 12 : 8,
+  const cell = rows.length <= 20 ? 18 : rows.length <= FEW ? 12 : 10,
     longest = Math.max(...labels.map((label) => label.length));
   const margin = 12 + 7 * longest,
     size = margin + cell * rows.length + 2;
-  const every = Math.ceil(10 / cell),
-    named = labels.map((label, i) => [label, margin + (i + 0.5) * cell, i]);
   const letter = cell < 12 ? "tiny" : false;
   return picture(
     size,
     size,
     title,
     description,
-    named
-      .filter(([, , i]) => i % every === 0)
-      .map(([label, at]) => [
+    labels.flatMap((label, i) => {
+      const at = margin + (i + 0.5) * cell;
+      return [
         text(margin - 6, at + 4, "end", label, { class: letter }),
         label.length === 1
           ? text(at, margin - 6, "middle", label, { class: letter })
           : text(0, 0, "start", label, { class: letter, transform: `translate(${at + 4} ${margin - 4}) rotate(-90)` }),
-      ])
-      .flat(),
-    rows.flatMap((row, i) =>
-      row.map((value, j) =>
-        svg(
-          "rect",
-          {
-            x: margin + j * cell,
-            y: margin + i * cell,
-            width: cell,
-            height: cell,
-            class: "cell",
-            style: { fill: shade(strength(value), "100%") },
-          },
-          svg("title", {}, `${labels[i]}, ${labels[j]}: ${number(value)}`),
-        ),
+      ];
+    }),
+    rows.length <= FEW ? squares(rows, labels, margin, cell, strength) : areas(rows, margin, cell, strength),
+  );
+}
+
+const FEW = 36,
+  LEVELS = 24;
+
+/** One for each number, with what it is. */
+function squares(rows, labels, margin, cell, strength) {
+  return rows.flatMap((row, i) =>
+    row.map((value, j) =>
+      svg(
+        "rect",
+        {
+          x: margin + j * cell,
+          y: margin + i * cell,
+          width: cell,
+          height: cell,
+          class: "cell",
+          style: { fill: shade(strength(value), "100%") },
+        },
+        svg("title", {}, `${labels[i]}, ${labels[j]}: ${number(value)}`),
       ),
     ),
+  );
+}
+
+/** One for all numbers of about the same strength: of many squares a browser would make too much. */
+function areas(rows, margin, cell, strength) {
+  const paths = new Map();
+  rows.forEach((row, i) =>
+    row.forEach((value, j) => {
+      const level = Math.round(LEVELS * strength(value));
+      if (!paths.has(level)) paths.set(level, []);
+      paths.get(level).push(`M${margin + j * cell} ${margin + i * cell}h${cell}v${cell}h-${cell}z`);
+    }),
+  );
+  return [...paths].map(([level, path]) =>
+    svg("path", { d: path.join(""), style: { fill: shade(level / LEVELS, "100%") } }),
   );
 }

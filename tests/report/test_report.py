@@ -120,6 +120,24 @@ def test_hostile_text_is_text(chromium, pages):  # noqa: F811
         assert page.locator("h1").inner_text() == page.title()
 
 
+def test_what_scrolls_takes_the_focus(chromium, pages):  # noqa: F811
+    """What is wider than its box can be scrolled by the keyboard, and what is not is no stop of the tabulator."""
+    from playwright.sync_api import expect
+
+    with opened(chromium, pages["line"], 360) as page:
+        box = page.locator("#parts .scroll")
+        expect(box).to_have_attribute("tabindex", "0")
+        box.focus()
+        page.keyboard.press("ArrowRight")
+        page.evaluate("""new Promise((done) => {
+            const box = document.querySelector("#parts .scroll");
+            const look = () => box.scrollLeft > 0 ? done() : requestAnimationFrame(look);
+            look();
+        })""")
+        page.set_viewport_size({"width": 1600, "height": 800})
+        expect(page.locator(".scroll[tabindex]")).to_have_count(0)
+
+
 @pytest.mark.parametrize("width", [360, 768, 1600])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_page_is_wider_than_its_window(chromium, pages, kind, width):  # noqa: F811
@@ -136,6 +154,7 @@ def test_accessible(chromium, pages, kind, width, scheme):  # noqa: F811
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
     with opened(chromium, pages[kind], width, scheme, bypass_csp=True) as page:
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         found = axe.Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
 
