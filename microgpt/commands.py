@@ -95,6 +95,12 @@ def make_parser() -> Parser:
     command.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: FILE.png or FILE.svg")
     command.add_argument("--log-x", action="store_true", help="steps on a logarithmic scale")
     command.add_argument("--no-raw", action="store_true", help="only the smoothed losses")
+
+    command = add(report, "report", "show what a run learned, on one page to open in a browser")
+    command.add_argument("paths", metavar="RUN", nargs="+", help=f"{trained}; of all but the first only the losses")
+    command.add_argument("-o", "--output", metavar="FILE", help="the page: FILE.html")
+    command.add_argument("--texts", metavar="TEXT,...", help="texts to look at (default: some of the run's own)")
+    command.add_argument("--json", action="store_true", help="print the page's numbers as JSON")
     return parser
 
 
@@ -287,3 +293,14 @@ def plot(arguments: argparse.Namespace) -> None:
 
     plot.plot(arguments.paths, arguments.output, arguments.log_x, not arguments.no_raw)
     print(f"wrote {printable(arguments.output)}")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from .report import report
+
+    texts = None if arguments.texts is None else arguments.texts.split(",")
+    data = report.report(arguments.paths, arguments.output, texts, required=not arguments.json)
+    if arguments.json:
+        print(to_json(data))
+    else:
+        print(f"wrote {printable(arguments.output)}")
