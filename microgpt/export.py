@@ -14,10 +14,10 @@ WRITES = {LINE: "lines such as names", BLANK_LINE: "paragraphs", RUNNING: "runni
 
 def export(model: Model, name: str, output: str) -> None:
     """Write the model, which people know as `name`, into a file of the kind that its ending says."""
-    write = writer(output)
+    data = writer(output)(model, name)
     try:
-        files.write(output, write(model, name))
-    except (OSError, MemoryError, ValueError) as error:  # ValueError: a NUL in the path
+        files.write(output, data)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(
             f"{named('output')}: expected a file that can be written, found {output!r}: {reason(error)}"
         ) from None
@@ -46,9 +46,9 @@ def description(model: Model) -> str:
     counts = (config.n_layer, "layer"), (config.n_head, "head"), (len(model.vocab), "character")
     layers, heads, characters = (f"{n:,} {what}{'s' * (n > 1)}" for n, what in counts)
     return (
-        f"A GPT of {model.params.flat.size:,} parameters that has learned to write {WRITES[config.split]}, one character "
-        f"after another: {layers}, {heads}, {config.n_embd} wide, a context of {config.block_size} tokens, {characters}. "
-        "It runs in this page, which sends nothing anywhere."
+        f"A GPT of {model.params.flat.size:,} parameters that has learned to write {WRITES[config.split]}, "
+        f"one character after another: {layers}, {heads}, {config.n_embd} wide, "
+        f"a context of {config.block_size} tokens, {characters}. It runs in this page, which sends nothing anywhere."
     )
 
 

@@ -242,14 +242,14 @@ function followsView(model, go) {
 /** How much each head takes of which token, where the model is looked at. */
 function attentionView(model) {
   const { n_layer, n_head } = model.config;
-  const caption = element("caption");
+  const caption = element("p", { class: "muted", id: "live-attention" });
   const head = element("tr");
   const body = element("tbody");
   const heads = Array.from({ length: n_layer * n_head }, (_, i) => [Math.floor(i / n_head), i % n_head]);
 
   function show({ context }) {
     const { tokens, attention } = context;
-    caption.textContent = `Percent of its attention that each head gives to which token, at “${tokenText(model, tokens.at(-1))}”`;
+    caption.textContent = `How much each head takes from which token, at “${tokenText(model, tokens.at(-1))}”, in percent.`;
     resized(head, tokens.length + 1, (i) => element("th", { scope: "col" }, i ? element("bdi", { class: "token" }) : "layer, head"))
       .slice(1).forEach((cell, i) => (cell.firstChild.textContent = tokenText(model, tokens[i])));
     resized(body, heads.length, (i) => element("tr", {}, element("th", { scope: "row" }, heads[i].join(", ")))).forEach((row, i) => {
@@ -257,21 +257,21 @@ function attentionView(model) {
       resized(row, weights.length + 1, () => element("td", { class: "number" })).slice(1).forEach((cell, j) => {
         cell.textContent = (100 * weights[j]).toFixed(0);
         cell.dataset.weight = weights[j];
-        cell.style.setProperty("--share", `${40 * weights[j]}%`);
+        cell.style.backgroundColor = `color-mix(in srgb, var(--first) ${50 * weights[j]}%, var(--background))`;
       });
     });
   }
 
-  const table = element("table", { class: "attention" }, caption, element("thead", {}, head), body);
+  const table = element("table", { class: "attention", "aria-describedby": "live-attention" }, element("thead", {}, head), body);
   const scroll = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Attention" }, table);
-  return { element: element("section", {}, element("h3", {}, "Attention"), scroll), show };
+  return { element: element("section", {}, element("h3", {}, "Attention"), caption, scroll), show };
 }
 
 /** A form of settings, and what is drawn with them. */
 function samplesView(model, look) {
   let drawing = null; // the generator at work
   const running = model.end === null;
-  const fields = running ? [...FIELDS, ["length", "Characters", "500", { type: "number", min: 1, max: 10000 }]] : FIELDS;
+  const fields = running ? [["num_samples", "Samples", "3", FIELDS[0][3]], ...FIELDS.slice(1), ["length", "Characters", "500", { type: "number", min: 1, max: 10000 }]] : FIELDS;
   const inputs = Object.fromEntries(fields.map(([name, , value, attributes]) => [name, element("input", { value, required: true, ...attributes })]));
   const prompt = textField(model, {});
   const button = element("button", { type: "submit" }, "Draw samples");

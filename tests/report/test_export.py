@@ -1,0 +1,220 @@
+"""export: a page on which a model can be tried, as a browser shows it."""
+
+import json
+import re
+
+import pytest
+from helpers import ROOT, microgpt, write_names
+from pages import HOSTILE
+
+NAMES = ["anna", "hanah", "bo", "nab", "abba", "dana", "hab"]
+
+
+def test_what_is_typed(opened, trained):
+    """With every character that is typed the probabilities, losses and attention are the model's, to 1e-9, and nothing
+    is written to the console or asked of a network."""
+    model = trained(NAMES, n_layer=2)
+    page = opened(model)
+    page.all()
+    for text in ["", "a", "an", "ann", "anna", "hanahab", "bo"]:
+        page.typed.fill(text)
+        assert page.probabilities() == pytest.approx(model.next(text), rel=0, abs=1e-9)
+        assert page.losses() == pytest.approx(model.score(text).losses, rel=0, abs=1e-9)
+        wanted = [head[len(text), : len(text) + 1].tolist() for layer in model.attention(text) for head in layer]
+        assert page.attention() == [pytest.approx(row, rel=0, abs=1e-9) for row in wanted]
+    assert page.page.title() == "microgpt: run"
+
+
+def test_steps(opened, trained):
+    """Buttons and arrow keys go through the text token by token; each step has what follows there and what each head
+    takes, and going on from there writes a new end."""
+    model = trained(NAMES)
+    page = opened(model)
+    page.all()
+    page.typed.fill("hana")
+    attention = model.attention("hana")[0]
+
+    def at(step):
+        assert page.probabilities() == pytest.approx(model.next("hana"[:step]), rel=0, abs=1e-9)
+        wanted = [head[step, : step + 1].tolist() for head in attention]
+        assert page.attention() == [pytest.approx(row, rel=0, abs=1e-9) for row in wanted]
+        assert page.page.locator(".step[aria-current=step]").inner_text().startswith(("<start>", *"hana")[step])
+
+    back, forward = (page.page.get_by_role("button", name=name) for name in ("Back", "Forward"))
+    back.click()
+    at(3)
+    back.press("ArrowLeft")
+    at(2)
+    forward.press("ArrowRight")
+    at(3)
+    page.page.locator(".step").nth(1).click()
+    at(1)
+    page.page.keyboard.press("Home")
+    at(0)
+    assert back.get_attribute("aria-disabled") == "true" and forward.get_attribute("aria-disabled") == "false"
+    back.press("Enter")  # before the start there is nothing
+    at(0)
+    page.page.keyboard.press("End")
+    at(4)
+    page.page.locator(".step").nth(2).click()
+    page.page.locator(".bar[data-char=b]").click()
+    assert page.typed.input_value() == "hab" and page.losses()[:3] == pytest.approx(model.score("hab").losses[:3])
+
+
+def test_samples(opened, trained, tmp_path):
+    """All samples are those of `microgpt sample` with the settings, and one that is pressed is looked at."""
+    model = trained(NAMES)
+    model.save(tmp_path / "model.npz")
+    page = opened(model)
+    for settings in {}, {"temperature": 1.5, "seed": 7}, {"top_k": 3, "prompt": "an"}, {"top_p": 0.5, "temperature": 1}:
+        page.page.reload()
+        page.requests.pop()
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        lines = microgpt("sample", tmp_path / "model.npz", *flags, "--json").stdout.splitlines()
+        wanted = [json.loads(line)["text"] for line in lines]
+        found = page.draw(**settings)
+        assert len(wanted) == 20 and sum(a == b for a, b in zip(found, wanted, strict=True)) == 20
+    page.page.locator(".samples button").nth(4).click()
+    assert page.typed.input_value() == wanted[4]
+    assert page.losses() == pytest.approx(model.score(wanted[4]).losses)
+
+
+def test_running_text(opened, trained):
+    """Running text goes on past the context, whose loss of its older half is said, and is drawn as the model does."""
+    model = trained(["\n".join(NAMES * 5)], split="none")
+    page = opened(model)
+    page.all()
+    for text in ["", "a", "anna\nhan", "anna\nhanah\nbo\nnab"]:
+        page.typed.fill(text)
+        assert page.probabilities() == pytest.approx(model.next(text), rel=0, abs=1e-9)
+        assert page.losses() == pytest.approx(model.score(text).losses if text else [], rel=0, abs=1e-9)
+        assert page.page.get_by_text("older half was dropped").count() == (len(text) > 8)
+    assert page.draw(num_samples=4, prompt="ab\n") == model.sample(4, prompt="ab\n", length=500)
+
+
+def test_what_cannot_be_typed(opened, trained):
+    """An unknown character is named, a full context said, and what is before them looked at."""
+    model = trained(NAMES)
+    page = opened(model)
+    page.all()
+    message = page.page.locator("#live-message")
+    for text, said, looked_at in [
+        ("anXa", "does not know “X” (character 3)", "an"), ("\u200fa", "does not know “\\u{200f}” (character 1)", ""),
+        ("an😀", "does not know “😀”", "an"), ("hanahanb", "nothing can follow", "hanahan"),
+        ("hanahanbhab", "At most 8 characters", "hanahan"),
+    ]:  # fmt: skip
+        page.typed.fill(text)
+        assert said in message.inner_text()
+        assert page.typed.get_attribute("aria-invalid") == str("nothing" not in said).lower()
+        assert page.probabilities() == pytest.approx(model.next(looked_at), rel=0, abs=1e-9)
+    page.page.get_by_label("Beginning", exact=True).fill("zz")
+    page.page.get_by_role("button", name="Draw samples").click()
+    assert page.page.get_by_text("does not know “z” (character 1)").count() == 1
+
+
+def test_weights_too_large(opened, trained):
+    """A model whose numbers say nothing says so on its page."""
+    model = trained(NAMES)
+    model.params["lm_head"][:] = 1e308
+    page = opened(model)
+    assert "weights are too large" in page.page.locator("#live-message").inner_text()
+
+
+@pytest.mark.parametrize("split", ["line", "none"])
+def test_hostile_text(opened, trained, split):
+    """Text that is HTML, a script's end, quotes or marks of direction stays text, in a vocabulary and in names."""
+    model = trained([text.strip() for text in HOSTILE], split=split, block_size=16)
+    name = "</title><script>alert(1)</script>\u202e\u2028\n<img src=x onerror=alert(1)>"
+    page = opened(model, name)
+    assert page.page.locator("img, main script, b").count() == 0
+    assert page.page.locator("h1").inner_text().startswith("microgpt: </title><script>alert(1)</script>\\u202e")
+    page.all()
+    for text in HOSTILE:
+        text = text.strip()[:12]
+        page.typed.fill(text)
+        assert page.probabilities() == pytest.approx(model.next(text), rel=0, abs=1e-9)
+    given = {"num_samples": 10, "temperature": 1.5, "prompt": HOSTILE[1][:9]}
+    assert page.draw(**given) == model.sample(**given)
+
+
+def test_keys(opened, trained):
+    """Everything works without a mouse: Tab stops once in a group, and arrow keys go through it."""
+    model = trained(NAMES)
+    page = opened(model)
+    page.typed.fill("an")
+    stops = []
+    for _ in range(20):
+        page.page.keyboard.press("Tab")
+        stops.append(page.page.evaluate("document.activeElement.className || document.activeElement.textContent"))
+        if stops[-1] == "Draw samples":
+            break
+    assert [stop.split(" ")[0] for stop in stops[:5]] == ["◀", "Forward", "step", "bar", "scroll"]
+    page.page.locator(".bar").first.focus()
+    page.page.keyboard.press("ArrowDown")
+    second = page.page.locator(".bar").nth(1)
+    assert second.evaluate("bar => bar === document.activeElement")
+    char = second.get_attribute("data-char")
+    page.page.keyboard.press("Enter")
+    assert page.typed.input_value() == f"an{char}"
+    assert second.evaluate("bar => bar === document.activeElement")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_accessible(opened, trained, scheme, width):
+    """axe finds no violation, in light and dark, narrow and wide, and nothing is wider than the window."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe: pip install .[browser]")
+    for split in ("line", "none"):
+        model = trained(["\n".join(NAMES)] if split == "none" else NAMES, split=split, n_layer=2, block_size=16)
+        page = opened(model, color_scheme=scheme, viewport={"width": width, "height": 800})
+        page.typed.fill("hanahabba")
+        page.page.get_by_role("button", name="Back").click()
+        page.draw(num_samples=5)
+        page.page.get_by_label("Beginning", exact=True).fill("Z")
+        page.page.get_by_role("button", name="Draw samples").click()
+        # what runs the check is no script that the page's policy allows: from the browser's own side it may
+        found = axe.Axe().run(page.page)
+        assert found.violations_count == 0, found.generate_report()
+        assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_no_name_twice():
+    """The scripts of a page share one scope, and no name of one is a name of another."""
+    scripts = sorted((ROOT / "microgpt" / "report").glob("*.js"))
+    names = [
+        name
+        for path in scripts
+        for name in re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", path.read_text(), re.MULTILINE)
+    ]
+    assert len(names) > 30 and len(set(names)) == len(names)
+
+
+def test_equal_runs(tmp_path):
+    """Equal runs give equal bytes, wherever they are."""
+    pages = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        write_names(folder / "names.txt")
+        flags = ["--num-steps", 5, "--num-samples", 0, "--n-embd", 8]
+        assert microgpt("train", "--input", "names.txt", "--out", "run", *flags, cwd=folder).returncode == 0
+        done = microgpt("export", "run/", "-o", "page.html", cwd=folder)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "wrote page.html\n", "")
+        pages.append((folder / "page.html").read_bytes())
+    assert (
+        pages[0] == pages[1] and str(tmp_path).encode() not in pages[0] and b"<title>microgpt: run</title>" in pages[0]
+    )
+
+
+@pytest.mark.parametrize("arguments, code, named", [
+    (["model.npz", "-o", "page.pdf"], 2, ["--output", ".html", "page.pdf"]), (["model.npz"], 2, ["--output"]),
+    (["missing", "-o", "page.html"], 1, ["missing"]), (["model.npz", "-o", "no/page.html"], 1, ["no/page.html"]),
+    (["names.txt", "-o", "page.html"], 1, ["names.txt"]),
+])  # fmt: skip
+def test_mistakes(trained, tmp_path, arguments, code, named):
+    """What cannot be exported, or not to there, is refused in one line, and nothing is written."""
+    trained(NAMES).save(tmp_path / "model.npz")
+    write_names(tmp_path / "names.txt")
+    before = sorted(tmp_path.iterdir())
+    refused = microgpt("export", *arguments, cwd=tmp_path)
+    assert refused.returncode == code and refused.stderr.count("\n") == 1 and refused.stdout == ""
+    assert all(name in refused.stderr for name in named) and sorted(tmp_path.iterdir()) == before
