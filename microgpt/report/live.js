@@ -13,6 +13,7 @@ const FIELDS = [ // the settings of `microgpt sample`, with its defaults
   ["top_p", "Top-p, 1 is all", "1", { type: "number", min: 0.000001, max: 1, step: "any" }],
   ["seed", "Seed", "42", { inputmode: "numeric", pattern: "[0-9]{1,18}", title: "a whole number of up to 18 digits" }],
 ];
+const LENGTH = ["length", "Characters", "500", { type: "number", min: 1, max: 10000 }]; // of running text
 
 /** Fill an element with the section. */
 function live(container, model) {
@@ -20,21 +21,22 @@ function live(container, model) {
   const message = element("p", { id: "live-message", class: "message", role: "status" });
   const summary = element("p", { class: "muted", role: "status" });
   const typed = textField(model, { "aria-describedby": "live-message", input: () => type(typed.value) });
+  const most = model.end === null ? RUNNING_MOST : model.config.block_size;
+  const label = `Beginning of a text${model.end === null ? "" : `, up to ${most - 1} characters`}`;
   let chars = []; // those that can be looked at
   let losses = [];
 
   /** Look at another text, from its end. */
   function type(text) {
-    const most = model.end === null ? RUNNING_MOST : model.config.block_size;
     const all = Array.from(text);
     const unknown = all.findIndex((char) => !model.ids.has(char));
     chars = all.slice(0, unknown < 0 ? most : Math.min(unknown, most));
     const wrong = chars.length < all.length;
     typed.setAttribute("aria-invalid", wrong);
     message.classList.toggle("wrong", wrong);
-    message.textContent = wrong && unknown === chars.length ? unknownText(model, all[unknown], unknown)
-      : wrong ? `At most ${most} characters can be looked at here; what follows them is left out.`
-      : fullText(model, chars.length);
+    if (!wrong) message.textContent = fullText(model, chars.length);
+    else if (unknown === chars.length) message.textContent = unknownText(model, all[unknown], unknown);
+    else message.textContent = `Only the first ${most} characters are looked at.`;
     losses = chars.length || model.end !== null ? model.score(chars.join("")).losses : [];
     look(chars.length);
   }
@@ -59,7 +61,7 @@ function live(container, model) {
   container.classList.add("live");
   container.append(
     element("h2", {}, "Try it"),
-    element("label", { class: "field" }, "Beginning of a text", typed),
+    element("label", { class: "field" }, label, typed),
     message,
     ...views.slice(0, 1).map((view) => view.element),
     summary,
@@ -71,8 +73,7 @@ function live(container, model) {
     }),
   );
   try {
-    const length = model.end === null ? Math.min(model.config.block_size, 24) : 0;
-    typed.value = model.sample({ num_samples: 1, temperature: 0, length })[0];
+    typed.value = model.sample({ num_samples: 1, length: model.end === null ? 24 : 0 })[0];
     type(typed.value);
   } catch (error) { // weights so large that nothing can be said
     message.textContent = error.message;
@@ -96,7 +97,7 @@ function bits(loss) {
 function unknownText(model, char, i) {
   const known = model.vocab.slice(0, 100).map(visible).join(" ");
   const more = model.vocab.length > 100 ? " …" : "";
-  return `The model does not know “${visible(char)}” (character ${i + 1}), and looks at what is before it. It knows: ${known}${more}`;
+  return `The model does not know “${visible(char)}” (character ${i + 1}). It knows: ${known}${more}`;
 }
 
 function fullText(model, n) {
@@ -104,14 +105,16 @@ function fullText(model, n) {
   if (model.end === null) {
     return n <= size ? "" : `The context of ${size} tokens is full: its older half was dropped to make room.`;
   }
-  return n < size ? `${n} of ${size - 1} characters.` : `The context of ${size} tokens is full: nothing can follow.`;
+  return n < size ? "" : `The context of ${size} tokens is full: nothing can follow.`;
 }
 
-function summaryText(model, { step, last, ranked, next, losses, context }) {
+function summaryText(model, { step, last, probs, ranked, next, context }) {
   const taken = step ? `“${tokenText(model, context.tokens.at(-1))}”` : "the start";
   const likely = ranked.slice(0, 3).map(([char, p]) => `${visible(char)} ${percent(p)}`).join(", ");
-  const came = next === undefined ? "" : ` What came is ${visible(next)}: ${bits(losses[step]).toFixed(2)} bits.`;
-  return `Step ${step} of ${last}: the model takes in ${taken} at position ${context.tokens.length - 1} and expects ${likely}.${came}`;
+  const surprise = () => bits(-Math.log(probs.get(next))).toFixed(2);
+  const came = next === undefined ? "" : ` What came is ${visible(next)}: ${surprise()} bits.`;
+  const position = context.tokens.length - 1;
+  return `Step ${step} of ${last}: the model takes in ${taken} at position ${position} and expects ${likely}.${came}`;
 }
 
 /* ---- parts ---- */
@@ -120,7 +123,8 @@ function summaryText(model, { step, last, ranked, next, losses, context }) {
 function textField(model, attributes) {
   const lines = model.vocab.includes("\n");
   const plain = { autocomplete: "off", autocapitalize: "off", spellcheck: "false", dir: "auto", class: "token" };
-  return element(lines ? "textarea" : "input", { ...plain, ...(lines ? { rows: 3 } : { type: "text" }), ...attributes });
+  const [tag, own] = lines ? ["textarea", { rows: 3 }] : ["input", { type: "text" }];
+  return element(tag, { ...plain, ...own, ...attributes });
 }
 
 /** The children of an element, made so many. */
@@ -146,7 +150,8 @@ function stepsView(model, go) {
   const back = element("button", { type: "button", click: () => move(state.step - 1) }, "◀ Back");
   const forward = element("button", { type: "button", click: () => move(state.step + 1) }, "Forward ▶");
   const tokens = element("div", { class: "tokens", role: "group", "aria-label": "Tokens, each with its loss in bits" });
-  const group = element("div", { class: "steps", role: "group", "aria-label": "Step through the text" }, back, forward, tokens);
+  const label = "Step through the text";
+  const group = element("div", { class: "steps", role: "group", "aria-label": label }, back, forward, tokens);
 
   function move(step) {
     const within = tokens.contains(document.activeElement);
@@ -176,11 +181,13 @@ function stepsView(model, go) {
       button.toggleAttribute("aria-current", false);
       if (i === step) button.setAttribute("aria-current", "step");
     });
-    for (const [button, off] of [[back, step === 0], [forward, step === last]]) button.setAttribute("aria-disabled", off);
+    back.setAttribute("aria-disabled", step === 0);
+    forward.setAttribute("aria-disabled", step === last);
   }
 
   const explained = "A token's number is its loss: how many bits of surprise it was to the model. "
-    + "Arrow keys go through the tokens.";
+    + "Arrow keys go through the tokens."
+    + (model.end === null ? ` Losses are those of microgpt score, by windows of ${model.config.block_size}.` : "");
   return { element: element("div", {}, group, element("p", { class: "muted" }, explained)), show };
 }
 
@@ -200,11 +207,11 @@ function followsView(model, go) {
   const make = (rank) => element("li", {}, element(
     "button", { type: "button", class: "bar", focus: () => focus(rank), click: () => {
       const char = state.ranked[rank][0];
-      if (char !== null && state.chars !== undefined && allowed()) go(state.step, char);
+      if (char !== null) go(state.step, char);
     } },
-    element("bdi", { class: "token" }), element("span", { class: "track" }, element("span")), element("span", { class: "number" }),
+    element("bdi", { class: "token" }), element("span", { class: "track" }, element("span")),
+    element("span", { class: "number" }),
   ));
-  const allowed = () => model.end !== null || state.step < RUNNING_MOST;
   const buttons = () => Array.from(list.children, (item) => item.firstChild);
   arrowKeys(list, () => focused, (rank) => buttons()[Math.max(0, Math.min(rank, list.children.length - 1))].focus());
 
@@ -217,7 +224,8 @@ function followsView(model, go) {
     state = now;
     const { chars, step, ranked, next } = state;
     const before = chars.slice(Math.max(0, step - 12), step).map(visible).join("");
-    title.replaceChildren("What follows ", step ? element("bdi", { class: "token" }, `${step > 12 ? "…" : ""}${before}`) : "the start");
+    const text = element("bdi", { class: "token" }, `${step > 12 ? "…" : ""}${before}`);
+    title.replaceChildren("What follows ", step ? text : "the start");
     const n = all ? ranked.length : Math.min(LIKELIEST, ranked.length);
     resized(list, n, make).forEach(({ firstChild: button }, rank) => {
       const [char, p] = ranked[rank];
@@ -232,7 +240,8 @@ function followsView(model, go) {
     focus(Math.min(focused, n - 1));
     const rest = ranked.slice(LIKELIEST).reduce((sum, [, p]) => sum + p, 0);
     more.hidden = ranked.length <= LIKELIEST;
-    more.textContent = all ? `Only the ${LIKELIEST} likeliest` : `The other ${ranked.length - LIKELIEST}, together ${percent(rest)}`;
+    const others = `The other ${ranked.length - LIKELIEST}, together ${percent(rest)}`;
+    more.textContent = all ? `Only the ${LIKELIEST} likeliest` : others;
   }
 
   const explained = "Press one to go on with it. What came next in the text has a dot.";
@@ -243,18 +252,21 @@ function followsView(model, go) {
 function attentionView(model) {
   const { n_layer, n_head } = model.config;
   const caption = element("p", { class: "muted", id: "live-attention" });
-  const head = element("tr");
-  const body = element("tbody");
-  const heads = Array.from({ length: n_layer * n_head }, (_, i) => [Math.floor(i / n_head), i % n_head]);
+  const head = element("tr", {}, element("th", { scope: "col" }, "layer, head"));
+  const heading = () => element("th", { scope: "col" }, element("bdi", { class: "token" }));
+  const row = (i) => element("tr", {}, element("th", { scope: "row" }, `${Math.floor(i / n_head)}, ${i % n_head}`));
+  const rows = Array.from({ length: n_layer * n_head }, (_, i) => row(i));
 
   function show({ context }) {
     const { tokens, attention } = context;
-    caption.textContent = `How much each head takes from which token, at “${tokenText(model, tokens.at(-1))}”, in percent.`;
-    resized(head, tokens.length + 1, (i) => element("th", { scope: "col" }, i ? element("bdi", { class: "token" }) : "layer, head"))
-      .slice(1).forEach((cell, i) => (cell.firstChild.textContent = tokenText(model, tokens[i])));
-    resized(body, heads.length, (i) => element("tr", {}, element("th", { scope: "row" }, heads[i].join(", ")))).forEach((row, i) => {
-      const weights = attention[heads[i][0]].at(-1)[heads[i][1]];
-      resized(row, weights.length + 1, () => element("td", { class: "number" })).slice(1).forEach((cell, j) => {
+    const at = tokenText(model, tokens.at(-1));
+    caption.textContent = `How much each head takes from which token, at “${at}”, in percent.`;
+    const [, ...names] = resized(head, tokens.length + 1, () => heading());
+    names.forEach((cell, i) => (cell.firstChild.textContent = tokenText(model, tokens[i])));
+    rows.forEach((row, i) => {
+      const weights = attention[Math.floor(i / n_head)].at(-1)[i % n_head];
+      const [, ...cells] = resized(row, weights.length + 1, () => element("td"));
+      cells.forEach((cell, j) => {
         cell.textContent = (100 * weights[j]).toFixed(0);
         cell.dataset.weight = weights[j];
         cell.style.backgroundColor = `color-mix(in srgb, var(--first) ${50 * weights[j]}%, var(--background))`;
@@ -262,17 +274,20 @@ function attentionView(model) {
     });
   }
 
-  const table = element("table", { class: "attention", "aria-describedby": "live-attention" }, element("thead", {}, head), body);
+  const parts = [element("thead", {}, head), element("tbody", {}, ...rows)];
+  const table = element("table", { class: "attention", "aria-describedby": "live-attention" }, ...parts);
   const scroll = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Attention" }, table);
   return { element: element("section", {}, element("h3", {}, "Attention"), caption, scroll), show };
 }
 
 /** A form of settings, and what is drawn with them. */
 function samplesView(model, look) {
-  let drawing = null; // the generator at work
+  let drawing = null; // the generator at work, if one is; while it pauses the page is alive
   const running = model.end === null;
-  const fields = running ? [["num_samples", "Samples", "3", FIELDS[0][3]], ...FIELDS.slice(1), ["length", "Characters", "500", { type: "number", min: 1, max: 10000 }]] : FIELDS;
-  const inputs = Object.fromEntries(fields.map(([name, , value, attributes]) => [name, element("input", { value, required: true, ...attributes })]));
+  const fields = running ? [...FIELDS, LENGTH] : FIELDS;
+  const input = ([name, , value, attributes]) => [name, element("input", { value, required: true, ...attributes })];
+  const inputs = Object.fromEntries(fields.map(input));
+  if (running) inputs.num_samples.value = "3"; // they are long
   const prompt = textField(model, {});
   const button = element("button", { type: "submit" }, "Draw samples");
   const said = element("p", { class: "message", role: "status" });
@@ -280,49 +295,59 @@ function samplesView(model, look) {
   const command = element("code");
 
   function settings() {
-    const given = Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, input.type === "number" ? input.valueAsNumber : input.value]));
-    return { ...given, prompt: prompt.value };
+    const value = (input) => (input.type === "number" ? input.valueAsNumber : input.value);
+    const given = Object.entries(inputs).map(([name, input]) => [name, value(input)]);
+    return { ...Object.fromEntries(given), prompt: prompt.value };
   }
 
-  async function draw(given) {
+  /** One sample after the other, in slices of time; another generator, or null, in `drawing` ends it. */
+  async function drawAll(given) {
     const mine = (drawing = model.samples(given));
     list.replaceChildren();
     said.textContent = "";
     button.textContent = "Stop";
-    let item = null;
+    let shown = null; // the sample that grows
     let n = 0;
+    let begun = performance.now();
     try {
-      for (let begun = performance.now(), found; drawing === mine && !(found = mine.next()).done;) {
-        const { text, done } = found.value;
-        if (item === null) list.append(element("li", {}, (item = element("button", { type: "button", click: ({ currentTarget }) => look(currentTarget.textContent) }))));
+      for (const { text, done } of mine) {
         const pause = performance.now() - begun > SLICE;
-        if (pause || done) item.textContent = text;
-        if (done) [item, n] = [null, n + 1];
-        if (pause) {
-          await new Promise((resolve) => setTimeout(resolve));
-          begun = performance.now();
-        }
+        if (shown === null) list.append(element("li", {}, (shown = sampleButton())));
+        if (pause || done) shown.textContent = text;
+        if (done) [shown, n] = [null, n + 1];
+        if (!pause) continue;
+        await new Promise((resolve) => setTimeout(resolve));
+        if (drawing !== mine) break;
+        begun = performance.now();
       }
-      said.textContent = `${n} ${n === 1 ? "sample" : "samples"}${drawing === mine ? "" : ", then stopped"}. Press one to look at it.`;
+      const stopped = drawing === mine ? "" : ", then stopped";
+      said.textContent = `${n} ${n === 1 ? "sample" : "samples"}${stopped}. Press one to look at it.`;
     } catch (error) {
-      said.textContent = error.message;
+      said.textContent = `Beginning: ${error.message}`;
     }
-    if (drawing === mine) drawing = null;
+    drawing = null;
     button.textContent = "Draw samples";
+  }
+
+  function sampleButton() {
+    return element("button", { type: "button", click: (event) => look(event.currentTarget.textContent) });
   }
 
   function submit(event) {
     event.preventDefault();
-    if (drawing !== null) return void (drawing = null);
     const given = settings();
-    const unknown = Array.from(given.prompt).findIndex((char) => !model.ids.has(char));
+    const chars = Array.from(given.prompt);
+    const unknown = chars.findIndex((char) => !model.ids.has(char));
     said.classList.toggle("wrong", unknown >= 0);
-    if (unknown >= 0) return void (said.textContent = unknownText(model, Array.from(given.prompt)[unknown], unknown));
-    command.textContent = commandText(given);
-    return draw(given);
+    if (drawing !== null) drawing = null;
+    else if (unknown >= 0) said.textContent = unknownText(model, chars[unknown], unknown);
+    else {
+      command.textContent = commandText(given);
+      drawAll(given);
+    }
   }
 
-  const form = element("form", { class: "settings", submit, novalidate: false },
+  const form = element("form", { class: "settings", submit },
     ...fields.map(([name, label]) => element("label", { class: "field" }, label, inputs[name])),
     element("label", { class: "field wide" }, "Beginning", prompt), button);
   return element("section", {}, element("h3", {}, "Samples"), form, said, list,

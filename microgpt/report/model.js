@@ -116,7 +116,8 @@ class Model {
     this.params = {};
     for (const [name, text] of Object.entries(data.params)) {
       const { buffer } = Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0));
-      this.params[name] = data.dtype === "float64" ? new Float64Array(buffer) : Float64Array.from(new Float32Array(buffer));
+      const numbers = data.dtype === "float64" ? new Float64Array(buffer) : new Float32Array(buffer);
+      this.params[name] = Float64Array.from(numbers);
     }
     this.reading = new Context(this);
     this.scoring = []; // of each window
@@ -125,10 +126,13 @@ class Model {
   /** The id of each character.  Error for unknown ones, or for more than `most`. */
   encode(text, most = Infinity) {
     const ids = Array.from(text, (char, i) => {
-      if (!this.ids.has(char)) throw new UnknownCharacter(char, i);
-      return this.ids.get(char);
+      const id = this.ids.get(char);
+      if (id === undefined) {
+        throw new Error(`expected characters of the vocabulary, found ${JSON.stringify(char)} at position ${i + 1}`);
+      }
+      return id;
     });
-    if (ids.length > most) throw new RangeError(`expected at most ${most} characters, found ${ids.length}`);
+    if (ids.length > most) throw new Error(`expected at most ${most} characters, found ${ids.length}`);
     return ids;
   }
 
@@ -183,7 +187,7 @@ class Model {
     const { end, config: { block_size } } = this;
     const given = this.encode(prompt, end === null || length ? Infinity : block_size - 1);
     const most = given.length + (length || (end === null ? 500 : block_size - given.length));
-    const alone = end === null && given.length > 0; // the context begins with the prompt: what is before it is forgotten
+    const alone = end === null && given.length > 0; // the context begins with the prompt; what is before is forgotten
     const random = new Random(seed);
     const context = new Context(this);
     for (let n = 0; n < num_samples; n++) {
@@ -205,13 +209,6 @@ class Model {
 
   decode(ids) {
     return ids.map((id) => this.vocab[id]).join("");
-  }
-}
-
-class UnknownCharacter extends Error {
-  constructor(char, index) {
-    super(`expected characters of the vocabulary, found ${JSON.stringify(char)} at position ${index + 1}`);
-    Object.assign(this, { char, index });
   }
 }
 

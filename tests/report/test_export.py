@@ -79,6 +79,20 @@ def test_samples(opened, trained, tmp_path):
     assert page.losses() == pytest.approx(model.score(wanted[4]).losses)
 
 
+def test_stopping(opened, trained):
+    """While samples are drawn, which may be many, the page answers: what is typed, and Stop."""
+    model = trained(NAMES, steps=1, n_layer=4, n_embd=64, block_size=16)
+    page = opened(model)
+    page.page.get_by_label("Samples", exact=True).fill("1000")
+    page.page.get_by_role("button", name="Draw samples").click()
+    page.typed.fill("ha")
+    page.page.get_by_role("button", name="Stop").click()
+    page.page.get_by_text("then stopped").wait_for()
+    drawn = page.page.locator(".samples button").all_inner_texts()
+    assert 0 < len(drawn) < 1000 and drawn[:-1] == model.sample(len(drawn) - 1)
+    assert page.page.locator(".step").count() == 4
+
+
 def test_running_text(opened, trained):
     """Running text goes on past the context, whose loss of its older half is said, and is drawn as the model does."""
     model = trained(["\n".join(NAMES * 5)], split="none")
@@ -101,15 +115,23 @@ def test_what_cannot_be_typed(opened, trained):
     for text, said, looked_at in [
         ("anXa", "does not know “X” (character 3)", "an"), ("\u200fa", "does not know “\\u{200f}” (character 1)", ""),
         ("an😀", "does not know “😀”", "an"), ("hanahanb", "nothing can follow", "hanahan"),
-        ("hanahanbhab", "At most 8 characters", "hanahan"),
+        ("hanahanbhab", "Only the first 8 characters", "hanahan"),
     ]:  # fmt: skip
         page.typed.fill(text)
         assert said in message.inner_text()
         assert page.typed.get_attribute("aria-invalid") == str("nothing" not in said).lower()
         assert page.probabilities() == pytest.approx(model.next(looked_at), rel=0, abs=1e-9)
     page.page.get_by_label("Beginning", exact=True).fill("zz")
-    page.page.get_by_role("button", name="Draw samples").click()
+    draw = page.page.get_by_role("button", name="Draw samples")
+    draw.click()
     assert page.page.get_by_text("does not know “z” (character 1)").count() == 1
+    page.page.get_by_label("Beginning", exact=True).fill("a" * 8)
+    draw.click()
+    assert page.page.get_by_text("Beginning: expected at most 7 characters, found 8").count() == 1
+    page.page.get_by_label("Beginning", exact=True).fill("a")
+    page.page.get_by_label("Samples", exact=True).fill("0")
+    draw.click()  # which the browser refuses
+    assert page.page.locator(".samples li").count() == 0
 
 
 def test_weights_too_large(opened, trained):
