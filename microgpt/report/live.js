@@ -187,7 +187,8 @@ function stepsView(model, go) {
 
   const explained = "A token's number is its loss: how many bits of surprise it was to the model. "
     + "Arrow keys go through the tokens."
-    + (model.end === null ? ` Losses are those of microgpt score, by windows of ${model.config.block_size}.` : "");
+    + (model.end === null ? ` Losses are those of microgpt score, which reads ${model.config.block_size} characters `
+      + "at a time; what follows is said by the latest characters, and may differ a little." : "");
   return { element: element("div", {}, group, element("p", { class: "muted" }, explained)), show };
 }
 

@@ -88,6 +88,14 @@ def test_hostile_vocabulary(javascript, trained, split):
     compare(javascript, model, calls)
 
 
+def test_equals(javascript, trained):
+    """Of characters that are equally likely the first rank first, and are the likeliest."""
+    model = trained(names(40))
+    model.params["lm_head"][1:6] = model.params["lm_head"][0]
+    drawn = [{"temperature": 1.0, "top_k": 3}, {"temperature": 1.5, "top_p": 0.3}, {"temperature": 0.0}]
+    compare(javascript, model, [("sample", {"num_samples": 50} | settings) for settings in drawn])
+
+
 def test_one_character(javascript, trained):
     """A vocabulary of one character is enough, with an end and without."""
     for split in ("line", "none"):
