@@ -88,6 +88,9 @@ def make_parser() -> Parser:
     command.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
     command.add_argument("--json", action="store_true", help="print each text's scores as a line of JSON")
 
+    command = add(export, "export", "write a trained model as another file: a page to try it on", trained)
+    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file: FILE.html")
+
     add(info, "info", "version, paths, compiler, instruction set, threads")
 
     command = add(plot, "plot", "draw the losses of runs (needs matplotlib)")
@@ -268,6 +271,14 @@ def to_json(value: object) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from . import api
+    from .export import export, name_of
+
+    export(api.load(arguments.path), name_of(arguments.path), arguments.output)
+    print(f"wrote {printable(arguments.output)}")
 
 
 def info(arguments: argparse.Namespace) -> None:
