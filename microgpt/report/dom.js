@@ -29,3 +29,25 @@ function visible(char) {
   if (char === "\n") return "↵";
   return /^[\p{L}\p{N}\p{P}\p{S}]$/u.test(char) ? char : `\\u{${char.codePointAt(0).toString(16)}}`;
 }
+
+function percent(p, digits = 0) {
+  const least = 10 ** -digits;
+  return p > 0 && 100 * p < least / 2 ? `<${least}%` : `${(100 * p).toFixed(digits)}%`;
+}
+
+/** What may be wider than the page: it then scrolls, by the keyboard too. */
+function scroll(label, child) {
+  const held = element("div", { class: "scroll", role: "group", "aria-label": label }, child);
+  WIDTHS.observe(held);
+  WIDTHS.observe(child); // which may grow
+  return held;
+}
+
+const WIDTHS = new ResizeObserver((all) => {
+  for (const { target } of all) {
+    const held = target.closest(".scroll");
+    if (held === null) continue; // it has left the page
+    if (held.scrollWidth > held.clientWidth) held.setAttribute("tabindex", 0);
+    else held.removeAttribute("tabindex");
+  }
+});

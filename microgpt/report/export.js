@@ -4,7 +4,7 @@
 {
   const { description, model } = JSON.parse(document.getElementById("data").textContent);
   const main = document.getElementById("main");
-  const section = element("section");
+  const section = element("section", {}, element("h2", {}, "Try it"));
   main.append(element("p", {}, description), section);
   live(section, new Model(model));
 }

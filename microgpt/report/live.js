@@ -15,9 +15,9 @@ const FIELDS = [ // the settings of `microgpt sample`, with its defaults
 ];
 const LENGTH = ["length", "Characters", "500", { type: "number", min: 1, max: 10000 }]; // of running text
 
-/** Fill an element with the section. */
+/** Fill a section, which has its heading. */
 function live(container, model) {
-  const views = [stepsView(model, go), followsView(model, go), attentionView(model)];
+  const views = [stepsView(model, go), followsView(model, go), headsView(model)];
   const message = element("p", { id: "live-message", class: "message", role: "status" });
   const summary = element("p", { class: "muted", role: "status" });
   const typed = textField(model, { "aria-describedby": "live-message", input: () => type(typed.value) });
@@ -60,13 +60,12 @@ function live(container, model) {
 
   container.classList.add("live");
   container.append(
-    element("h2", {}, "Try it"),
     element("label", { class: "field" }, label, typed),
     message,
     ...views.slice(0, 1).map((view) => view.element),
     summary,
     ...views.slice(1).map((view) => view.element),
-    samplesView(model, (text) => {
+    drawingView(model, (text) => {
       typed.value = text;
       type(text);
       typed.focus();
@@ -84,10 +83,6 @@ function live(container, model) {
 
 function tokenText(model, token) {
   return token === model.end ? "<start>" : visible(model.vocab[token]);
-}
-
-function percent(p) {
-  return p > 0 && p < 0.0005 ? "<0.1 %" : `${(100 * p).toFixed(1)} %`;
 }
 
 function bits(loss) {
@@ -110,7 +105,7 @@ function fullText(model, n) {
 
 function summaryText(model, { step, last, probs, ranked, next, context }) {
   const taken = step ? `“${tokenText(model, context.tokens.at(-1))}”` : "the start";
-  const likely = ranked.slice(0, 3).map(([char, p]) => `${visible(char)} ${percent(p)}`).join(", ");
+  const likely = ranked.slice(0, 3).map(([char, p]) => `${visible(char)} ${percent(p, 1)}`).join(", ");
   const surprise = () => bits(-Math.log(probs.get(next))).toFixed(2);
   const came = next === undefined ? "" : ` What came is ${visible(next)}: ${surprise()} bits.`;
   const position = context.tokens.length - 1;
@@ -233,7 +228,7 @@ function followsView(model, go) {
       const [name, track, number] = button.children;
       name.textContent = visible(char);
       track.firstChild.style.width = `${100 * p}%`;
-      number.textContent = percent(p);
+      number.textContent = percent(p, 1);
       Object.assign(button.dataset, { char: char ?? "", probability: p });
       button.classList.toggle("came", char === next);
       button.setAttribute("aria-disabled", char === null);
@@ -241,16 +236,16 @@ function followsView(model, go) {
     focus(Math.min(focused, n - 1));
     const rest = ranked.slice(LIKELIEST).reduce((sum, [, p]) => sum + p, 0);
     more.hidden = ranked.length <= LIKELIEST;
-    const others = `The other ${ranked.length - LIKELIEST}, together ${percent(rest)}`;
+    const others = `The other ${ranked.length - LIKELIEST}, together ${percent(rest, 1)}`;
     more.textContent = all ? `Only the ${LIKELIEST} likeliest` : others;
   }
 
   const explained = "Press one to go on with it. What came next in the text has a dot.";
-  return { element: element("section", {}, title, element("p", { class: "muted" }, explained), list, more), show };
+  return { element: element("div", {}, title, element("p", { class: "muted" }, explained), list, more), show };
 }
 
 /** How much each head takes of which token, where the model is looked at. */
-function attentionView(model) {
+function headsView(model) {
   const { n_layer, n_head } = model.config;
   const caption = element("p", { class: "muted", id: "live-attention" });
   const head = element("tr", {}, element("th", { scope: "col" }, "layer, head"));
@@ -277,12 +272,11 @@ function attentionView(model) {
 
   const parts = [element("thead", {}, head), element("tbody", {}, ...rows)];
   const table = element("table", { class: "attention", "aria-describedby": "live-attention" }, ...parts);
-  const scroll = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Attention" }, table);
-  return { element: element("section", {}, element("h3", {}, "Attention"), caption, scroll), show };
+  return { element: element("div", {}, element("h3", {}, "Attention"), caption, scroll("Attention of each head", table)), show };
 }
 
 /** A form of settings, and what is drawn with them. */
-function samplesView(model, look) {
+function drawingView(model, look) {
   let drawing = null; // the generator at work, if one is; while it pauses the page is alive
   const running = model.end === null;
   const fields = running ? [...FIELDS, LENGTH] : FIELDS;
@@ -351,7 +345,7 @@ function samplesView(model, look) {
   const form = element("form", { class: "settings", submit },
     ...fields.map(([name, label]) => element("label", { class: "field" }, label, inputs[name])),
     element("label", { class: "field wide" }, "Beginning", prompt), button);
-  return element("section", {}, element("h3", {}, "Samples"), form, said, list,
+  return element("div", {}, element("h3", {}, "Samples"), form, said, list,
     element("p", { class: "muted" }, "The same on the command line: ", command));
 }
 

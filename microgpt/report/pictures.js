@@ -11,10 +11,6 @@ function number(x, digits = 2) {
     .replace(/^−(0\.?0*)$/, "$1");
 }
 
-function percent(p) {
-  return p > 0 && p < 0.005 ? "<1%" : `${Math.round(100 * p)}%`;
-}
-
 function count(n, one, many = `${one}s`) {
   return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 }
@@ -39,20 +35,6 @@ function token(text) {
 }
 
 // ---- what views are made of ----
-
-/** What may be wider than the page: it then scrolls, by the keyboard too. */
-function scroll(label, child) {
-  const held = element("div", { class: "scroll", role: "group", "aria-label": label }, child);
-  WIDTHS.observe(held);
-  return held;
-}
-
-const WIDTHS = new ResizeObserver((all) => {
-  for (const { target } of all) {
-    if (target.scrollWidth > target.clientWidth) target.setAttribute("tabindex", 0);
-    else target.removeAttribute("tabindex");
-  }
-});
 
 /** A picture, and what it says in words; `wide` is a label when the picture may be wider than the page. */
 function figure(picture, caption, wide = "") {

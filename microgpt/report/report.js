@@ -104,7 +104,8 @@ function report(data, main) {
           "the closer, the more of it the model recites.",
     samplesView(data),
   );
-  if (typeof live === "function" && data.model) live(section("try", "Try it", "", []), data.model);
+  const sentence = "The model itself, to be asked about any text, token by token, and to write.";
+  live(section("try", "Try it", sentence, []), new Model(data.model));
 }
 
 report(JSON.parse(document.getElementById("data").textContent), document.getElementById("main"));

@@ -12,26 +12,29 @@ from ..terminal import escaped, notice, reason
 from . import figures
 from .lens import reading
 from .neurons import neurons
-from .page import page
+from .page import model_data, page
 
 if TYPE_CHECKING:
     from ..documents import Documents
 
-STYLES = ["page.css", "views.css"]
-SCRIPTS = ["dom.js", "pictures.js", "views.js", "report.js"]
+STYLES = ["page.css", "views.css", "live.css"]
+SCRIPTS = ["dom.js", "pictures.js", "views.js", "model.js", "live.js", "report.js"]
 DECIMALS = 4  # of every number
 
 
 def report(
     paths: list[str], output: str | None, texts: list[str] | None = None, required: bool = True
 ) -> dict[str, Any]:
-    """The data of the page about the first run and the losses of all; the page is written to `output`, if given."""
+    """The data of the page about the first run and the losses of all; the page, which has the model too, is written to
+    `output`, if given."""
     if (output is not None or required) and not str(output).endswith(".html"):
         found = "none" if output is None else repr(output)
         raise ConfigError(f"{named('output')}: expected a name that ends in .html, found {found}")
-    data = collect(paths, texts)
+    saved = run.load(paths[0])
+    model = Model(saved)
+    data = collect(paths, model, saved.step, texts)
     if output is not None:
-        html = page(f"Report of {data['runs'][0]['name']}", data, STYLES, SCRIPTS)
+        html = page(f"Report of {data['runs'][0]['name']}", data | {"model": model_data(model)}, STYLES, SCRIPTS)
         try:
             files.write(output, html.encode())
         except (OSError, MemoryError, ValueError) as error:
@@ -41,11 +44,10 @@ def report(
     return data
 
 
-def collect(paths: list[str], texts: list[str] | None = None) -> dict[str, Any]:
+def collect(paths: list[str], model: Model, step: int, texts: list[str] | None = None) -> dict[str, Any]:
     """The page's data.  What cannot be had is None, and `notices` says why."""
     names = [escaped(name) for name in plot.last_names(paths)]
-    saved = run.load(paths[0])
-    model, notices = Model(saved), list[str]()
+    notices: list[str] = []
     if texts is not None:
         check(model, texts)
     documents = documents_of(paths[0], model, notices)
@@ -55,7 +57,7 @@ def collect(paths: list[str], texts: list[str] | None = None) -> dict[str, Any]:
     data = {
         "notices": notices,
         "runs": [losses(path, name, notices) for path, name in zip(paths, names)],
-        "run": figures.settings(model, saved.step, documents),
+        "run": figures.settings(model, step, documents),
         "texts": [reading(model, text) for text in texts or figures.excerpts(model, documents)],
         "embedding": figures.embedding(model),
         "losses": None

@@ -1,5 +1,6 @@
 """Pages in a browser, and what texts they must stand."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 from microgpt.api import Model
@@ -8,20 +9,31 @@ HOSTILE = ["</script><b>", "<img onerror=alert(1) src=x>", "\"'`${}\\", "\u202ea
            "\U0001f600e\u0301", "\x00\x7f\t", "<!--", "א\u05d1b"]  # fmt: skip
 
 
-class Opened:
-    """A page in the browser, and what went wrong with it."""
+@contextmanager
+def opened(chromium, path, width=1280, scheme="light", **options):
+    """The page of a file; when it closes it must have said nothing, and asked for nothing but itself."""
+    options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme} | options
+    context = chromium.new_context(**options)
+    page, said, asked = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("request", lambda request: asked.append(request.url))
+    try:
+        page.goto(path.as_uri())
+        yield page
+        assert said == []
+        assert set(asked) == {path.as_uri()}
+    finally:
+        context.close()
 
-    def __init__(self, chromium, path, **options):
-        self.wrong = []
-        self.context = chromium.new_context(**options)
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.wrong.append(message.text))
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.wrong.append(dialog.message))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.requests = []
-        self.page.goto(path.as_uri())
-        self.typed = self.page.get_by_label("Beginning of a text")
+
+class Live:
+    """The part of a page on which the model can be tried."""
+
+    def __init__(self, page):
+        self.page = page
+        self.typed = page.get_by_label("Beginning of a text")
 
     def all(self):
         """Have every outcome shown."""

@@ -14,6 +14,7 @@ import microgpt as package
 from microgpt import plot
 from microgpt.errors import ConfigError, DataError, SamplingError
 from microgpt.report import figures, lens, neurons, novelty, report
+from microgpt.report.page import model_data
 
 RUNNING = "To be, or not to be:\nthat is the question.\n" * 30
 SETTINGS = {
@@ -284,7 +285,9 @@ def test_json_is_the_page(folder, name):
     assert process.returncode == 0 and process.stderr == ""
     html = (folder / "json.html").read_text(encoding="utf-8")
     data = html.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
-    assert json.loads(process.stdout) == json.loads(data)
+    page = json.loads(data)
+    assert page.pop("model") == model_data(package.load(folder / name))
+    assert json.loads(process.stdout) == page
     assert microgpt("report", name, "--json", cwd=folder).stdout == process.stdout
     assert str(folder) not in html and "http:" not in html.replace("http://www.w3.org/2000/svg", "")
 
@@ -359,11 +362,11 @@ def test_without_input(folder, tmp_path, name):
         for text in (None, "abc\nde\n"):
             if text is not None:
                 other.write_text(text, encoding="utf-8")
-            data = report.collect([str(tmp_path / name)])
+            data = report.report([str(tmp_path / name)], None, required=False)
             assert "is not there, or has changed" in data["notices"][0]
             assert data["run"]["texts"] is data["losses"] is data["neurons"] is data["samples"]["new"] is None
             assert data["texts"] and data["runs"][0]["train"] and data["samples"]["texts"]
-            asked = report.collect([str(tmp_path / name)], ["e"])["texts"]
+            asked = report.report([str(tmp_path / name)], None, ["e"], required=False)["texts"]
             assert [found["text"] for found in asked] == ["e"]
     finally:
         (folder / "hidden").rename(hidden)
@@ -372,7 +375,7 @@ def test_without_input(folder, tmp_path, name):
 def test_without_losses(folder):
     """Of a checkpoint file, and of a run without its metrics, the losses are left out and the page says so."""
     for path in ("line/checkpoint.npz", "line/best.npz"):
-        data = report.collect([str(folder / path), str(folder / "running")])
+        data = report.report([str(folder / path), str(folder / "running")], None, required=False)
         assert "has no losses to draw" in data["notices"][0] and data["runs"][0]["train"] == []
         assert data["losses"] and data["runs"][1]["train"]
 
@@ -380,7 +383,7 @@ def test_without_losses(folder):
 def test_several_runs(folder):
     """Of several runs each has its losses under a name that tells it apart, and the rest is about the first."""
     paths = [str(folder / name) for name in ("running", "line")]
-    data = report.collect(paths)
+    data = report.report(paths, None, required=False)
     assert [run["name"] for run in data["runs"]] == ["running", "line"]
     assert data["run"]["running"] and set(data["runs"][0]["baselines"]) == {"uniform guess", "bigram table"}
 
@@ -392,14 +395,14 @@ def test_several_runs(folder):
 def test_odd_shapes(tmp_path, settings):
     """The narrowest model, contexts of one token, paragraphs and a context longer than the text have a report."""
     train(tmp_path, "odd", **{**settings, "num_steps": 2})
-    data = report.collect([str(tmp_path / "odd")])
+    data = report.report([str(tmp_path / "odd")], None, required=False)
     assert data["notices"] == [] and data["texts"] and data["losses"]["n_tokens"] and data["samples"]["texts"]
 
 
 def test_errors_in_python(folder):
     """From Python the same mistakes are ConfigError and DataError, which name the argument."""
     with pytest.raises(ConfigError, match=r"^texts: expected characters of the vocabulary"):
-        report.collect([str(folder / "line")], ["?"])
+        report.report([str(folder / "line")], None, ["?"], required=False)
     with pytest.raises(ConfigError, match=r"^output: expected a name that ends in .html, found none"):
         report.report([str(folder / "line")], None)
     with pytest.raises(DataError, match=r"^output: expected a file that can be written"):

@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from browser import chromium, opened  # noqa: F401 - a fixture
 from helpers import TINY, write_names
+from pages import opened
 
 import microgpt
 from microgpt.report import report
 
-ALWAYS = ["run", "losses", "surprise", "attention", "lens", "parts", "embedding", "samples"]
-WITH_TEXTS = [*ALWAYS[:-1], "places", "neurons", "samples"]
+ALWAYS = ["run", "losses", "surprise", "attention", "lens", "parts", "embedding", "samples", "try"]
+WITH_TEXTS = [*ALWAYS[:-2], "places", "neurons", "samples", "try"]
 HOSTILE = ["</script><b>", "<!--", "&lt;i&gt;", "{{data}}", "a'b\"c", "\u202ex\u200b", "日本", "🙂é\ud7ff"]
 
 
@@ -49,23 +49,23 @@ KINDS = ["line", "running", "several", "hostile", "missing"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sections(chromium, pages, kind):  # noqa: F811
+def test_sections(chromium, pages, kind):
     """Every section is there, in order, with a heading and a picture or a table, and a link in the contents; nothing is
     said on the console and nothing requested."""
     expected = ALWAYS if kind == "missing" else WITH_TEXTS
     with opened(chromium, pages[kind]) as page:
-        assert page.eval_on_selector_all("section", "all => all.map((one) => one.id)") == expected
+        assert page.eval_on_selector_all("main > section", "all => all.map((one) => one.id)") == expected
         links = page.eval_on_selector_all("nav a", "all => all.map((one) => one.getAttribute('href'))")
         assert links == [f"#{name}" for name in expected]
         for name in expected:
             assert page.locator(f"#{name} h2").inner_text()
             assert page.locator(f"#{name}").locator("svg, table, ol, p, details").count()
         assert page.locator(".notice").count() == (3 if kind == "missing" else 0)
-        assert "undefined" not in page.inner_text("main") and "NaN" not in page.content()
+        assert "undefined" not in page.inner_text("main") and "NaN" not in page.inner_html("main")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_opens(chromium, pages, kind):  # noqa: F811
+def test_everything_opens(chromium, pages, kind):
     """Every <details> opens to a table by the keyboard, and attention, lens and parts follow the text chosen."""
     with opened(chromium, pages[kind]) as page:
         for i in range(page.locator("details").count()):
@@ -82,7 +82,7 @@ def test_everything_opens(chromium, pages, kind):  # noqa: F811
         assert len(seen) == texts == page.locator("#surprise ol").count()
 
 
-def test_numbers_are_the_runs(chromium, pages):  # noqa: F811
+def test_numbers_are_the_runs(chromium, pages):
     """The numbers that one reads are those of the data: bits, attention, parts, losses, samples."""
     with opened(chromium, pages["line"]) as page:
         data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
@@ -112,7 +112,7 @@ def test_names_are_their_own():
     assert len(names) > 20 and sorted(set(names)) == sorted(names)
 
 
-def test_hostile_text_is_text(chromium, pages):  # noqa: F811
+def test_hostile_text_is_text(chromium, pages):
     """Markup in texts, vocabulary and names makes no element, and is there to be read."""
     with opened(chromium, pages["hostile"]) as page:
         assert page.locator("img, b, i, script[src]").count() == 0
@@ -120,7 +120,7 @@ def test_hostile_text_is_text(chromium, pages):  # noqa: F811
         assert page.locator("h1").inner_text() == page.title()
 
 
-def test_what_scrolls_takes_the_focus(chromium, pages):  # noqa: F811
+def test_what_scrolls_takes_the_focus(chromium, pages):
     """What is wider than its box can be scrolled by the keyboard, and what is not is no stop of the tabulator."""
     from playwright.sync_api import expect
 
@@ -140,7 +140,7 @@ def test_what_scrolls_takes_the_focus(chromium, pages):  # noqa: F811
 
 @pytest.mark.parametrize("width", [360, 768, 1600])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_page_is_wider_than_its_window(chromium, pages, kind, width):  # noqa: F811
+def test_no_page_is_wider_than_its_window(chromium, pages, kind, width):
     """What is wide scrolls in a box of its own: the page itself never does sideways."""
     with opened(chromium, pages[kind], width) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -149,7 +149,7 @@ def test_no_page_is_wider_than_its_window(chromium, pages, kind, width):  # noqa
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("kind", ["line", "running", "missing"])
-def test_accessible(chromium, pages, kind, width, scheme):  # noqa: F811
+def test_accessible(chromium, pages, kind, width, scheme):
     """axe-core finds nothing wrong with a page that has all its tables open, light or dark, narrow or wide."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
     with opened(chromium, pages[kind], width, scheme, bypass_csp=True) as page:
@@ -160,7 +160,7 @@ def test_accessible(chromium, pages, kind, width, scheme):  # noqa: F811
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stays_readable(chromium, pages, scheme):  # noqa: F811
+def test_text_stays_readable(chromium, pages, scheme):
     """Text on the strongest colour, of either hue and of marks, has a contrast of 4.5 to 1 or more."""
     contrast = """() => {
         const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
