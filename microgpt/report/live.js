@@ -345,6 +345,7 @@ function drawingView(model, look) {
   const form = element("form", { class: "settings", submit },
     ...fields.map(([name, label]) => element("label", { class: "field" }, label, inputs[name])),
     element("label", { class: "field wide" }, "Beginning", prompt), button);
+  command.textContent = commandText(settings());
   return element("div", {}, element("h3", {}, "Samples"), form, said, list,
     element("p", { class: "muted" }, "The same on the command line: ", command));
 }

@@ -405,7 +405,7 @@ function placesView({ losses }) {
         `From ${number(positions[0][0])} bits at the first position to ` + `${number(positions[n - 1][0])} at the last`,
         marks,
         positions.map(([mean], i) =>
-          svg("rect", { x: x(i + 1) - wide / 2, y: y(mean), width: wide, height: y(0) - y(mean), class: "bar" }),
+          svg("rect", { x: x(i + 1) - wide / 2, y: y(mean), width: wide, height: y(0) - y(mean), class: "column" }),
         ),
         svg("line", { x1: x(0.5), x2: x(n + 0.5), y1: y(bits), y2: y(bits), class: "baseline" }),
       ),
@@ -427,7 +427,7 @@ function placesView({ losses }) {
     ),
     element(
       "ol",
-      { class: "bars" },
+      { class: "lengths" },
       often.map(([char, mean, n]) =>
         element(
           "li",
