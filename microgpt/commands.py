@@ -19,6 +19,7 @@ from .terminal import escaped, notice, printable
 if TYPE_CHECKING:
     from .api import Evaluation
     from .data import Dataset
+    from .ranks import Ranks
     from .run import Run
     from .trainer import Trainer
 
@@ -73,6 +74,7 @@ def make_parser() -> Parser:
     command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
     command.add_argument("--out", metavar="DIR", help="directory for the run: checkpoints, metrics and settings")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this directory; needs no other flag")
+    command.add_argument("--mpi", action="store_true", help="share out the shards to the processes of mpiexec")
 
     command = add(sample, "sample", "invent documents with a trained model", trained)
     add_settings(command, Sampling)
@@ -126,11 +128,15 @@ def train(arguments: argparse.Namespace) -> int | None:
     settings |= parsed(Config, vars(arguments))
     out, resume = arguments.out, arguments.resume
     files = out, resume, arguments.metrics, arguments.config
-    with api.training(settings, *files, n_threads(arguments)) as (trainer, run, metrics):
+    n_threads, ranks = n_threads_of(arguments), ranks_of(arguments)
+    if n_threads is None and ranks is not None and ranks.n_here > 1:
+        n_threads = 1  # the others have the other cores
+    with api.training(settings, *files, n_threads, ranks) as (trainer, run, metrics):
         config = trainer.config
         try:
             say_what_happens(trainer, run)
-            with closing(on_terminal(config, trainer.step_count)) as reporter, stop_on_signals() as stop:
+            with closing(on_terminal(config, trainer.step_count)) as reporter, stop_on_signals() as signals:
+                stop = signals if ranks is None else ranks.stop(signals)
                 loop.train(trainer, run, metrics, reporter, stop)
         except BrokenPipeError:
             notice(stopped("since nobody reads stdout any longer", trainer, run))
@@ -140,14 +146,25 @@ def train(arguments: argparse.Namespace) -> int | None:
             return 128 + stop[0]
         if trainer.step_count < config.num_steps:
             notice(f"stopped early: no better held-out loss in {config.patience} measurements{where_the_best_is(run)}")
-    if config.num_samples:
+    if config.num_samples and (ranks is None or ranks.rank == 0):
         say_samples(trainer)
     return None
 
 
-def n_threads(arguments: argparse.Namespace) -> int | None:
+def n_threads_of(arguments: argparse.Namespace) -> int | None:
     """What --threads says, if it was given."""
     return None if arguments.threads is None else threads.parse(arguments.threads)
+
+
+def ranks_of(arguments: argparse.Namespace) -> Ranks | None:
+    """The processes of the MPI job that --mpi says this is one of."""
+    if not arguments.mpi:
+        return None
+    from .ranks import Ranks
+
+    ranks = Ranks()
+    ranks.silence()
+    return ranks
 
 
 def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
@@ -214,7 +231,7 @@ def sample(arguments: argparse.Namespace) -> None:
     from . import api
 
     sampling = Sampling(**parsed(Sampling, vars(arguments)))
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads_of(arguments))
     escape = escaped if sys.stdout.isatty() else str
     first = 1
     for texts, probs in model.batches(sampling, arguments.probs):
@@ -234,7 +251,7 @@ def sample(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     from . import api, documents, run
 
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads_of(arguments))
     path = arguments.input if arguments.input is not None else run.input_of(arguments.path, model.config.input)
     texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
     try:
@@ -254,7 +271,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def score(arguments: argparse.Namespace) -> None:
     from . import api
 
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads_of(arguments))
     for found in model.score(arguments.texts):
         if arguments.json:
             print(to_json({**found._asdict(), "bits": found.bits}))

@@ -24,6 +24,7 @@ from .tokens import Tokens
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .evaluate import Evaluator
+    from .ranks import Ranks
 
 SIZES = "n_embd", "n_layer", "block_size", "batch_size"  # the settings that make a model large
 
@@ -34,6 +35,7 @@ class Trainer:
     Drawn from one generator in the reference's order: the shuffle, then the weights; sampling may go on from `rng`.
     With a checkpoint it is where the run was then; the shuffle is done again, and the documents must be the same.
     `threads` is how many to use: unless given, as many as there are cores and the work can feed.
+    `ranks` are the processes of an MPI job that share out the shards of each step.
     `saves` says that there will be checkpoints, for which memory is needed too; `input` where the settings' input is.
     Raises DataError for a file that cannot be trained on, ConfigError for a model that does not fit into memory.
     """
@@ -45,19 +47,23 @@ class Trainer:
         saves: bool = False,
         input: str | None = None,
         threads: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._ranks = config, ranks
         self.rng = random.Random(config.seed)
         self.input = config.input if input is None else input
         self.documents = Documents(config, self.input, self.rng)
         if checkpoint is not None:
             self.documents.must_be(checkpoint.data_sha256)
+        if ranks is not None:
+            self.documents.must_be(ranks.share(self.documents.sha256))
         self.vocab = self.documents.vocab
         self.tokens = Tokens(self.vocab, config.split)
         self.program = record(config, self.tokens.size)
         batches = config.batch_size, config.num_steps, self.documents.key
         self.dataset = d = Dataset(self.documents.training, self.tokens, config, *batches)
-        self.shards = cut(config.batch_size, config.shards)
+        shards = cut(config.batch_size, config.shards)
+        self.shards = shards if ranks is None else ranks.part(shards)
         self.max_columns = d.widest(max(n for _, n in self.shards))
         mean_length = d.offsets[-1] / (len(d.offsets) - 1)
         n_multiplies = count(config, self.tokens.size) * mean_length * config.batch_size / config.shards
@@ -79,7 +85,7 @@ class Trainer:
         alone = config.shards == 1  # then the update goes hand in hand with the gradients; else it comes by itself
         over = self.replay.over if alone else c.recorded(config.dtype, [], n_threads=self.n_threads)
         self._advance = c.stepping(over, losses, weights, self.adam.arrays, self.adam.squares, self.adam.clip)
-        self._tree = None if alone else Tree(config.shards, self.grads.flat)
+        self._tree = None if alone else Tree(len(self.shards), self.grads.flat)
         self._start = self.n_columns = 0  # of the last step, or of its last shard
         self._evaluator: Evaluator | None = None
 
@@ -114,7 +120,7 @@ class Trainer:
             self.replay.over(start, n)
             products = losses[0, :n].astype(np.float64) * weights[start : start + n]
             loss = tree.add(i, float(np.add.accumulate(products)[-1]))
-        return loss
+        return loss if self._ranks is None else self._ranks.total(self.grads.flat, loss)
 
     def steps(self, until: int, losses: list[float], stop: Sized) -> None:
         """Steps to step `until`, each loss appended to `losses`, or as far as `stop` stays empty."""
@@ -199,7 +205,7 @@ class Trainer:
         """ConfigError unless model, gradients, Adam, checkpoint, activations and data fit into what there is."""
         c, d = self.config, self.dataset
         n_params = count(c, self.tokens.size)
-        n_levels = c.shards.bit_length() - 1  # of sums of gradients
+        n_levels = len(self.shards).bit_length() - 1  # of sums of gradients
         numbers = (7 if saves else 4) * n_params + n_levels * n_params
         numbers += self.program.count(self.max_columns, self.n_threads)
         needed = d.n_bytes
