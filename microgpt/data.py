@@ -98,7 +98,7 @@ class Dataset:
 
     def batch(self, step: int) -> tuple[int, int]:
         """The first column of this step's batch and how many columns it has."""
-        return self.part(step, 0, self.batch_size)
+        return self.find(step * self.batch_size % self._period, self.batch_size)
 
     def part(self, step: int, begin: int, count: int) -> tuple[int, int]:
         """The same of so many documents of the batch, from document `begin` of it on."""
@@ -107,12 +107,12 @@ class Dataset:
     def find(self, first: int, count: int) -> tuple[int, int]:
         """The same of `count` documents from document `first` on, which are at most as many as a batch has, or fit into
         STRETCH columns."""
-        i = first - self._first
-        if not 0 <= i < len(self._starts) - count:
+        i, starts = first - self._first, self._starts
+        if not 0 <= i < len(starts) - count:
             self._fill(first)
-            i = 0
-        start = self._starts[i]
-        return start, self._starts[i + count] - start
+            i, starts = 0, self._starts
+        start = starts[i]
+        return start, starts[i + count] - start
 
     def _fill(self, first: int) -> None:
         """Have as many documents as there is room for, from this one on, in the arrays."""
