@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 from contextlib import suppress
 
 from .errors import ConfigError, DataError, naming_flags
@@ -37,6 +36,8 @@ def execute(argv: list[str] | None) -> int:
     except Exception as error:
         code = exit_code(error)
         if code is None:
+            import traceback
+
             end_job(traceback.format_exc(), EXIT_FAILED)
             raise
         text: object = error

@@ -14,10 +14,14 @@ WRITES = {LINE: "lines such as names", BLANK_LINE: "paragraphs", RUNNING: "runni
 
 def export(model: Model, name: str, output: str) -> None:
     """Write the model, which people know as `name`, into a file of the kind that its ending says."""
-    data = writer(output)(model, name)
+    write(output, writer(output)(model, name))
+
+
+def write(output: str, data: bytes) -> None:
+    """Write the file that --output names.  Raises DataError."""
     try:
         files.write(output, data)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    except (OSError, MemoryError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(
             f"{named('output')}: expected a file that can be written, found {output!r}: {reason(error)}"
         ) from None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .. import files, plot, run
+from .. import plot, run
 from ..api import Model
 from ..errors import ConfigError, DataError, SamplingError, named
-from ..terminal import escaped, notice, reason
+from ..export import write
+from ..terminal import escaped, notice
 from . import figures
 from .lens import reading
 from .neurons import neurons
@@ -35,12 +36,7 @@ def report(
     data = collect(paths, model, saved.step, texts)
     if output is not None:
         html = page(f"Report of {data['runs'][0]['name']}", data | {"model": model_data(model)}, STYLES, SCRIPTS)
-        try:
-            files.write(output, html.encode())
-        except (OSError, MemoryError, ValueError) as error:
-            raise DataError(
-                f"{named('output')}: expected a file that can be written, found {output!r}: {reason(error)}"
-            ) from None
+        write(output, html.encode())
     return data
 
 
