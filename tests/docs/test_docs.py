@@ -22,7 +22,7 @@ TEXTS = {"names.txt": "MICROGPT_NAMES", "shakespeare.txt": "MICROGPT_SHAKESPEARE
 
 
 def name_of(page):
-    return page.stem
+    return str(page.relative_to(ROOT))
 
 
 @pytest.fixture
@@ -119,7 +119,9 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "tests" / "README.md"], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "tests" / "README.md", ROOT / "examples" / "README.md"], ids=str
+)
 def test_links(page):
     """Every link that stays in the repository leads to a file and a heading that is there."""
     for link in LINK.findall(page.read_text(encoding="utf-8")):
