@@ -139,7 +139,10 @@ def text_of(path: object, name: str) -> str:
 
 
 def load(path: Path, threads: int | None = None) -> "Model":
-    """The Model of a run's directory or a checkpoint file, used by so many threads.  Raises CheckpointError."""
+    """The Model of a run's directory, a checkpoint file or a .safetensors file of export, used by so many threads.
+
+    Raises CheckpointError.
+    """
     from . import run
 
     return Model(run.load(text_of(path, "path")), threads)
@@ -185,6 +188,11 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model of {self.params.flat.size} parameters and {len(self.vocab)} characters>"
+
+    @property
+    def data_sha256(self) -> str:
+        """Of the documents that it was trained on."""
+        return self._saved.data_sha256
 
     def save(self, path: Path) -> None:
         """Write a checkpoint file, which load() and the commands take.  Raises OSError."""
@@ -318,7 +326,7 @@ class Model:
         """
         path = self.config.input if input is None else text_of(input, "input")
         documents = Documents(self.config, path, random.Random(self.config.seed))
-        documents.must_be(self._saved.data_sha256)
+        documents.must_be(self.data_sha256)
         return documents
 
     def _check_text(self, name: str, text: str, most: int | None) -> None:

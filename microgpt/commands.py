@@ -66,7 +66,7 @@ def make_parser() -> Parser:
             command.add_argument("--threads", metavar="INT", help=THREADS_HELP)
         return command
 
-    trained = "a run's directory, or a checkpoint file"
+    trained = "a run's directory, a checkpoint file, or a .safetensors file of export"
     command = add(train, "train", "train a model and sample from it")
     add_settings(command, Config)
     command.add_argument("--metrics", metavar="FILE", help="write each step's loss and learning rate as a line of JSON")

@@ -44,6 +44,13 @@ def to_html(model: Model, name: str) -> bytes:
     return page(f"microgpt: {escaped(name)}", data, ["page.css", "live.css"], scripts).encode()
 
 
+def to_safetensors(model: Model, name: str) -> bytes:
+    """The weights, settings and vocabulary, which microgpt.load() and the commands take too."""
+    from . import safetensors
+
+    return safetensors.to_bytes(model.params, model.data_sha256)
+
+
 def description(model: Model) -> str:
     """A sentence on what the model is."""
     config = model.config
@@ -61,4 +68,4 @@ def name_of(path: str) -> str:
     return os.path.basename(os.path.normpath(path)) if path.strip("./") else os.path.basename(os.path.abspath(path))
 
 
-FORMATS: dict[str, Callable[[Model, str], bytes]] = {".html": to_html}
+FORMATS: dict[str, Callable[[Model, str], bytes]] = {".html": to_html, ".safetensors": to_safetensors}

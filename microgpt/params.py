@@ -12,6 +12,8 @@ from .config import Config
 from .program import Array, aligned
 from .tokens import Tokens
 
+EMBEDDINGS = "wte", "wpe"  # of a token and a position
+
 
 def table(config: Config, vocab_size: int) -> list[tuple[str, int, int]]:
     """(name, rows, columns) of every matrix, in the order in which they are drawn and lie in the buffer.
@@ -34,6 +36,14 @@ def count(config: Config, vocab_size: int) -> int:
 def arrays(config: Config, vocab_size: int) -> dict[str, Array]:
     """The matrices as a program knows them, by name."""
     return {name: Array(name, rows, columns) for name, rows, columns in table(config, vocab_size)}
+
+
+def by_rows(matrices: Mapping[str, Any]) -> dict[str, Any]:
+    """The matrices as others keep them, row by row: outputs x inputs, and a row for each token or position.
+
+    Done twice it is undone: only the embeddings are turned.
+    """
+    return {name: matrix.T if name in EMBEDDINGS else matrix for name, matrix in matrices.items()}
 
 
 class Parameters(Mapping[str, Any]):
@@ -64,13 +74,9 @@ class Parameters(Mapping[str, Any]):
         return len(self.views)
 
     def draw(self, rng: random.Random, std: float) -> None:
-        """Fill with N(0, std) from `rng`, in the reference's order: row by row of n_out x n_in."""
-        for name, view in self.views.items():
-            draws = np.array([rng.gauss(0, std) for _ in range(view.size)])
-            if name in ("wte", "wpe"):  # n_out is the number of tokens or positions: our columns
-                view[:] = draws.reshape(view.shape, order="F")
-            else:
-                view[:] = draws.reshape(view.shape)
+        """Fill with N(0, std) from `rng`, in the reference's order: row by row."""
+        for rows in by_rows(self.views).values():
+            rows[:] = np.array([rng.gauss(0, std) for _ in range(rows.size)]).reshape(rows.shape)
 
     def copy_from(self, arrays: Mapping[str, Any]) -> None:
         """Fill with the arrays of the same names."""

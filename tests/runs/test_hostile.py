@@ -424,9 +424,9 @@ def test_a_file_that_changes_while_it_is_read(good, values, tmp_path, monkeypatc
     for change in changes:
         path.write_bytes(good)
 
-        def changing(state, change=change, original=checkpoint.parse_state):
+        def changing(state, keys, change=change, original=checkpoint.parse_state):
             path.write_bytes(change)
-            return original(state)
+            return original(state, keys)
 
         monkeypatch.setattr(checkpoint, "parse_state", changing)
         with suppress(UnreadableError):  # and not that it is damaged
