@@ -4,16 +4,15 @@ import json
 import shutil
 import subprocess
 from contextlib import ExitStack
+from functools import partial
 
+import helpers
 import pytest
-from helpers import ROOT, train
+from helpers import ROOT
 from pages import Live, opened
 
-from microgpt.api import Model
 from microgpt.export import export
 from microgpt.report.page import model_data
-
-SMALL = {"n_embd": 8, "n_head": 2, "block_size": 8, "learning_rate": 0.05, "seed": 3}
 
 CALLS = """
 const [models, calls] = JSON.parse(require("fs").readFileSync(0, "utf-8"));
@@ -66,13 +65,7 @@ def chromium():
 def trained(tmp_path):
     """trained(documents, n_layer=2, ...): a tiny Model after some steps."""
 
-    def trained(documents, steps=60, **settings):
-        trainer = train(tmp_path, documents, **SMALL | {"num_steps": steps} | settings)
-        for _ in range(steps):
-            trainer.step()
-        return Model(trainer.checkpoint())
-
-    return trained
+    return partial(helpers.trained, tmp_path)
 
 
 @pytest.fixture
