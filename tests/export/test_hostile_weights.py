@@ -449,7 +449,7 @@ def test_every_length(good, values, tmp_path):
 def test_mutations(good, values, tmp_path):
     """Damaged anywhere, in any of eight ways, it gives the right values or is refused."""
     rng = random.Random(5)
-    n = often(1000, 20_000)
+    n = often(500, 20_000)
     accepted = sum(check(tmp_path / "m", mutate(rng, good), values) for _ in range(n))
     assert accepted < n / 50  # spaces that become others
 
