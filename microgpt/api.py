@@ -20,7 +20,7 @@ from . import files, loop
 from .activations import Activations, activations
 from .config import RUNNING, Config, Given, Sampling, accepts, read_recipe, resumed
 from .documents import Documents
-from .errors import ConfigError, DataError, named
+from .errors import ConfigError, DataError, extra, named
 from .evaluate import Evaluator, bits_per_character, mean
 from .history import History
 from .metrics import Metrics
@@ -34,6 +34,7 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
+    from .module import GPT
     from .ranks import Ranks
     from .run import Run
 
@@ -193,6 +194,24 @@ class Model:
     def data_sha256(self) -> str:
         """Of the documents that it was trained on."""
         return self._saved.data_sha256
+
+    def to_torch(self) -> "GPT":
+        """The model as a PyTorch module, whose state_dict() is the .safetensors file.  Raises ExtraError."""
+        with extra("torch"):
+            from .module import GPT
+        return GPT(self)
+
+    @classmethod
+    def from_torch(cls, module: "GPT", threads: int | None = None) -> "Model":
+        """The Model of a module that to_torch() gave, with the weights, and in the precision, that it has by now.
+
+        Raises ConfigError for another precision than float64 or float32, other shapes, or numbers that are not finite.
+        """
+        with extra("torch"):
+            from .module import GPT
+        if not isinstance(module, GPT):
+            raise TypeError(f"module: expected what to_torch() gave, found {shown(module)}")
+        return cls(module.checkpoint(), threads)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint file, which load() and the commands take.  Raises OSError."""

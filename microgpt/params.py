@@ -46,6 +46,12 @@ def by_rows(matrices: Mapping[str, Any]) -> dict[str, Any]:
     return {name: matrix.T if name in EMBEDDINGS else matrix for name, matrix in matrices.items()}
 
 
+def row_shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, int]]:
+    """Their shapes then."""
+    matrices = table(config, vocab_size)
+    return {name: (columns, rows) if name in EMBEDDINGS else (rows, columns) for name, rows, columns in matrices}
+
+
 class Parameters(Mapping[str, Any]):
     """A model: its settings, its vocabulary, and a flat buffer of its parameters (or of as many gradients).
 

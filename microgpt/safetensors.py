@@ -15,7 +15,7 @@ import numpy as np
 from . import checkpoint, memory
 from .checkpoint import MAX_JSON, MAX_JSON_PARTS, Checkpoint, State, check_arrays, digest, parse_state, read_whole
 from .errors import CheckpointError, extra
-from .params import EMBEDDINGS, Parameters, by_rows, table
+from .params import Parameters, by_rows, row_shapes
 from .terminal import shown
 from .tokens import Tokens
 
@@ -65,8 +65,7 @@ def read(file: BinaryIO) -> Checkpoint:
     config, vocab, scalars = parse_state(state, KEYS)
 
     # what the settings demand, before the rest is read
-    matrices = table(config, Tokens(vocab, config.split).size)
-    shapes = {name: (columns, rows) if name in EMBEDDINGS else (rows, columns) for name, rows, columns in matrices}
+    shapes = row_shapes(config, Tokens(vocab, config.split).size)
     begins, n_bytes = layout(header, shapes, config.dtype)
     if size != start + n_bytes:
         raise CheckpointError(f"expected {n_bytes} bytes of parameters, found {size - start}")
