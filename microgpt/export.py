@@ -54,6 +54,13 @@ def to_safetensors(model: Model, name: str) -> bytes:
     return safetensors.to_bytes(model.params, model.data_sha256)
 
 
+def to_onnx(model: Model, name: str) -> bytes:
+    """The model as a graph that onnxruntime and others run."""
+    from . import onnx
+
+    return onnx.to_bytes(model.params)
+
+
 def to_python(model: Model, name: str) -> bytes:
     """standalone.py with the model in it: numbers are written so that they are read as the same, texts in ASCII."""
     source = Path(__file__).with_name("standalone.py").read_text(encoding="utf-8")
@@ -93,5 +100,6 @@ def name_of(path: str) -> str:
 FORMATS: dict[str, Callable[[Model, str], bytes]] = {
     ".html": to_html,
     ".safetensors": to_safetensors,
+    ".onnx": to_onnx,
     ".py": to_python,
 }

@@ -49,7 +49,7 @@ class Layer(nn.Module):
 class GPT(nn.Module):
     """logits = gpt(tokens): batch x time integers below vocab_size give batch x time x vocab_size numbers.
 
-    `config` and `vocab` are the model's; an id is a character's place in `vocab`, and the one after them BOS, if there is.
+    `config` and `vocab` are the model's; an id is a character's place in `vocab`, and BOS, if there is one, the next.
     """
 
     def __init__(self, model: Model) -> None:
