@@ -10,8 +10,21 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__, threads
-from .config import LINE, Config, Sampling, Settings, flag, kind, parsed, read_recipe, read_toml, recipes, suggestion
-from .errors import DataError
+from .config import (
+    LINE,
+    Config,
+    Sampling,
+    Settings,
+    Tracing,
+    flag,
+    kind,
+    parsed,
+    read_recipe,
+    read_toml,
+    recipes,
+    suggestion,
+)
+from .errors import ConfigError, DataError
 from .progress import on_terminal
 from .signals import stop_on_signals
 from .terminal import escaped, notice, printable
@@ -90,8 +103,16 @@ def make_parser() -> Parser:
     command.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
     command.add_argument("--json", action="store_true", help="print each text's scores as a line of JSON")
 
-    command = add(export, "export", "write a trained model as another file: a page to try it on", trained)
-    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file: FILE.html")
+    command = add(export, "export", "write a trained model as a file for elsewhere", trained)
+    kinds = "FILE.html (a page), .safetensors (weights), .onnx (a graph) or .py (a program)"
+    command.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help=f"the file, a kind by its ending: {kinds}"
+    )
+
+    command = add(trace, "trace", "write down all that the first steps of a run compute, for those who port it")
+    add_settings(command, Tracing)
+    add_settings(command, Config)
+    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file: FILE.safetensors")
 
     add(info, "info", "version, paths, compiler, instruction set, threads")
 
@@ -295,6 +316,17 @@ def export(arguments: argparse.Namespace) -> None:
     from .export import export, name_of
 
     export(api.load(arguments.path), name_of(arguments.path), arguments.output)
+    print(f"wrote {printable(arguments.output)}")
+
+
+def trace(arguments: argparse.Namespace) -> None:
+    from . import trace
+    from .export import write
+
+    if not arguments.output.endswith(".safetensors"):
+        raise ConfigError(f"--output: expected a name that ends in .safetensors, found {arguments.output!r}")
+    steps = Tracing(**parsed(Tracing, vars(arguments))).steps
+    write(arguments.output, trace.to_bytes(Config(**parsed(Config, vars(arguments))), steps))
     print(f"wrote {printable(arguments.output)}")
 
 

@@ -63,12 +63,16 @@ class Parameters(Mapping[str, Any]):
         vocab_size = self.tokens.size
         self.table, self.arrays = table(config, vocab_size), arrays(config, vocab_size)
         self.flat = aligned(count(config, vocab_size), config.dtype)
-        self.views: dict[str, Any] = {}
-        start = 0
+        self.views = self.matrices(self.flat)
+
+    def matrices(self, flat: Any) -> dict[str, Any]:
+        """Views by name of a buffer that is laid out as this one is, such as Adam's."""
+        views, start = {}, 0
         for name, rows, columns in self.table:
             end = start + rows * columns
-            self.views[name] = self.flat[start:end].reshape(rows, columns, order="F")
+            views[name] = flat[start:end].reshape(rows, columns, order="F")
             start = end
+        return views
 
     def __getitem__(self, name: str) -> Any:
         return self.views[name]
