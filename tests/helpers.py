@@ -109,17 +109,19 @@ def mutate(rng, good):
 
 
 MEMORY = """
-import resource, sys
+import re, sys
 from microgpt import checkpoint, run
 import microgpt
+def most():  # and not ru_maxrss, which begins with what the process had before it became this one: its parent's
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 microgpt.load(sys.argv[1])  # whatever is imported once
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = most()
 try:
     found = microgpt.load(sys.argv[2])
     print("loaded", end=" ")
 except microgpt.CheckpointError:
     print("refused", end=" ")
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print((most() - before) * 1024)
 """
 
 

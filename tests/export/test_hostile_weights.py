@@ -228,8 +228,8 @@ KINDS = {
     "two objects": header_of(b"{}{}"),
     "deep": header_of(b"[" * 100_000),
     "deep objects": header_of(b'{"a":' * 100_000),
-    "wide": header_of(b"[" + b"[],[]," * 100_000),
-    "many empty objects": header_of(b'{"a":[' + b"{}," * 30_000 + b"{}]}"),
+    "wide": header_of(b"[" + b"[]," * 340_000),
+    "many empty objects": header_of(b"{\"a\":[" + b"{}," * 340_000 + b"{}]}"),
     "spaces alone": header_of(b" " * 2**19),
     "long": header_of(b" " * 2**21),
     "5,000 digits": header_of(b'{"a":' + b"1" * 5000 + b"}"),
@@ -368,6 +368,14 @@ def test_by_hand(good, tmp_path, kind):
     with pytest.raises(CheckpointError) as refused:
         safetensors.load(str(path))
     assert str(path) in str(refused.value) and len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["text", "a checkpoint", "length 0", "length of the file", "length 2^63"])
+def test_no_header(good, tmp_path, kind):
+    """Of what has no header, and so is a file of another kind, that is what is said."""
+    (tmp_path / "m").write_bytes(KINDS[kind](good))
+    with pytest.raises(CheckpointError, match="expected a header that ends within"):
+        safetensors.load(str(tmp_path / "m"))
 
 
 def test_the_seal_itself(good, tmp_path, values):
