@@ -2,11 +2,12 @@
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
 import reference
-from helpers import microgpt, train, write_names
+from helpers import ROOT, microgpt, train, write_names
 from reference import add, attention_packed, backward, cross_entropy, embedding, matmul, relu, rmsnorm
 
 from microgpt import ConfigError
@@ -204,6 +205,19 @@ def test_command(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors", "names.txt"]
     refused = microgpt("score", "a.safetensors", "a", cwd=tmp_path)
     assert refused.returncode == 1 and "a.safetensors" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_the_page(tmp_path):
+    """docs/porting.md names every intermediate of a layer, and nothing that a trace has not."""
+    _, found = traced(tmp_path, 1)
+    page = (ROOT / "docs" / "porting.md").read_text(encoding="utf-8")
+    order = page[page.index("## In which order") : page.index("## What usually")]
+    names = {name.removeprefix("step1.") for name in found if name.startswith("step1.")}
+    named = {name for name in re.findall(r"`([a-z][\w.]*\w)`", order) if not name.startswith("step0")}
+    assert named <= names
+    weights = {prefix + name for name in ORDER for prefix in ("", "grad.", "m.", "v.")} - {"grad.lm_head"}
+    besides = {"positions", "weights", "learning_rate", "layer0.attn_norm.rstd", "layer0.mlp_norm.rstd"}
+    assert named == names - weights - besides
 
 
 def test_too_long(tmp_path, monkeypatch):
