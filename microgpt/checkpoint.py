@@ -119,7 +119,7 @@ class Checkpoint:
         versions = {"microgpt": __version__, "numpy": np.__version__}
         state = {"format": FORMAT, "versions": versions, "config": self.config.as_dict(), "vocab": "".join(self.vocab)}
         state |= {name: getattr(self, name) for name in SCALARS}
-        arrays = {**self.params, "m": self.m, "v": self.v}
+        arrays = {name: np.asfortranarray(a) for name, a in {**self.params, "m": self.m, "v": self.v}.items()}
         state["sha256"] = digest(state, arrays.values())
         text = encode(state)
         if len(text) > MAX_JSON:
@@ -205,8 +205,6 @@ def read(file: BinaryIO) -> Checkpoint:
     del arrays["run"]
     check_arrays(arrays, state)
     m, v = arrays.pop("m"), arrays.pop("v")
-    if (v < 0).any():
-        raise CheckpointError("expected no negative numbers in v, found some")
     return Checkpoint(config, vocab, **scalars, params=arrays, m=m, v=v)
 
 
@@ -225,6 +223,8 @@ def check_arrays(arrays: dict[str, NDArray[Any]], state: State) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise CheckpointError(f"expected finite numbers in {name}, found others")
+    if "v" in arrays and (arrays["v"] < 0).any():
+        raise CheckpointError("expected no negative numbers in v, found some")
 
 
 def parse_json(text: bytes) -> State:

@@ -196,7 +196,8 @@ def test_command(tmp_path):
         state = json.loads(file.metadata()["microgpt"])
     assert state == {"config": Config(input="names.txt", n_embd=8).as_dict(), "vocab": "abcdefgh", "steps": 2}
     for arguments, code, said in [
-        (["-o", "t.npz"], 2, ".safetensors"), (["-o", "t.safetensors", "--steps", 0], 2, "--steps"), ([], 2, "--output"),
+        (["-o", "t.npz"], 2, ".safetensors"), (["-o", "t.safetensors", "--steps", 0], 2, "--steps"),
+        ([], 2, "--output"),
         (["-o", "t.safetensors", "--num-steps", 1], 2, "--steps: expected at most 1 of --num-steps, found 2"),
         (["-o", "no/t.safetensors"], 1, "no/t.safetensors"), (["-o", "t.safetensors", "--input", "no"], 1, "no"),
     ]:  # fmt: skip
