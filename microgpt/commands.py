@@ -81,10 +81,8 @@ def make_parser() -> Parser:
 
     trained = "a run's directory, a checkpoint file, or a .safetensors file of export"
     command = add(train, "train", "train a model and sample from it")
-    add_settings(command, Config)
+    add_run_settings(command)
     command.add_argument("--metrics", metavar="FILE", help="write each step's loss and learning rate as a line of JSON")
-    command.add_argument("--recipe", metavar="NAME", help=f"settings to begin with: {', '.join(recipes())}")
-    command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
     command.add_argument("--out", metavar="DIR", help="directory for the run: checkpoints, metrics and settings")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this directory; needs no other flag")
     command.add_argument("--mpi", action="store_true", help="share out the shards to the processes of mpiexec")
@@ -111,7 +109,7 @@ def make_parser() -> Parser:
 
     command = add(trace, "trace", "write down all that the first steps of a run compute, for those who port it")
     add_settings(command, Tracing)
-    add_settings(command, Config)
+    add_run_settings(command)
     command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file: FILE.safetensors")
 
     add(info, "info", "version, paths, compiler, instruction set, threads")
@@ -130,6 +128,12 @@ def make_parser() -> Parser:
     return parser
 
 
+def add_run_settings(command: argparse.ArgumentParser) -> None:
+    add_settings(command, Config)
+    command.add_argument("--recipe", metavar="NAME", help=f"settings to begin with: {', '.join(recipes())}")
+    command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
+
+
 def add_settings(command: argparse.ArgumentParser, settings: type[Settings]) -> None:
     for f in fields(settings):
         default = f" (default {f.default})" if f.default != "" else ""
@@ -144,9 +148,7 @@ def add_settings(command: argparse.ArgumentParser, settings: type[Settings]) -> 
 def train(arguments: argparse.Namespace) -> int | None:
     from . import api, loop
 
-    settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
-    settings |= read_toml(arguments.config) if arguments.config is not None else {}
-    settings |= parsed(Config, vars(arguments))
+    settings = run_settings(arguments)
     out, resume = arguments.out, arguments.resume
     files = out, resume, arguments.metrics, arguments.config
     n_threads, ranks = n_threads_of(arguments), ranks_of(arguments)
@@ -170,6 +172,13 @@ def train(arguments: argparse.Namespace) -> int | None:
     if config.num_samples and (ranks is None or ranks.rank == 0):
         say_samples(trainer)
     return None
+
+
+def run_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is given of a run's settings: flags over file over recipe."""
+    settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
+    settings |= read_toml(arguments.config) if arguments.config is not None else {}
+    return settings | parsed(Config, vars(arguments))
 
 
 def n_threads_of(arguments: argparse.Namespace) -> int | None:
@@ -326,7 +335,7 @@ def trace(arguments: argparse.Namespace) -> None:
     if not arguments.output.endswith(".safetensors"):
         raise ConfigError(f"--output: expected a name that ends in .safetensors, found {arguments.output!r}")
     steps = Tracing(**parsed(Tracing, vars(arguments))).steps
-    write(arguments.output, trace.to_bytes(Config(**parsed(Config, vars(arguments))), steps))
+    write(arguments.output, trace.to_bytes(Config(**run_settings(arguments)), steps))
     print(f"wrote {printable(arguments.output)}")
 
 

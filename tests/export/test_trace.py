@@ -192,6 +192,11 @@ def test_command(tmp_path):
         done = microgpt("trace", *flags, "-o", f"{name}.safetensors", cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {name}.safetensors\n", "")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    (tmp_path / "run.toml").write_text('input = "names.txt"\nn-embd = 8\n')
+    done = microgpt("trace", "--config", "run.toml", "--steps", 2, "-o", "b.safetensors", cwd=tmp_path)
+    assert done.returncode == 0
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    (tmp_path / "run.toml").unlink()
     with safetensors.safe_open(tmp_path / "a.safetensors", "np") as file:
         state = json.loads(file.metadata()["microgpt"])
     assert state == {"config": Config(input="names.txt", n_embd=8).as_dict(), "vocab": "abcdefgh", "steps": 2}
