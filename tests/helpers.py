@@ -18,6 +18,7 @@ from microgpt.trainer import Trainer
 ROOT = Path(__file__).resolve().parent.parent
 INPUT = ROOT / "input.txt"
 SLOW = bool(os.environ.get("MICROGPT_SLOW"))
+NAMES = ["anna", "bo", "hanna", "abba", "noah", "ona", "bab", "nob"]
 TINY = {"n_embd": 4, "n_head": 2, "block_size": 4, "num_steps": 8}
 
 

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from helpers import INPUT, SLOW, train
+from helpers import INPUT, NAMES, SLOW, train
 
 from microgpt import ConfigError, Model
 from microgpt.export import export
@@ -59,7 +59,7 @@ def test_scores(tmp_path, n_layer, dtype):
 ])  # fmt: skip
 def test_shapes(trained, tmp_path, settings):
     """So are logits of every shape of model, at every length up to the context; one token more is an error."""
-    model = trained(**settings)
+    model = trained(NAMES, **settings)
     run, size = session(model, tmp_path), model.config.block_size
     text = "annabo"[: size if model.params.tokens.end is None else size - 1]
     ids = [model.params.tokens.start, *model.params.tokens.ids(text)][:size]
@@ -73,7 +73,7 @@ def test_shapes(trained, tmp_path, settings):
 
 def test_what_it_says(trained, tmp_path):
     """Names, shapes, opset, the matrices of the parameter table and the settings are as promised; the bytes equal."""
-    model = trained(n_layer=2)
+    model = trained(NAMES, n_layer=2)
     run = session(model, tmp_path)
     (tokens,), (logits,) = run.get_inputs(), run.get_outputs()
     assert (tokens.name, tokens.type, tokens.shape) == ("tokens", "tensor(int64)", ["batch", "time"])
@@ -95,4 +95,4 @@ def test_too_large(trained, monkeypatch):
     """Weights that no such file can hold are refused before they are copied."""
     monkeypatch.setattr("microgpt.onnx.MAX_BYTES", 1000)
     with pytest.raises(ConfigError, match="at most 1000 bytes for ONNX"):
-        export(trained(), "m", "never.onnx")
+        export(trained(NAMES), "m", "never.onnx")

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import microgpt, write_names
+from helpers import NAMES, microgpt, write_names
 
 from microgpt import ConfigError, DataError, load
 from microgpt.export import export
@@ -25,7 +25,7 @@ def rows(model):
 @pytest.mark.parametrize("split", ["line", "blank-line", "none"])
 def test_the_package_reads_it(trained, tmp_path, dtype, split):
     """The package finds every matrix bit for bit, row by row, under its name, and settings and vocabulary beside."""
-    model, path = trained(n_layer=2, dtype=dtype, split=split), str(tmp_path / "m.safetensors")
+    model, path = trained(NAMES, n_layer=2, dtype=dtype, split=split), str(tmp_path / "m.safetensors")
     export(model, "m", path)
     found = numpy_io.load_file(path)
     assert set(found) == set(model.params)
@@ -40,7 +40,7 @@ def test_the_package_reads_it(trained, tmp_path, dtype, split):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_it_is_the_model(trained, tmp_path, dtype):
     """What is read back has the model's bits, samples, losses and settings, and is saved as a checkpoint again."""
-    model, path = trained(n_layer=2, dtype=dtype, val_fraction=0.3), tmp_path / "m.safetensors"
+    model, path = trained(NAMES, n_layer=2, dtype=dtype, val_fraction=0.3), tmp_path / "m.safetensors"
     export(model, "m", str(path))
     for found in (load(path), load(str(path), threads=2)):
         assert found.params.flat.tobytes() == model.params.flat.tobytes()
@@ -55,7 +55,7 @@ def test_it_is_the_model(trained, tmp_path, dtype):
 
 def test_what_the_package_writes(trained, tmp_path):
     """The same arrays and metadata, read and written again by the package, are the model bit for bit."""
-    model, path = trained(), str(tmp_path / "m.safetensors")
+    model, path = trained(NAMES), str(tmp_path / "m.safetensors")
     export(model, "m", path)
     with safetensors.safe_open(path, "np") as file:
         metadata = file.metadata()
@@ -76,7 +76,7 @@ def test_what_the_package_writes(trained, tmp_path):
 
 def test_a_run_goes_on_from_weights(trained, tmp_path):
     """A checkpoint made of weights alone is a run before its first step: it trains on as a new one with them would."""
-    model = trained(steps=8)
+    model = trained(NAMES, steps=8)
     export(model, "m", str(tmp_path / "m.safetensors"))
     (tmp_path / "run").mkdir()
     load(tmp_path / "m.safetensors").save(tmp_path / "run" / "checkpoint.npz")
@@ -100,7 +100,7 @@ def test_commands(tmp_path):
 
 def test_too_much_for_a_header(trained):
     """A vocabulary that could not be read back is not written."""
-    model = trained()
+    model = trained(NAMES)
     model.params.vocab = list(map(chr, range(0x10000, 0x30000)))
     with pytest.raises(DataError, match="at most 1048576 bytes"):
         export(model, "m", "never.safetensors")
@@ -109,13 +109,13 @@ def test_too_much_for_a_header(trained):
 def test_no_ending(trained):
     """A file of another ending is refused, with the endings that there are."""
     with pytest.raises(ConfigError, match=r"\.safetensors"):
-        export(trained(), "m", "m.gguf")
+        export(trained(NAMES), "m", "m.gguf")
 
 
 @pytest.mark.parametrize("ending, module", [("safetensors", "safetensors"), ("onnx", "onnx")])
 def test_without_the_package(trained, tmp_path, ending, module):
     """Without the package one line says what to install; reading needs none."""
-    model = trained()
+    model = trained(NAMES)
     model.save(tmp_path / "m.npz")
     export(model, "m", str(tmp_path / "m.safetensors"))
     code = (
@@ -134,7 +134,7 @@ def test_without_the_package(trained, tmp_path, ending, module):
 
 def test_model_is_a_copy(trained, tmp_path):
     """The weights that are read can be changed, and the file does not change."""
-    model, path = trained(), tmp_path / "m.safetensors"
+    model, path = trained(NAMES), tmp_path / "m.safetensors"
     export(model, "m", str(path))
     before, found = path.read_bytes(), load(path)
     found.params["wte"][:] = np.float64(0)

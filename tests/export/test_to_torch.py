@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import train
+from helpers import NAMES, train
 
 from microgpt import ConfigError, Model, load
 from microgpt.export import export
@@ -24,7 +24,7 @@ def ids(model, text):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_logits(trained, n_layer, dtype):
     """Its logits are the model's, alone and in a batch, whatever follows a token there."""
-    model = trained(n_layer=n_layer, dtype=dtype)
+    model = trained(NAMES, n_layer=n_layer, dtype=dtype)
     gpt = model.to_torch()
     tokens = torch.zeros(len(TEXTS), model.config.block_size, dtype=torch.int64)
     for row, text in zip(tokens, TEXTS):
@@ -40,7 +40,7 @@ def test_logits(trained, n_layer, dtype):
 def test_state_dict(trained, tmp_path):
     """Its state_dict() is the .safetensors file, name for name and bit for bit, and loads from it."""
     safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors: pip install .[export]")
-    model, other = trained(n_layer=2), trained(n_layer=2, seed=9)
+    model, other = trained(NAMES, n_layer=2), trained(NAMES, n_layer=2, seed=9)
     export(model, "m", str(tmp_path / "m.safetensors"))
     state = safetensors.load_file(tmp_path / "m.safetensors")
     found = model.to_torch().state_dict()
@@ -79,7 +79,7 @@ def test_a_step_of_pytorch(tmp_path, dtype):
 
 def test_it_is_a_copy(trained):
     """Neither the module's weights nor the model's change with the other's."""
-    model = trained()
+    model = trained(NAMES)
     before, gpt = model.params.flat.copy(), model.to_torch()
     found = Model.from_torch(gpt)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_it_is_a_copy(trained):
 
 def test_other_precisions(trained):
     """A module in another precision comes back in that one, if there is such a model."""
-    model = trained()
+    model = trained(NAMES)
     found = Model.from_torch(model.to_torch().float())
     assert found.config.dtype == "float32" and (found.params.flat == model.params.flat.astype(np.float32)).all()
     for convert, name in ((torch.nn.Module.bfloat16, "bfloat16"), (torch.nn.Module.half, "float16")):
@@ -101,7 +101,7 @@ def test_other_precisions(trained):
 
 def test_mistakes(trained):
     """What is no module of ours, or has become another, is refused by name."""
-    model = trained()
+    model = trained(NAMES)
     with pytest.raises(TypeError, match="module: expected what to_torch"):
         Model.from_torch(torch.nn.Linear(2, 2))
     weights = model.to_torch()
@@ -119,7 +119,7 @@ def test_mistakes(trained):
 
 def test_without_pytorch(trained, tmp_path):
     """Without PyTorch one line says what to install, and nothing else needs it."""
-    trained().save(tmp_path / "m.npz")
+    trained(NAMES).save(tmp_path / "m.npz")
     code = "import sys; sys.modules['torch'] = None; import microgpt; microgpt.load('m.npz').to_torch()"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stderr.splitlines()[-1].startswith("microgpt.errors.ExtraError: expected torch, found no such module")

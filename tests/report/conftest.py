@@ -4,9 +4,7 @@ import json
 import shutil
 import subprocess
 from contextlib import ExitStack
-from functools import partial
 
-import helpers
 import pytest
 from helpers import ROOT
 from pages import Live, opened
@@ -59,13 +57,6 @@ def chromium():
         browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def trained(tmp_path):
-    """trained(documents, n_layer=2, ...): a tiny Model after some steps."""
-
-    return partial(helpers.trained, tmp_path)
 
 
 @pytest.fixture
