@@ -219,7 +219,7 @@ def test_the_page(tmp_path):
     page = (ROOT / "docs" / "porting.md").read_text(encoding="utf-8")
     order = page[page.index("## In which order") : page.index("## What usually")]
     names = {name.removeprefix("step1.") for name in found if name.startswith("step1.")}
-    named = {name for name in re.findall(r"`([a-z][\w.]*\w)`", order) if not name.startswith("step0")}
+    named = {name for name in re.findall(r"`([a-z](?:[\w.]*\w)?)`", order) if not name.startswith("step0")}
     assert named <= names
     weights = {prefix + name for name in ORDER for prefix in ("", "grad.", "m.", "v.")} - {"grad.lm_head"}
     besides = {"positions", "weights", "learning_rate", "layer0.attn_norm.rstd", "layer0.mlp_norm.rstd"}
