@@ -119,6 +119,14 @@ def test_hostile_vocabulary(tmp_path, split):
     (tmp_path / "m.py").read_text(encoding="ascii")
 
 
+def test_equals(tmp_path):
+    """Of characters that are equally likely the first rank first, and are the likeliest."""
+    model = trained(tmp_path, names(40))
+    model.params["lm_head"][1:6] = model.params["lm_head"][0]
+    drawn = [{"temperature": 1.0, "top_k": 3}, {"temperature": 1.5, "top_p": 0.3}, {"temperature": 0.0}]
+    check(model, tmp_path / "m.py", drawn, ["ab"])
+
+
 @pytest.mark.parametrize("split", ["line", "blank-line", "none"])
 def test_what_it_prints(tmp_path, split):
     """stdout is that of sample and score, to the letter."""
