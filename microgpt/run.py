@@ -26,9 +26,16 @@ METRICS, CONFIG = "metrics.jsonl", "config.toml"
 
 
 def load(path: str) -> Checkpoint:
-    """The checkpoint in a file, or of a run's directory.  Raises CheckpointError."""
+    """The checkpoint in a file, or of a run's directory; of a .safetensors file a run that begins with its weights.
+
+    Raises CheckpointError.
+    """
     folder = opened(path)
     if folder is None:
+        if path.endswith(".safetensors"):
+            from . import safetensors
+
+            return safetensors.load(path)
         return checkpoint.load(path)
     with closing(folder):
         saved, error = load_newest(folder)
