@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +125,15 @@ def test_a_shape_that_changes_meanwhile():
     command = [sys.executable, "-W", "ignore", "-c", CHANGING]
     result = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs Python without the GIL")
+def test_the_gil_does_not_come_back():
+    """Python without the GIL stays so when the kernels are loaded, and says nothing."""
+    code = "import sys; from microgpt import kernels; sys.exit(sys._is_gil_enabled())"
+    command = [sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 # Every kind of call in threads of ever larger stacks: what each one raised, if anything.
