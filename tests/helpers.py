@@ -11,11 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import microgpt as package
 from microgpt.config import Config
 from microgpt.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUT = ROOT / "input.txt"
+PACKAGE = Path(package.__file__).parent  # in a checkout, or installed
 SLOW = bool(os.environ.get("MICROGPT_SLOW"))
 TINY = {"n_embd": 4, "n_head": 2, "block_size": 4, "num_steps": 8}
 
