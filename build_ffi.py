@@ -55,7 +55,7 @@ class BuildExt(build_ext):
     def finalize_options(self):
         if sys.platform == "win32":
             raise SystemExit(
-                "microgpt: expected Linux or macOS, found Windows, whose compilers the kernels are not for"
+                "microgpt: expected Linux or macOS, or WSL: the kernels need gcc or clang, and POSIX threads"
             )
         extensions = self.distribution.ext_modules
         if [extension.name for extension in extensions] == ["microgpt._kernels"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from functools import cached_property
 from itertools import groupby
@@ -19,7 +20,7 @@ PARTED_BY = {LINE: "\n", BLANK_LINE: "\n\n", RUNNING: ""}
 
 def at_hand(name: str) -> str:
     """An input's path; of the default one, where it is not in this directory, that which comes with the package."""
-    if name != Config.input or may_be(name):
+    if name != Config.input or may_be(name) or os.path.islink(name):  # though it lead to nothing, it is meant
         return name
     path = beside(name)
     notice(f"{name}: none in this directory; taking the names that come with microgpt, {path}")

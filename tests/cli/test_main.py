@@ -123,6 +123,9 @@ def test_the_input_here_comes_first(folder, call):
     assert (code, out.partition("\n")[0], err) == (0, "num docs: 3", "")
     (folder / "input.txt").write_text("\n")
     check_refusal(call("train"), 1, "input.txt", "at least one line")
+    (folder / "input.txt").unlink()
+    (folder / "input.txt").symlink_to("missing")
+    check_refusal(call("train"), 1, "input.txt", "No such file")
 
 
 def test_an_input_that_is_asked_for(empty, call):
