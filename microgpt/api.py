@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from . import files, loop
 from .activations import Activations, activations
 from .config import RUNNING, Config, Given, Sampling, accepts, read_recipe, resumed
-from .documents import Documents
+from .documents import Documents, at_hand
 from .errors import ConfigError, DataError, extra, named
 from .evaluate import Evaluator, bits_per_character, mean
 from .history import History
@@ -115,7 +115,9 @@ def training(
         if ranks is not None:
             saved = ranks.share(saved)
         config = Config(**settings) if saved is None else resumed(saved.config, settings)
-        if directory is not None and saved is not None and "input" not in settings:
+        if "input" not in settings and saved is None:
+            path = at_hand(config.input)
+        elif "input" not in settings and directory is not None:
             from .run import input_of
 
             path = input_of(directory, config.input)
@@ -343,7 +345,7 @@ class Model:
 
         Raises DataError when the file is another by now.
         """
-        path = self.config.input if input is None else text_of(input, "input")
+        path = at_hand(self.config.input) if input is None else text_of(input, "input")
         documents = Documents(self.config, path, random.Random(self.config.seed))
         documents.must_be(self.data_sha256)
         return documents

@@ -11,12 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import microgpt as package
 from microgpt.api import Model
 from microgpt.config import Config
 from microgpt.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUT = ROOT / "input.txt"
+PACKAGE = Path(package.__file__).parent  # in a checkout, or installed
 SLOW = bool(os.environ.get("MICROGPT_SLOW"))
 NAMES = ["anna", "bo", "hanna", "abba", "noah", "ona", "bab", "nob"]
 TINY = {"n_embd": 4, "n_head": 2, "block_size": 4, "num_steps": 8}

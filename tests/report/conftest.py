@@ -6,7 +6,7 @@ import subprocess
 from contextlib import ExitStack
 
 import pytest
-from helpers import ROOT
+from helpers import PACKAGE
 from pages import Live, opened
 
 from microgpt.export import export
@@ -37,7 +37,7 @@ def javascript():
 
     def call(models, calls):
         given = json.dumps([list(map(model_data, models)), calls])
-        command = [node, "-e", CALLS, str(ROOT / "microgpt" / "report" / "model.js")]
+        command = [node, "-e", CALLS, str(PACKAGE / "report" / "model.js")]
         done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8")
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
