@@ -9,6 +9,7 @@ import numpy as np
 from . import memory, safetensors
 from .activations import looked_at
 from .config import Config
+from .documents import at_hand
 from .errors import ConfigError, named
 from .params import by_rows
 from .program import Replay
@@ -17,7 +18,7 @@ from .trainer import Trainer, gradient_of, record
 
 def to_bytes(config: Config, steps: int) -> bytes:
     """The trace as a .safetensors file, its metadata the settings, the vocabulary and the number of steps."""
-    trainer = Trainer(config)
+    trainer = Trainer(config, input=at_hand(config.input))
     arrays = trace(trainer, steps)
     state = {"config": config.as_dict(), "vocab": "".join(trainer.vocab), "steps": steps}
     return safetensors.pack(arrays, state)
