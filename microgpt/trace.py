@@ -15,9 +15,9 @@ from .program import Replay
 from .trainer import Trainer, gradient_of, record
 
 
-def to_bytes(config: Config, steps: int) -> bytes:
+def to_bytes(config: Config, steps: int, input: str | None = None) -> bytes:
     """The trace as a .safetensors file, its metadata the settings, the vocabulary and the number of steps."""
-    trainer = Trainer(config)
+    trainer = Trainer(config, input=input)
     arrays = trace(trainer, steps)
     state = {"config": config.as_dict(), "vocab": "".join(trainer.vocab), "steps": steps}
     return safetensors.pack(arrays, state)
