@@ -330,12 +330,15 @@ def export(arguments: argparse.Namespace) -> None:
 
 def trace(arguments: argparse.Namespace) -> None:
     from . import trace
+    from .documents import at_hand
     from .export import write
 
     if not arguments.output.endswith(".safetensors"):
         raise ConfigError(f"--output: expected a name that ends in .safetensors, found {arguments.output!r}")
     steps = Tracing(**parsed(Tracing, vars(arguments))).steps
-    write(arguments.output, trace.to_bytes(Config(**run_settings(arguments)), steps))
+    settings = run_settings(arguments)
+    path = None if "input" in settings else at_hand(Config.input)
+    write(arguments.output, trace.to_bytes(Config(**settings), steps, path))
     print(f"wrote {printable(arguments.output)}")
 
 

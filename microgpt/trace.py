@@ -9,16 +9,15 @@ import numpy as np
 from . import memory, safetensors
 from .activations import looked_at
 from .config import Config
-from .documents import at_hand
 from .errors import ConfigError, named
 from .params import by_rows
 from .program import Replay
 from .trainer import Trainer, gradient_of, record
 
 
-def to_bytes(config: Config, steps: int) -> bytes:
+def to_bytes(config: Config, steps: int, input: str | None = None) -> bytes:
     """The trace as a .safetensors file, its metadata the settings, the vocabulary and the number of steps."""
-    trainer = Trainer(config, input=at_hand(config.input))
+    trainer = Trainer(config, input=input)
     arrays = trace(trainer, steps)
     state = {"config": config.as_dict(), "vocab": "".join(trainer.vocab), "steps": steps}
     return safetensors.pack(arrays, state)

@@ -9,6 +9,7 @@ import doctest
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -51,7 +52,7 @@ def folder(tmp_path, monkeypatch):
 
 def is_here(need):
     """Whether this machine has a file, a command or a module."""
-    found = os.path.exists(need) if "." in need else importlib.util.find_spec(need)
+    found = os.path.exists(need) if "." in need else importlib.util.find_spec(need) or shutil.which(need)
     return bool(found)
 
 

@@ -213,6 +213,17 @@ def test_command(tmp_path):
     assert refused.returncode == 1 and "a.safetensors" in refused.stderr and refused.stderr.count("\n") == 1
 
 
+def test_default_input_elsewhere(tmp_path):
+    """In an empty directory a trace is that of the names that come with the package, and of a named input it is not."""
+    flags = ["--n-embd", 4, "--steps", 1, "-o"]
+    here = microgpt("trace", *flags, tmp_path / "here.safetensors")  # beside input.txt
+    elsewhere = microgpt("trace", *flags, "elsewhere.safetensors", cwd=tmp_path)
+    assert (here.returncode, here.stderr, elsewhere.returncode) == (0, "", 0)
+    assert elsewhere.stderr.startswith("microgpt: input.txt: none in this directory")
+    assert (tmp_path / "elsewhere.safetensors").read_bytes() == (tmp_path / "here.safetensors").read_bytes()
+    assert microgpt("trace", "--input", "input.txt", *flags, "a.safetensors", cwd=tmp_path).returncode == 1
+
+
 def test_the_page(tmp_path):
     """docs/porting.md names every intermediate of a layer, and nothing that a trace has not."""
     _, found = traced(tmp_path, 1)
