@@ -10,9 +10,22 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__, threads
-from .config import LINE, Config, Sampling, Settings, flag, kind, parsed, read_recipe, read_toml, recipes, suggestion
+from .config import (
+    LINE,
+    Config,
+    Sampling,
+    Settings,
+    Sweep,
+    flag,
+    kind,
+    parsed,
+    read_recipe,
+    read_toml,
+    recipes,
+    suggestion,
+)
 from .errors import DataError
-from .progress import on_terminal
+from .progress import on_terminal, sweep_line
 from .signals import stop_on_signals
 from .terminal import escaped, notice, printable
 
@@ -23,6 +36,11 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 THREADS_HELP = "how many work (default MICROGPT_THREADS, or as many as there are cores and the work can feed)"
+TRIAL_THREADS_HELP = "how many work on a trial (default 1, or with process:N the cores shared out)"
+EXECUTOR_HELP = (
+    "what trials run on: process:N (the default, with N the cores), thread:N, dask:ADDRESS, mpi, or MODULE:CALLABLE, "
+    "which returns a concurrent.futures.Executor"
+)
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -61,8 +79,10 @@ def make_parser() -> Parser:
         command.set_defaults(function=function, parser=command)
         if path_help:
             command.add_argument("path", metavar="RUN", help=path_help)
-        if name in ("train", "sample", "eval", "score"):
-            command.add_argument("--threads", metavar="INT", help=THREADS_HELP)
+        if name in ("train", "sample", "eval", "score", "sweep"):
+            command.add_argument(
+                "--threads", metavar="INT", help=TRIAL_THREADS_HELP if name == "sweep" else THREADS_HELP
+            )
         return command
 
     trained = "a run's directory, or a checkpoint file"
@@ -88,6 +108,17 @@ def make_parser() -> Parser:
     command.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
     command.add_argument("--json", action="store_true", help="print each text's scores as a line of JSON")
 
+    command = add(sweep, "sweep", "train with many settings, side by side, and compare them")
+    command.add_argument("out", metavar="DIR", nargs="?", help="directory for the sweep, and each trial's run in it")
+    add_settings(command, Sweep)
+    command.add_argument("--executor", metavar="NAME", default="process", help=EXECUTOR_HELP)
+    command.add_argument("--recipe", metavar="NAME", help="as train has it; its settings are the same in all trials")
+    command.add_argument("--config", metavar="FILE", help="the same of a TOML file")
+    command.add_argument("--resume", metavar="DIR", help="go on with the sweep in this directory; needs no other flag")
+    command.add_argument("--json", action="store_true", help="print each trial as a line of JSON, the best first")
+    settings = command.add_argument_group("settings", "of the trials: a value, a,b,c or, of numbers, low..high[:log]")
+    add_settings(settings, Config)
+
     add(info, "info", "version, paths, compiler, instruction set, threads")
 
     command = add(plot, "plot", "draw the losses of runs (needs matplotlib)")
@@ -98,7 +129,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def add_settings(command: argparse.ArgumentParser, settings: type[Settings]) -> None:
+def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) -> None:
     for f in fields(settings):
         default = f" (default {f.default})" if f.default != "" else ""
         text = f.metadata["help"].replace("%", "%%") + default
@@ -262,6 +293,32 @@ def to_json(value: object) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False)
+
+
+def sweep(arguments: argparse.Namespace) -> int | None:
+    from . import space, sweeps
+
+    texts = vars(arguments)
+    base = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
+    base |= read_toml(arguments.config) if arguments.config is not None else {}
+    given: space.Space = {name: [value] for name, value in base.items()}
+    given |= {name: space.written(f, texts[name]) for name, f in space.SETTINGS.items() if texts[name] is not None}
+    own, wanted = parsed(Sweep, texts), {name: given[name] for name in space.SETTINGS if name in given}
+    out, resume, engine = arguments.out, arguments.resume, arguments.executor
+    with stop_on_signals() as stop, sweep_line(sys.stderr.isatty()) as report:
+        done = sweeps.run(out, resume, own, wanted, engine, n_threads(arguments), stop, report)
+    if arguments.json:
+        lines = [to_json(vars(trial)) for trial in sorted(done.trials, key=sweeps.rank)]
+    else:
+        lines = [printable(line) for line in sweeps.table(done.trials, done.space)]
+    print("\n".join(lines), flush=True)
+    if stop:
+        notice(
+            f"stopped by {stop[0].name} after {len(done.trials)} of {done.n} trials; "
+            f"microgpt sweep --resume {out if resume is None else resume} goes on"
+        )
+        return 128 + stop[0]
+    return None
 
 
 def info(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .config import LINE, RUNNING, Config
@@ -95,3 +97,19 @@ def progress_bar(config: Config, first_step: int, notebook: bool = False) -> Any
         return None
     shape = "{n_fmt}/{total_fmt} {bar}{postfix}, {remaining} left"
     return tqdm(initial=first_step, total=config.num_steps, bar_format=shape, file=sys.stderr, dynamic_ncols=True)
+
+
+@contextmanager
+def sweep_line(shown: bool) -> Iterator[Callable[[int, int, float | None], None]]:
+    """What to tell how many trials of how many have ended, and their best loss: a line on stderr, if it is shown."""
+
+    def report(n: int, total: int, best: float | None) -> None:
+        if shown:
+            loss = "" if best is None else f" | best held-out loss {best:.4f}"
+            print(f"\rtrial {n:4d} / {total:4d}{loss}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield report
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,6 +1,11 @@
 """What speaks to a terminal: notices, and text in a form that a terminal does not obey."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_quiet = ContextVar("quiet", default=False)
 
 
 def escaped(text: str) -> str:
@@ -13,9 +18,20 @@ def printable(text: str) -> str:
     return escaped(text) if sys.stdout.isatty() else text
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No notices meanwhile in this thread: those of a hundred runs at once would be noise."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
 def notice(message: object) -> None:
     """One line on stderr."""
-    print(f"microgpt: {escaped(str(message))}", file=sys.stderr)
+    if not _quiet.get():
+        print(f"microgpt: {escaped(str(message))}", file=sys.stderr)
 
 
 def reason(error: Exception) -> object:
