@@ -167,7 +167,8 @@ def dask(address: str) -> Executor:
         raise DataError(
             f"{named('executor')}: expected a Dask scheduler that answers, found none at {address}: {error}"
         ) from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it would say is said by the trials
+    for name in ("distributed.client", "distributed.core"):  # what these would say, of a lost scheduler, we do
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     base: Any = cfexecutor.ClientExecutor
 

@@ -1,0 +1,29 @@
+"""Fixtures of the tests of sweeps."""
+
+import pytest
+from helpers import write_names
+from sweeping import SWEEP, checkpoints, sweep, trials
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A directory with a file of names."""
+    write_names(tmp_path / "names.txt", 100)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory):
+    """expected(sampler): the trials and checkpoints of SWEEP, trained one after the other."""
+    known = {}
+
+    def of(sampler):
+        if sampler not in known:
+            folder = tmp_path_factory.mktemp(sampler)
+            write_names(folder / "names.txt", 100)
+            process = sweep("s", *SWEEP, "--sampler", sampler, "--executor", "thread:1", cwd=folder)
+            assert process.returncode == 0, process.stderr
+            known[sampler] = trials(folder / "s"), checkpoints(folder / "s")
+        return known[sampler]
+
+    return of

@@ -1,0 +1,264 @@
+"""Executors: the same sweep on every engine, whatever becomes of its workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from importlib.util import find_spec
+from multiprocessing import get_context
+from shutil import which
+
+import pytest
+from helpers import ROOT
+from sweeping import (
+    SAMPLERS,
+    SWEEP,
+    TRAINING,
+    begin,
+    checkpoints,
+    children_of,
+    is_running,
+    sweep,
+    trainer_of,
+    trials,
+    until,
+)
+
+import microgpt
+from microgpt import executors, threads
+from microgpt.errors import ConfigError
+
+needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="needs distributed, the extra [dask]")
+MPIEXEC = which("mpiexec", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
+needs_mpi = pytest.mark.skipif(
+    find_spec("mpi4py") is None or MPIEXEC is None, reason="needs mpi4py, the extra [mpi], and mpiexec"
+)
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+LONG = ["--input", "names.txt", "--block-size", 8, "--num-steps", 30000, "--checkpoint-every", 500]
+
+
+@contextmanager
+def cluster():
+    """The address of a Dask scheduler with two workers that are processes."""
+    from distributed import LocalCluster
+
+    options = {"processes": True, "threads_per_worker": 1, "dashboard_address": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        with LocalCluster(n_workers=2, **options) as running:
+            yield running
+
+
+def mpi_sweep(*arguments, cwd):
+    version = subprocess.run([MPIEXEC, "--version"], text=True, **PIPES).stdout
+    flags = [] if "HYDRA" in version else ["--oversubscribe"]  # MPICH's has none
+    command = [MPIEXEC, *flags, "-n", "3", sys.executable, "-m", "mpi4py.futures", "-m", "microgpt", "sweep"]
+    environment = {"PYTHONPATH": str(ROOT), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    process = subprocess.run(
+        [*command, *map(str, arguments)], cwd=cwd, env=os.environ | environment, text=True, timeout=300, **PIPES
+    )
+    assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize(
+    "executor",
+    [
+        "process:1",
+        "process:4",
+        "thread:2",
+        pytest.param("dask", marks=needs_dask),
+        pytest.param("mpi", marks=needs_mpi),
+    ],
+)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_same_sweep_on_every_executor(sampler, executor, expected, folder):
+    """24 trials with rungs, some of which fail or cannot be, are one trials.jsonl and the same checkpoints' bytes."""
+    arguments = ["s", *SWEEP, "--sampler", sampler, "--executor"]
+    if executor == "dask":
+        with cluster() as running:
+            assert sweep(*arguments, f"dask:{running.scheduler_address}", cwd=folder).returncode == 0
+    elif executor == "mpi":
+        mpi_sweep(*arguments, "mpi", cwd=folder)
+    else:
+        assert sweep(*arguments, executor, cwd=folder).returncode == 0
+    assert trials(folder / "s") == expected(sampler)[0]
+    assert checkpoints(folder / "s") == expected(sampler)[1]
+    found = {t["status"] for t in trials(folder / "s")}
+    assert found == {"done", "stopped", "invalid", "failed"}
+
+
+# ---- workers that die, or do not come back ----
+
+
+@pytest.mark.parametrize("n_deaths", [1, 2])
+def test_a_worker_that_is_killed(n_deaths, folder):
+    """A trial whose worker is killed is tried once more, from its checkpoint, and then marked; the others go on."""
+    process = begin("s", *LONG, "--seed", "0..3", "--sampler", "grid", "--executor", "process:2", cwd=folder)
+    killed = set()
+    for _ in range(n_deaths):
+        pid = until(lambda: (p := trainer_of(folder / "s", 1)) not in killed and p)
+        until((folder / "s" / "trial-00001" / "checkpoint.npz").exists)
+        os.kill(pid, signal.SIGKILL)
+        killed.add(pid)
+    out, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0 and not stderr
+    found = trials(folder / "s")
+    assert [t["status"] for t in found] == ["done", "done" if n_deaths == 1 else "died", "done", "done"]
+    if n_deaths == 2:
+        assert "worker" in found[1]["error"] and found[1]["error"] in out
+        return
+    microgpt.train(folder / "names.txt", out=folder / "alone", block_size=8, num_steps=30000, checkpoint_every=500,
+                   seed=1, val_fraction=0.1)  # fmt: skip
+    assert checkpoints(folder / "s")["trial-00001"] == (folder / "alone" / "checkpoint.npz").read_bytes()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_executor_that_breaks_as_a_whole(ours, folder):
+    """When one death breaks a pool, a callable makes another, and no trial is lost; one that was given is an error."""
+    pools = []
+
+    def pool():
+        pools.append(ProcessPoolExecutor(2, get_context("spawn")))
+        if len(pools) == 1:
+            pools[0].submit(os._exit, 9).exception()  # as if a trial had died there
+        return pools[-1]
+
+    space = {"input": folder / "names.txt", "num_steps": 5, "block_size": 8, "seed": [1, 2, 3]}
+    if ours:
+        found = microgpt.sweep(folder / "s", sampler="grid", executor=pool, **space)
+        assert [t.status for t in found] == ["done"] * 3 and len(pools) == 2
+    else:
+        with pytest.raises(OSError, match="^executor: expected one that works, found it gone .*resume"):
+            microgpt.sweep(folder / "s", sampler="grid", executor=pool(), **space)
+        found = microgpt.sweep(resume=folder / "s", executor="thread:1")
+        assert [t.status for t in found] == ["done"] * 3
+    for each in pools:
+        each.shutdown()
+
+
+@pytest.mark.parametrize("executor", ["process:2", "thread:2"])
+def test_a_trial_that_never_ends(executor, folder):
+    """--trial-timeout marks what takes too long, and nothing else, on threads and on processes."""
+    space = [*TRAINING[:2], "--num-steps", "20,1000000000", "--seed", "1,2"]
+    process = sweep("s", *space, "--sampler", "grid", "--executor", executor, "--trial-timeout", 1.5, cwd=folder)
+    assert process.returncode == 0
+    found = trials(folder / "s")
+    assert [t["status"] for t in found] == ["done", "timeout", "done", "timeout"]
+    assert found[1]["error"] == "expected an end within 1.5 seconds, found none"
+    assert process.stdout.count(found[1]["error"]) == 2
+
+
+def test_a_process_that_does_not_come_back_is_ended(monkeypatch):
+    """A call that is deaf to its time limit is Overdue, its process is gone, and the next call has another."""
+    monkeypatch.setattr(executors, "GRACE_SECONDS", 0.2)
+    with executors.Processes(1, 0.2) as processes:
+        pid = processes.submit(os.getpid).result()
+        assert processes.submit(os.getpid).result() == pid
+        with pytest.raises(executors.Overdue):
+            processes.submit(time.sleep, 100).result()
+        until(lambda: not is_running(pid))
+        with pytest.raises(BrokenProcessPool):
+            processes.submit(os._exit, 1).result()
+        assert processes.submit(os.getpid).result() != pid
+
+
+@pytest.mark.skipif(find_spec("distributed") is None, reason="needs distributed, the extra [dask]")
+def test_a_dask_worker_that_is_killed(folder):
+    """Dask's own second try goes on with a trial whose worker died; without a scheduler the sweep ends, and resumes."""
+    with cluster() as running:
+        address = f"dask:{running.scheduler_address}"
+        process = begin("s", *LONG, "--seed", "0..3", "--sampler", "grid", "--executor", address, cwd=folder)
+        os.kill(until(lambda: trainer_of(folder / "s", 1)), signal.SIGKILL)
+        assert process.wait(200) == 0
+        assert [t["status"] for t in trials(folder / "s")] == ["done"] * 4
+        process.communicate()
+        process = begin("t", *LONG, "--seed", "0..3", "--sampler", "grid", "--executor", address, cwd=folder)
+        until(lambda: trainer_of(folder / "t", 1))
+    _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 1 and stderr.startswith("microgpt: --executor: expected one that works, found it gone")
+    assert sweep("--resume", "t", "--executor", "thread:2", cwd=folder).returncode == 0
+    assert trials(folder / "t") == trials(folder / "s")
+
+
+def test_processes_end_with_a_sweep_that_is_killed(folder):
+    """No worker outlives a sweep that was killed, neither one that trains nor one that waits."""
+    process = begin("s", *LONG, "--seed", "0..1", "--sampler", "grid", "--executor", "process:3", cwd=folder)
+    pids = {until(lambda n=n: trainer_of(folder / "s", n)) for n in (0, 1)}
+    children = set(children_of(process.pid))
+    process.kill()
+    process.communicate()
+    assert pids <= children
+    until(lambda: not any(map(is_running, children)))
+
+
+# ---- how many ----
+
+
+def n_threads():
+    return threads.default()
+
+
+def test_processes_share_the_cores(monkeypatch):
+    """N workers have a whole share of the cores each, never more than there are, and one thread at least."""
+    for n_cores, n, share in ((16, 4, 4), (16, 3, 5), (2, 2, 1), (2, 3, 1)):
+        monkeypatch.setenv("MICROGPT_THREADS", str(n_cores))
+        with executors.Processes(n) as processes:
+            assert processes.submit(n_threads).result() == share
+
+
+def test_python_takes_any_executor(folder):
+    """microgpt.sweep runs on an Executor or on what returns one, leaves the first open, and closes the second."""
+    space = {"input": folder / "names.txt", "num_steps": 5, "seed": "1..3", "sampler": "grid"}
+    with ThreadPoolExecutor(2) as mine:
+        found = [microgpt.sweep(folder / "a", executor=mine, **space)]
+        assert mine.submit(int).result() == 0
+    made = []
+    found.append(microgpt.sweep(folder / "b", executor=lambda: made.append(ThreadPoolExecutor(1)) or made[0], **space))
+    with pytest.raises(RuntimeError):
+        made[0].submit(int)
+    assert trials(folder / "a") == trials(folder / "b")
+    assert [[t.trial for t in each] for each in found] == [[t.trial for t in found[0]]] * 2
+    assert [t.val_loss for t in found[0]] == sorted(t.val_loss for t in found[0])
+
+
+# ---- names that are none ----
+
+BAD = ["", "process:0", "process:-1", "process:x", "process:1.5", "process:1025", "process:", "thread:0", "thread:", "dask",
+       "dask:", "dask:host", "dask:tcp://host:port", "mpi:3", "processes", "no_such_module:f", "os:nope", "os:sep",
+       "os:getcwd", "a b:c", "mpi"]  # fmt: skip
+
+
+@pytest.mark.parametrize("executor", BAD)
+def test_an_executor_that_is_none(executor, folder):
+    """A name that is none, and an engine that is not there, is one line that names the flag, and nothing is written."""
+    process = sweep("s", *TRAINING, "--trials", 3, "--executor", executor, cwd=folder)
+    assert process.returncode == 2 and process.stderr.startswith("microgpt: --executor: expected"), process.stderr
+    assert not (folder / "s").exists()
+
+
+def test_an_extra_that_is_missing(folder):
+    """Without Dask, mpi4py or Optuna a sweep says in one line what to install."""
+    missing = {"dask:127.0.0.1:1": "distributed", "mpi": "mpi4py"}
+    for executor, module in missing.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            with pytest.raises(
+                ConfigError, match=rf"^executor: expected {module} to be installed \(pip install {module}"
+            ):
+                microgpt.sweep(folder / "s", trials=1, executor=executor, input=folder / "names.txt")
+            patch.setitem(sys.modules, "optuna", None)
+            with pytest.raises(ConfigError, match=r"^sampler: tpe needs Optuna \(pip install optuna\)"):
+                microgpt.sweep(folder / "s", trials=1, sampler="tpe", input=folder / "names.txt")
+    assert not (folder / "s").exists()
+
+
+@pytest.mark.skipif(find_spec("distributed") is None, reason="needs distributed, the extra [dask]")
+def test_a_scheduler_that_does_not_answer(folder):
+    """An address where no scheduler is, is one line, exit 1, and nothing is written."""
+    process = sweep("s", *TRAINING, "--trials", 3, "--executor", "dask:127.0.0.1:9", cwd=folder)
+    assert process.returncode == 1 and process.stderr.startswith("microgpt: --executor: expected a Dask scheduler")
+    assert not (folder / "s").exists()
