@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from shutil import which
 
+import helpers
 import pytest
 from helpers import ROOT
 from sweeping import (
@@ -111,8 +112,8 @@ def test_a_worker_that_is_killed(n_deaths, folder):
     if n_deaths == 2:
         assert "worker" in found[1]["error"] and found[1]["error"] in out
         return
-    microgpt.train(folder / "names.txt", out=folder / "alone", block_size=8, num_steps=30000, checkpoint_every=500,
-                   seed=1, val_fraction=0.1)  # fmt: skip
+    process = helpers.microgpt("train", *LONG, "--seed", 1, "--val-fraction", 0.1, "--out", "alone", cwd=folder)
+    assert process.returncode == 0
     assert checkpoints(folder / "s")["trial-00001"] == (folder / "alone" / "checkpoint.npz").read_bytes()
 
 
@@ -132,7 +133,7 @@ def test_an_executor_that_breaks_as_a_whole(ours, folder):
         found = microgpt.sweep(folder / "s", sampler="grid", executor=pool, **space)
         assert [t.status for t in found] == ["done"] * 3 and len(pools) == 2
     else:
-        with pytest.raises(OSError, match="^executor: expected one that works, found it gone .*resume"):
+        with pytest.raises(OSError, match=r"^executor: expected one that works, found it gone .*resume"):
             microgpt.sweep(folder / "s", sampler="grid", executor=pool(), **space)
         found = microgpt.sweep(resume=folder / "s", executor="thread:1")
         assert [t.status for t in found] == ["done"] * 3
@@ -227,8 +228,8 @@ def test_python_takes_any_executor(folder):
 
 # ---- names that are none ----
 
-BAD = ["", "process:0", "process:-1", "process:x", "process:1.5", "process:1025", "process:", "thread:0", "thread:", "dask",
-       "dask:", "dask:host", "dask:tcp://host:port", "mpi:3", "processes", "no_such_module:f", "os:nope", "os:sep",
+BAD = ["", "process:0", "process:-1", "process:x", "process:1.5", "process:1025", "process:", "thread:0", "thread:",
+       "dask", "dask:", "dask:host", "dask:tcp://host:port", "mpi:3", "processes", "no_such_module:f", "os:nope", "os:sep",
        "os:getcwd", "a b:c", "mpi"]  # fmt: skip
 
 
