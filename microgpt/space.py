@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +70,9 @@ def given(f: Field[Any], value: object) -> Values | Between:
     """What Python says: a value, several, or of numbers a text as a flag's.  Raises ConfigError."""
     if isinstance(value, str) and kind(f) is not str:
         return written(f, value)
-    several = isinstance(value, Iterable) and not isinstance(value, str)
-    values = [plain(v) for v in (value if isinstance(value, Iterable) and several else [value])]
+    # what has an order: of a set of texts it would be another each time
+    several = hasattr(value, "__getitem__") and isinstance(value, Collection) and not isinstance(value, (str, bytes))
+    values = [plain(v) for v in (value if isinstance(value, Collection) and several else [value])]
     for v in values:
         check(f, v)
     return listed(f, [float(v) if kind(f) is float else v for v in values])

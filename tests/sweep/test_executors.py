@@ -229,8 +229,8 @@ def test_python_takes_any_executor(folder):
 # ---- names that are none ----
 
 BAD = ["", "process:0", "process:-1", "process:x", "process:1.5", "process:1025", "process:", "thread:0", "thread:",
-       "dask", "dask:", "dask:host", "dask:tcp://host:port", "mpi:3", "processes", "no_such_module:f", "os:nope", "os:sep",
-       "os:getcwd", "a b:c", "mpi"]  # fmt: skip
+       "dask", "dask:", "dask:host", "dask:tcp://host:port", "mpi:3", "processes", "no_such_module:f", "os:nope",
+       "os:sep", "os:getcwd", "a b:c", "mpi"]  # fmt: skip
 
 
 @pytest.mark.parametrize("executor", BAD)
