@@ -1,36 +1,57 @@
 """Sweeps: what is recorded, whatever happens meanwhile."""
 
+import json
+import os
+import pty
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
-from helpers import often
-from sweeping import SAMPLERS, SWEEP, begin, checkpoints, trials
+from helpers import ROOT, often
+from helpers import microgpt as microgpt_process
+from sweeping import (
+    SAMPLERS,
+    SPACE,
+    SWEEP,
+    begin,
+    checkpoints,
+    children_of,
+    is_running,
+    sweep,
+    trainer_of,
+    trials,
+    until,
+)
+
+import microgpt
+from microgpt import run
+from microgpt.config import Config, flag
+
+
+def count(directory):
+    """How many trials have ended, or -1 while no sweep runs there."""
+    path = directory / "trials.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() and (directory / "running").exists() else -1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_killed_again_and_again_and_resumed(sampler, expected, folder):
     """A sweep that is killed at any moment, often, and resumed has the same trials, none twice and none lost."""
-    rng, kills, directory = random.Random(7), 0, folder / "s"
+    rng, kills, directory, token = random.Random(7), 0, folder / "s", folder / "s" / "running"
     for _ in range(200):
         begun = (directory / "sweep.json").exists()
         flags = ["--resume", "s"] if begun else ["s", *SWEEP, "--sampler", sampler]
-        process = begin(*flags, "--executor", "process:2", cwd=folder)
+        engine, seconds = rng.choice([("process:2", 0.8), ("thread:2", 0.2)])  # the latter begin at once
+        before = token.read_bytes() if token.exists() else b""
+        process = begin(*flags, "--executor", engine, cwd=folder)
         if kills < often(6, 20):
-            before = len(trials(directory)) if (directory / "trials.jsonl").exists() else 0
-            wanted, end = before + rng.choice([0, 0, 1, 2]), time.monotonic() + 20
-            while process.poll() is None and time.monotonic() < end:  # until so many trials more have ended
-                try:
-                    if (directory / "running").exists() and (directory / "trials.jsonl").read_bytes().count(
-                        b"\n"
-                    ) >= wanted:
-                        break
-                except FileNotFoundError:
-                    pass
-                time.sleep(0.002)
-            time.sleep(rng.uniform(0, 0.3 if wanted > before else 1.2))  # or anywhere, even before it begins
+            if rng.random() < 0.8:  # when trials may run, or else anywhere
+                until(lambda: process.poll() is not None or (token.exists() and token.read_bytes() != before))
+            time.sleep(rng.uniform(0, seconds))
             process.kill()
         _, stderr = process.communicate()
         if process.returncode == 0:
@@ -44,3 +65,286 @@ def test_killed_again_and_again_and_resumed(sampler, expected, folder):
     assert kills >= often(6, 20) - 2
     assert trials(directory) == expected(sampler)[0]
     assert checkpoints(directory) == expected(sampler)[1]
+
+
+def interrupt(process, number=signal.SIGINT):
+    """Send the signal, and what the process wrote on stderr until it ended."""
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    return stderr
+
+
+LONG = ["--input", "names.txt", "--block-size", 8, "--num-steps", 20000, "--seed", "0..5", "--sampler", "grid"]
+
+
+@pytest.mark.parametrize("executor, number", [("process:2", signal.SIGINT), ("thread:2", signal.SIGTERM)])
+def test_ctrl_c_keeps_what_is_done(executor, number, folder):
+    """A signal ends a sweep within seconds, with what has ended recorded, what runs saved, and nobody left running."""
+    assert sweep("whole", *LONG, "--executor", "thread:1", cwd=folder).returncode == 0
+    process = begin("s", *LONG, "--executor", executor, cwd=folder)
+    until(lambda: count(folder / "s") >= 2)
+    until(lambda: trainer_of(folder / "s", 3))
+    children = children_of(process.pid)
+    started = time.monotonic()
+    stderr = interrupt(process, number)
+    assert process.returncode == 128 + number and time.monotonic() - started < 5
+    done = trials(folder / "s")
+    message = f"stopped by {number.name} after {len(done)} of 6 trials; microgpt sweep --resume s goes on"
+    assert stderr == f"microgpt: {message}\n"
+    assert 2 <= len(done) < 6 and done == trials(folder / "whole")[: len(done)]
+    assert not any(map(is_running, children)) and not (folder / "s" / "running").exists()
+    steps = [run.load(str(path)).step for path in folder.glob("s/trial-*")]
+    assert 20000 in steps and any(0 < step < 20000 for step in steps)
+    assert sweep("--resume", "s", "--executor", executor, cwd=folder).returncode == 0
+    assert trials(folder / "s") == trials(folder / "whole")
+    assert checkpoints(folder / "s") == checkpoints(folder / "whole")
+
+
+def test_a_directory_has_one_sweep_at_a_time(folder):
+    """A directory in which a sweep is at work is refused, and one that has a sweep or a run's trials is not taken."""
+    process = begin("s", *LONG, "--executor", "thread:1", cwd=folder)
+    until(lambda: trainer_of(folder / "s", 0))
+    second = sweep("--resume", "s", cwd=folder)
+    assert second.returncode == 1 and second.stderr == "microgpt: another process is sweeping in 's'\n"
+    second = sweep("s", *LONG, cwd=folder)
+    assert second.returncode == 1 and "another process is sweeping in 's'" in second.stderr
+    interrupt(process)
+    second = sweep("s", *LONG, cwd=folder)
+    assert second.returncode == 2 and "found sweep.json in 's'; --resume s goes on with it" in second.stderr
+    (folder / "other" / "trial-00000").mkdir(parents=True)
+    second = sweep("other", *LONG, cwd=folder)
+    assert second.returncode == 2 and "expected a directory without a sweep, found trial-00000" in second.stderr
+
+
+def test_a_line_that_was_cut_off_is_written_anew(folder):
+    """What a power failure left of a last line is dropped, and the trial recorded again; a damaged line is an error."""
+    assert sweep("s", *SWEEP, "--executor", "thread:1", cwd=folder).returncode == 0
+    expected, path = trials(folder / "s"), folder / "s" / "trials.jsonl"
+    text = path.read_bytes()
+    ends = [i for i, byte in enumerate(text) if byte == 10]
+    for size in (ends[22] + 1, ends[22] + 30, ends[0] - 1, 5, 0):
+        path.write_bytes(text[:size])
+        assert sweep("--resume", "s", "--executor", "thread:1", cwd=folder).returncode == 0
+        assert trials(folder / "s") == expected
+    for damage in (
+        b"{}\n",
+        b"x\n",
+        b"[1]\n",
+        text[: ends[0] + 1] * 2,
+        text.replace(b'"n_head": 2', b'"n_head": 1')[: ends[3] + 1],
+    ):
+        path.write_bytes(damage)
+        process = sweep("--resume", "s", "--executor", "thread:1", cwd=folder)
+        assert process.returncode == 1 and process.stderr.startswith("microgpt: s/trials.jsonl: expected"), damage
+
+
+# ---- rungs ----
+
+
+def test_rungs_stop_the_worse_half(folder):
+    """After each rung the better half of a round goes on, by held-out losses that a loop of Python's own measures; who
+    goes on to the end is a run that never stopped, to the byte."""
+    flags = ["--input", "names.txt", "--block-size", 8, "--num-steps", 60, "--patience", 9, "--eval-every", 7]
+    values = ["--learning-rate", "1e-3..3e-1:log", "--n-embd", "4,8"]
+    process = sweep(
+        "s", *flags, *values, "--trials", 10, "--round", 5, "--rungs", "5,30", "--executor", "thread:2", cwd=folder
+    )
+    assert process.returncode == 0
+    found = trials(folder / "s")
+    for start in (0, 5):
+        alive = found[start : start + 5]
+        for k, step in enumerate((5, 30)):
+            losses = {}
+            for t in alive:
+                trainer = microgpt.Trainer(Config(**t["settings"] | {"input": str(folder / "names.txt")}))
+                trainer.steps(step, [], ())
+                losses[t["trial"]] = trainer.evaluate()
+                assert t["rungs"][k] == [step, losses[t["trial"]]]
+            best = sorted(losses, key=losses.get)[: (len(alive) + 1) // 2]
+            for t in alive:
+                stopped = t["trial"] not in best
+                assert (t["step"] == step and t["status"] == "stopped") == stopped
+                assert not stopped or t["val_loss"] == losses[t["trial"]]
+            alive = [t for t in alive if t["trial"] in best]
+        for t in alive:
+            assert (t["status"], t["step"], len(t["rungs"])) == ("done", 60, 2)
+            own = {name: t["settings"][name] for name in ("learning_rate", "n_embd")}
+            alone = [x for name, value in own.items() for x in (flag(name), value)]
+            name = f"alone-{t['trial']}"
+            process = microgpt_process("train", *flags, *alone, "--val-fraction", 0.1, "--out", name, cwd=folder)
+            assert process.returncode == 0
+            for file in (run.CHECKPOINT, run.METRICS, run.BEST, run.CONFIG):
+                assert (folder / "s" / t["run"] / file).read_bytes() == (folder / name / file).read_bytes()
+
+
+def test_trials_that_end_before_a_rung(folder):
+    """A trial of fewer steps than a rung is done, and is not compared with those that go on."""
+    flags = ["--input", "names.txt", "--num-steps", "10,40", "--seed", "1,2", "--rungs", "20", "--sampler", "grid"]
+    assert sweep("s", *flags, "--executor", "thread:1", cwd=folder).returncode == 0
+    found = trials(folder / "s")
+    assert [t["step"] for t in found if t["settings"]["num_steps"] == 10] == [10, 10]
+    assert sorted(t["status"] for t in found) == ["done", "done", "done", "stopped"]
+
+
+# ---- resuming ----
+
+
+def test_another_space_is_refused(folder):
+    """What a sweep is given when it is resumed must be what it began with, setting by setting, but for what is free."""
+    assert sweep("s", *SWEEP, "--executor", "thread:1", cwd=folder).returncode == 0
+    before = {path: path.read_bytes() for path in folder.glob("s/*") if path.is_file()}
+    others = [["--learning-rate", "1e-3..1e-1"], ["--learning-rate", "1e-3..2e-1:log"],
+              ["--learning-rate", "0.001,0.1"],
+              ["--n-embd", "4,8"], ["--n-embd", "8,4,10"], ["--n-embd", "4..10"], ["--seed", "1"], ["--seed", "42,43"],
+              ["--num-steps", "50"], ["--input", "others.txt"], ["--val-fraction", "0.2"], ["--trials", "12"],
+              ["--sampler", "grid"], ["--sampler", "tpe"], ["--round", "12"], ["--rungs", "10"], ["--rungs", ""],
+              ["--sweep-seed", "1"]]  # fmt: skip
+    for flags in others:
+        process = sweep("--resume", "s", *flags, cwd=folder)
+        assert process.returncode == 2 and process.stderr.startswith(f"microgpt: {flags[0]}: expected "), process.stderr
+        assert "with which the sweep to resume began" in process.stderr
+    assert {path: path.read_bytes() for path in folder.glob("s/*") if path.is_file()} == before
+    assert sweep("--resume", "s", *SWEEP, "--seed", 42, "--trial-timeout", 100, cwd=folder).returncode == 0
+    assert trials(folder / "s") == [json.loads(json.dumps(t)) for t in trials(folder / "s")]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_more_trials(sampler, expected, folder):
+    """A sweep of whole rounds that goes on with more trials is the larger sweep, from another directory too."""
+    smaller = [*SWEEP, "--trials", 12, "--sampler", sampler, "--executor", "thread:2"]
+    assert sweep("s", *smaller, cwd=folder).returncode == 0
+    (folder / "elsewhere").mkdir()
+    process = sweep("--resume", "../s", "--trials", 24, "--executor", "thread:2", cwd=folder / "elsewhere")
+    assert process.returncode == 0
+    assert trials(folder / "s") == expected(sampler)[0]
+    (folder / "names.txt").write_text("others\nnames\n" * 20)
+    process = sweep("--resume", "s", "--trials", 30, cwd=folder)
+    assert process.returncode == 1 and "names.txt" in process.stderr
+
+
+# ---- a full disk ----
+
+
+def test_a_full_disk(folder):
+    """On a full disk a sweep ends in one line, exit 1, with whole lines of what has ended, and goes on when there is
+    room."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs to be root, to mount a file system")
+    try:
+        flags = [*SWEEP[:4], *SPACE, "--executor", "process:2"]
+        process = sweep("disk/s", *flags, cwd=folder)
+        assert process.returncode == 1 and "No space left on device" in process.stderr, process.stderr
+        assert "resume" in process.stderr and process.stderr.count("\n") == 1
+        done = trials(disk / "s")
+        subprocess.run(["mount", "-o", "remount,size=30m", str(disk)], check=True)
+        assert sweep("--resume", "disk/s", cwd=folder).returncode == 0
+        assert sweep("s", *flags, cwd=folder).returncode == 0
+        assert trials(disk / "s") == trials(folder / "s") and done == trials(folder / "s")[: len(done)]
+        assert checkpoints(disk / "s") == checkpoints(folder / "s")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)])
+
+
+def test_a_file_that_may_not_grow(folder):
+    """When trials.jsonl takes no more, the trials on it stay whole lines, and the sweep goes on later."""
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), -1))\n"
+    code += "from microgpt.__main__ import main; sys.exit(main())"
+    flags = [
+        "--input",
+        "names.txt",
+        "--num-steps",
+        2,
+        "--n-embd",
+        4,
+        "--block-size",
+        4,
+        "--seed",
+        "0..149",
+        "--dtype",
+        "float32",
+    ]
+    command = [sys.executable, "-c", code, 32000, "sweep", "s", *flags, "--sampler", "grid", "--executor", "thread:2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
+    assert process.returncode == 1 and "trials.jsonl: cannot be written: File too large" in process.stderr
+    done = trials(folder / "s")
+    assert 50 < len(done) < 150
+    assert sweep("--resume", "s", cwd=folder).returncode == 0
+    assert trials(folder / "s")[: len(done)] == done and len(trials(folder / "s")) == 150
+
+
+# ---- what is printed ----
+
+
+def test_the_table_and_json(expected, folder):
+    """The table, the lines of JSON and Python's list have all trials, the best first, with each setting that varies."""
+    process = sweep("s", *SWEEP, "--executor", "thread:2", cwd=folder)
+    table = [line.split() for line in process.stdout.splitlines()]
+    assert table[0] == [
+        "trial",
+        "held-out",
+        "loss",
+        "step",
+        "status",
+        "n_embd",
+        "n_head",
+        "learning_rate",
+        "weight_decay",
+    ]
+    process = sweep("--resume", "s", "--json", cwd=folder)
+    lines = [json.loads(line) for line in process.stdout.splitlines()]
+    assert sorted(t["trial"] for t in lines) == list(range(24)) == sorted(int(row[0]) for row in table[1:])
+    assert [t["trial"] for t in lines] == [int(row[0]) for row in table[1:]]
+    done = [t for t in lines if t["status"] == "done"]
+    assert done == lines[: len(done)] and done == sorted(done, key=lambda t: t["val_loss"]) and len(done) > 2
+    for row, t in zip(table[1:], lines):
+        assert row[1:4] == [f"{t['val_loss']:.4f}" if t["val_loss"] else "–", str(t["step"] or "–"), t["status"]]
+        assert row[4:8] == [str(t["settings"][name]) for name in ("n_embd", "n_head", "learning_rate", "weight_decay")]
+        assert " ".join(row[8:]) == (t["error"] or "")
+    found = microgpt.sweep(resume=folder / "s")
+    assert [t.trial for t in found] == [t["trial"] for t in lines]
+    best = microgpt.load(folder / "s" / found[0].run)
+    assert best.evaluate(best.held_out(folder / "names.txt")).loss == found[0].val_loss
+    assert {"seed": found[0].settings.get("seed", 42)} | found[0].settings == {
+        name: getattr(best.config, name) for name in ["seed", *found[0].settings]
+    }
+
+
+def test_a_terminal_sees_how_far_it_is(folder):
+    """On a terminal one line on stderr says how many trials have ended, and the best loss; elsewhere there is none."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "microgpt", "sweep", "s", *map(str, SWEEP), "--executor", "thread:2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=follower)
+    os.close(follower)
+    text = os.read(leader, 2**16).decode()
+    os.close(leader)
+    assert process.returncode == 0
+    assert "\rtrial   24 /   24 | best held-out loss" in text and "\n" not in text and text.endswith("\r\x1b[K")
+
+
+def test_ctrl_c_in_python(folder):
+    """In Python Ctrl-C is a KeyboardInterrupt once all is saved, and a sweep goes on after it."""
+    code = """if True:
+        import microgpt, threading, os, signal, time, pathlib
+        def press():
+            while not (pathlib.Path("s") / "trials.jsonl").exists() or not open("s/trials.jsonl").read():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=press).start()
+        try:
+            microgpt.sweep("s", input="names.txt", num_steps=20000, block_size=8, seed="0..5", sampler="grid",
+                           executor="thread:2")
+        except KeyboardInterrupt:
+            n = len(open("s/trials.jsonl").readlines())
+            assert 1 <= n < 6, n
+            found = microgpt.sweep(resume="s", executor="thread:2")
+            assert len(found) == 6
+            print("interrupted, resumed")
+        """
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert process.stdout == "interrupted, resumed\n", process.stderr
