@@ -121,8 +121,8 @@ def make_parser() -> Parser:
 
     add(info, "info", "version, paths, compiler, instruction set, threads")
 
-    command = add(plot, "plot", "draw the losses of runs (needs matplotlib)")
-    command.add_argument("paths", metavar="RUN", nargs="+", help="a run's directory, or a metrics file")
+    command = add(plot, "plot", "draw the losses of runs, or of a sweep (needs matplotlib)")
+    command.add_argument("paths", metavar="RUN", nargs="+", help="a run's directory or metrics file; or one sweep's")
     command.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: FILE.png or FILE.svg")
     command.add_argument("--log-x", action="store_true", help="steps on a logarithmic scale")
     command.add_argument("--no-raw", action="store_true", help="only the smoothed losses")
@@ -340,7 +340,10 @@ def info(arguments: argparse.Namespace) -> None:
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    from . import plot
+    from . import plot, sweep_plot
 
-    plot.plot(arguments.paths, arguments.output, arguments.log_x, not arguments.no_raw)
+    if any(map(sweep_plot.is_sweep, arguments.paths)):
+        sweep_plot.plot(arguments.paths, arguments.output)
+    else:
+        plot.plot(arguments.paths, arguments.output, arguments.log_x, not arguments.no_raw)
     print(f"wrote {printable(arguments.output)}")

@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import Context
 from dataclasses import fields, replace
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from . import api, executors, trial
 from .config import MOST_TRIALS, Config, Given, Sweep, read_recipe, suggestion
@@ -207,15 +207,10 @@ class Lines:
     """A file of JSON, a line a value, of which there are whole lines only, however a writer ended."""
 
     def __init__(self, folder: Folder, name: str) -> None:
-        self.path, self.values = folder.file(name), list[Any]()
+        self.path = folder.file(name)
         self._fd = folder.open(name, os.O_RDWR | os.O_CREAT)
         with open(self._fd, "rb", closefd=False) as file:
-            lines = [line for line in file if line.endswith(b"\n")]  # the last may be a part of one
-        self._size = sum(map(len, lines))
-        try:
-            self.values += map(json.loads, lines)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{self.path}: expected JSON in every line: {error}") from None
+            self.values, self._size = whole_lines(file, self.path)
         os.ftruncate(self._fd, self._size)
 
     def append(self, *values: object) -> None:
@@ -233,6 +228,15 @@ class Lines:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def whole_lines(file: BinaryIO, path: str) -> tuple[list[Any], int]:
+    """(values, how many bytes they take) of lines of JSON; the last may be a part of one.  Raises DataError."""
+    lines = [line for line in file if line.endswith(b"\n")]
+    try:
+        return [json.loads(line) for line in lines], sum(map(len, lines))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: expected JSON in every line: {error}") from None
 
 
 def read_trials(values: list[Any], path: str) -> list[Trial]:
