@@ -119,9 +119,10 @@ class Processes(Executor):
             context = multiprocessing.get_context("spawn")
             self._mine.pool = ProcessPoolExecutor(1, context, begin, (self._share,))
             self._pools.append(self._mine.pool)
+            self._mine.pid = None
         pool: ProcessPoolExecutor = self._mine.pool
         try:
-            self._mine.pid = pool.submit(os.getpid).result()
+            self._mine.pid = self._mine.pid or pool.submit(os.getpid).result()
             return pool.submit(function, *args, **kwargs).result(self._limit)
         except TimeoutError:
             os.kill(self._mine.pid, signal.SIGKILL)

@@ -13,6 +13,7 @@ from .terminal import reason
 from .trial import Trial
 
 WIDE = 3  # panels in a row
+FEW = 8  # values that are ticks
 DECADES = 20  # times the smallest value, from which on an axis is logarithmic
 
 
@@ -63,7 +64,11 @@ def draw_setting(axes: Any, name: str, trials: list[Trial], best: Trial) -> None
         return [os.path.basename(v) if isinstance(v, str) else v for v in found]
 
     every = values(trials)
-    if not isinstance(every[0], str) and min(every) > 0 and max(every) >= DECADES * min(every):
+    if isinstance(every[0], str):
+        pass  # each is a tick
+    elif len(set(every)) <= FEW:
+        axes.set_xticks(sorted(set(every)))
+    elif min(every) > 0 and max(every) >= DECADES * min(every):
         axes.set_xscale("log")
     for status, fill in (("stopped", "white"), ("done", "C0")):
         some = [t for t in trials if t.status == status]
