@@ -41,6 +41,9 @@ EXECUTOR_HELP = (
     "what trials run on: process:N (the default, with N the cores), thread:N, dask:ADDRESS, mpi, or MODULE:CALLABLE, "
     "which returns a concurrent.futures.Executor"
 )
+SETTINGS_HELP = (
+    "of the trials: a value, a,b,c or, of numbers, low..high[:log]; --val-fraction is 0.1 unless it is given"
+)
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -116,7 +119,7 @@ def make_parser() -> Parser:
     command.add_argument("--config", metavar="FILE", help="the same of a TOML file")
     command.add_argument("--resume", metavar="DIR", help="go on with the sweep in this directory; needs no other flag")
     command.add_argument("--json", action="store_true", help="print each trial as a line of JSON, the best first")
-    settings = command.add_argument_group("settings", "of the trials: a value, a,b,c or, of numbers, low..high[:log]")
+    settings = command.add_argument_group("settings", SETTINGS_HELP)
     add_settings(settings, Config)
 
     add(info, "info", "version, paths, compiler, instruction set, threads")
@@ -318,6 +321,9 @@ def sweep(arguments: argparse.Namespace) -> int | None:
             f"microgpt sweep --resume {out if resume is None else resume} goes on"
         )
         return 128 + stop[0]
+    if all(trial.status != "done" for trial in done.trials):
+        notice(f"none of {len(done.trials)} trials came to its end")
+        return 1
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from . import files
 from .errors import ConfigError, PlotError
 from .plot import check_name, pyplot, save
-from .sweeps import TRIALS, read_trials, whole_lines
+from .sweep_folder import TRIALS, read_trials, whole_lines
 from .terminal import reason
 from .trial import Trial
 

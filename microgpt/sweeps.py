@@ -7,7 +7,6 @@ a line for each rung of a round; `running`, while the sweep does; and each trial
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import random
@@ -16,22 +15,33 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import Context
-from dataclasses import fields, replace
-from typing import Any, BinaryIO, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 from . import api, executors, trial
 from .config import MOST_TRIALS, Config, Given, Sweep, read_recipe, suggestion
 from .documents import Documents
 from .errors import ConfigError, DataError, named
-from .files import Folder, folder_at, write_all
+from .files import Folder
 from .progress import sweep_line
 from .signals import interrupt_at_the_end
-from .space import Space, as_list, as_text, at_random, grid, grid_size, import_optuna, space_of, to_json, tpe, varied
-from .terminal import reason, shown
+from .space import Space, as_list, at_random, grid, grid_size, import_optuna, space_of, to_json, tpe, varied
+from .sweep_folder import (
+    RUNGS,
+    RUNNING,
+    TRIALS,
+    Lines,
+    created,
+    goes_on,
+    opened,
+    read_rungs,
+    read_trials,
+    write_settings,
+)
+from .terminal import shown
 from .threads import check
 from .trial import INTERRUPTED, PAUSED, UNSAVED, Ending, Task, Trial
 
-SWEEP, TRIALS, RUNGS, RUNNING = "sweep.json", "trials.jsonl", "rungs.jsonl", "running"
 VAL_FRACTION = 0.1  # unless it is given: without a held-out part there is nothing to compare
 TOGETHER = 1000  # trials to hand out at once where no round depends on another
 POLL_SECONDS = 0.1
@@ -99,7 +109,7 @@ def run(
             config, cwd, data_sha256 = Sweep(**own), os.getcwd(), None
             if "val_fraction" not in space:
                 space = space_of({name: to_json(v) for name, v in space.items()} | {"val_fraction": VAL_FRACTION})
-            config = fitting(config, space)
+        config = fitting(config, space)
         engine = executors.engine(executor, config.trial_timeout)
         if threads is not None:
             engine = engine._replace(threads=check(threads))
@@ -108,9 +118,7 @@ def run(
         with s.engine_running():
             if out is not None:
                 folder = stack.enter_context(closing(created(out)))
-                values = {name: to_json(v) for name, v in space.items()}
-                text = {"format": 1, **config.as_dict(), "space": values, "cwd": cwd, "data_sha256": data_sha256}
-                folder.write(SWEEP, (json.dumps(text, indent=1) + "\n").encode())
+            write_settings(folder, config, space, cwd, data_sha256)
             s.run(folder)
         return Done(s.trials, config.trials, space)
 
@@ -149,138 +157,25 @@ def config_of(settings: Given) -> Config:
     return config
 
 
-# ---- the directory ----
-
-
-def created(path: str) -> Folder:
-    """A directory for a new sweep, which is ours until it is closed.  Raises ConfigError when it has one already."""
-    try:
-        with suppress(FileExistsError):
-            os.makedirs(path)
-        folder = Folder(path)
-        folder.lock("sweeping")
-        held = [name for name in sorted(os.listdir(folder.fd)) if name in (SWEEP, TRIALS) or name.startswith("trial-")]
-    except OSError as error:
-        raise OSError(f"{path}: expected a directory that can be written: {reason(error)}") from None
-    if held:
-        goes_on = f"; {named('resume')} {path} goes on with it" if SWEEP in held else ""
-        raise ConfigError(f"{named('out')}: expected a directory without a sweep, found {held[0]} in {path!r}{goes_on}")
-    return folder
-
-
-def opened(path: str) -> Folder:
-    folder = folder_at(path)
-    if folder is None or not os.path.exists(folder.file(SWEEP)):
-        raise DataError(f"{named('resume')}: expected the directory of a sweep, found {path!r}")
-    folder.lock("sweeping")
-    return folder
-
-
-def goes_on(folder: Folder, own: Given, space: Space) -> tuple[Sweep, Space, str, str]:
-    """(settings, space, where it was begun, hash of its text) of a sweep.  ConfigError when others are asked for."""
-    try:
-        with open(folder.file(SWEEP), "rb", opener=folder.open) as file:
-            saved = json.load(file)
-        config = Sweep(**{f.name: saved[f.name] for f in fields(Sweep)})
-        space_saved, cwd, sha = space_of(saved["space"]), saved["cwd"], saved["data_sha256"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(f"{folder.file(SWEEP)}: expected a sweep's settings: {reason(error)}") from None
-    for name, values in space.items():
-        was = space_saved.get(name, [getattr(Config, name)])
-        if values != was:
-            raise not_the_same(name, as_text(was), as_text(values))
-    changed = replace(config, **own)
-    for f in fields(Sweep):
-        before, now = getattr(config, f.name), getattr(changed, f.name)
-        # more trials go on from whole rounds: the last, if it was a part of one, was judged as it was
-        more = f.name == "trials" and now > before and before % config.round == 0
-        if now != before and not f.metadata["free"] and not more:
-            raise not_the_same(f.name, before, now)
-    return fitting(changed, space_saved), space_saved, cwd, sha
-
-
-def not_the_same(name: str, before: object, now: object) -> ConfigError:
-    return ConfigError(f"{named(name)}: expected {before}, with which the sweep to resume began, found {now}")
-
-
-class Lines:
-    """A file of JSON, a line a value, of which there are whole lines only, however a writer ended."""
-
-    def __init__(self, folder: Folder, name: str) -> None:
-        self.path = folder.file(name)
-        self._fd = folder.open(name, os.O_RDWR | os.O_CREAT)
-        with open(self._fd, "rb", closefd=False) as file:
-            self.values, self._size = whole_lines(file, self.path)
-        os.ftruncate(self._fd, self._size)
-
-    def append(self, *values: object) -> None:
-        """Write the lines, on the disk when this returns.  Raises OSError, and then they are not there."""
-        data = "".join(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n" for value in values).encode()
-        try:
-            os.lseek(self._fd, self._size, os.SEEK_SET)
-            write_all(self._fd, data)
-            os.fsync(self._fd)
-        except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(self._fd, self._size)
-            raise OSError(f"{self.path}: cannot be written: {reason(error)}") from None
-        self._size += len(data)
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-def whole_lines(file: BinaryIO, path: str) -> tuple[list[Any], int]:
-    """(values, how many bytes they take) of lines of JSON; the last may be a part of one.  Raises DataError."""
-    lines = [line for line in file if line.endswith(b"\n")]
-    try:
-        return [json.loads(line) for line in lines], sum(map(len, lines))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: expected JSON in every line: {error}") from None
-
-
-def read_trials(values: list[Any], path: str) -> list[Trial]:
-    """The trials of trials.jsonl's values.  Raises DataError."""
-    try:
-        trials = [Trial(**value) for value in values]
-        for number, t in enumerate(trials):
-            t.rungs = [(int(step), float(loss)) for step, loss in t.rungs]
-            if t.trial != number:
-                raise ValueError(f"trial {number} is missing")
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: expected a trial in every line: {error}") from None
-    return trials
-
-
-def read_rungs(values: list[Any], path: str) -> dict[tuple[int, int], list[Ending]]:
-    """{(first trial of the round, step): how its trials came there} of rungs.jsonl's values.  Raises DataError."""
-    try:
-        return {(v["round"], v["step"]): [Ending(**ending) for ending in v["trials"]] for v in values}
-    except (TypeError, KeyError) as error:
-        raise DataError(f"{path}: expected a round's rung in every line: {error}") from None
-
-
 # ---- the sweep ----
 
 
+@dataclass
 class Sweeper:
     """What a sweep holds while it runs."""
 
-    def __init__(
-        self,
-        config: Sweep,
-        space: Space,
-        cwd: str,
-        engine: executors.Engine,
-        stop: Sequence[object],
-        report: Callable[[int, int, float | None], None],
-    ) -> None:
-        self.config, self.space, self.cwd, self.engine = config, space, cwd, engine
-        self.stop, self.report = stop, report
+    config: Sweep
+    space: Space
+    cwd: str
+    engine: executors.Engine
+    stop: Sequence[object]
+    report: Callable[[int, int, float | None], None]
+
+    def __post_init__(self) -> None:
         self.trials: list[Trial] = []  # that have ended and are written, in order
         self.token = secrets.token_hex(8)
-        alone = config.sampler != "tpe" and not config.rungs
-        self.round = max(config.round, TOGETHER) if alone else config.round
+        alone = self.config.sampler != "tpe" and not self.config.rungs
+        self.round = max(self.config.round, TOGETHER) if alone else self.config.round
 
     def ask(self, numbers: range) -> list[dict[str, Any]]:
         """The settings of a round."""
@@ -409,28 +304,21 @@ class Sweeper:
         Raises OSError when one cannot be saved.  After a stop those that were interrupted are missing.
         """
         by_number = {t.trial: t for t in trials}
-        dead: list[int] = []
-        error: str | None = None
-        for number, ending in self.results(trials, until):
-            if ending is None:
-                dead.append(number)
-            elif ending.status == UNSAVED:
-                error = error or f"trial {number}: {ending.error}"
-                self.halt()
-            elif ending.status != INTERRUPTED:
-                self.end(by_number[number], ending)
-                yield number, ending
-        for number in sorted(dead):  # one at a time: who dies now is to blame
-            if self.stop or error:
-                break
-            for _, ending in self.results([by_number[number]], until):
-                if ending is None:
+        waves, error, again = [trials], None, False
+        while waves and not self.stop and error is None:
+            dead: list[int] = []
+            for number, ending in (each for wave in waves for each in self.results(wave, until)):
+                if ending is None and again:
                     ending = Ending("died", error="expected an answer from its worker, which died, and so did a second")
-                if ending.status == UNSAVED:
-                    error = f"trial {number}: {ending.error}"
+                if ending is None:
+                    dead.append(number)
+                elif ending.status == UNSAVED:
+                    error = error or f"trial {number}: {ending.error}"
+                    self.halt()
                 elif ending.status != INTERRUPTED:
                     self.end(by_number[number], ending)
                     yield number, ending
+            waves, again = [[by_number[number]] for number in sorted(dead)], True  # alone: who dies now is to blame
         if error:
             raise OSError(f"{error}; {named('resume')} {self.folder.path} goes on when that is mended")
 
