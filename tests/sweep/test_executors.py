@@ -39,7 +39,7 @@ needs_mpi = pytest.mark.skipif(
     find_spec("mpi4py") is None or MPIEXEC is None, reason="needs mpi4py, the extra [mpi], and mpiexec"
 )
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-LONG = ["--input", "names.txt", "--block-size", 8, "--num-steps", 30000, "--checkpoint-every", 500]
+LONG = ["--input", "names.txt", "--block-size", 8, "--num-steps", 20000, "--checkpoint-every", 500]
 
 
 @contextmanager
@@ -54,14 +54,21 @@ def cluster():
             yield running
 
 
-def mpi_sweep(*arguments, cwd):
+def mpi_command(*arguments):
+    """microgpt sweep on three ranks."""
     version = subprocess.run([MPIEXEC, "--version"], text=True, **PIPES).stdout
     flags = [] if "HYDRA" in version else ["--oversubscribe"]  # MPICH's has none
     command = [MPIEXEC, *flags, "-n", "3", sys.executable, "-m", "mpi4py.futures", "-m", "microgpt", "sweep"]
-    environment = {"PYTHONPATH": str(ROOT), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    process = subprocess.run(
-        [*command, *map(str, arguments)], cwd=cwd, env=os.environ | environment, text=True, timeout=300, **PIPES
-    )
+    return [*command, *map(str, arguments)]
+
+
+def mpi_environment():
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return os.environ | {"PYTHONPATH": str(ROOT)} | root
+
+
+def mpi_sweep(*arguments, cwd):
+    process = subprocess.run(mpi_command(*arguments), cwd=cwd, env=mpi_environment(), text=True, timeout=300, **PIPES)
     assert process.returncode == 0, process.stderr
 
 
@@ -263,3 +270,20 @@ def test_a_scheduler_that_does_not_answer(folder):
     process = sweep("s", *TRAINING, "--trials", 3, "--executor", "dask:127.0.0.1:9", cwd=folder)
     assert process.returncode == 1 and process.stderr.startswith("microgpt: --executor: expected a Dask scheduler")
     assert not (folder / "s").exists()
+
+
+@needs_mpi
+def test_a_rank_that_is_killed(folder):
+    """When a rank dies MPI ends the job; what had ended stays, and the sweep goes on, on any executor."""
+    arguments = [*LONG, "--seed", "0..5", "--sampler", "grid", "--executor"]
+    process = subprocess.Popen(mpi_command("s", *arguments, "mpi"), cwd=folder, env=mpi_environment(), **PIPES)
+    until((folder / "s" / "trial-00003").exists)
+    os.kill(until(lambda: trainer_of(folder / "s", 3)), signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    done = trials(folder / "s")
+    assert 1 <= len(done) < 6
+    assert sweep("--resume", "s", "--executor", "thread:2", cwd=folder).returncode == 0
+    assert sweep("t", *arguments, "thread:2", cwd=folder).returncode == 0
+    assert trials(folder / "s") == trials(folder / "t") and done == trials(folder / "t")[: len(done)]
+    assert checkpoints(folder / "s") == checkpoints(folder / "t")

@@ -288,13 +288,13 @@ def test_a_file_that_may_not_grow(folder):
 
 
 def test_a_failure_ends_only_its_own_trial(folder):
-    """A text that is missing, or a model that no memory holds, is a failed or an invalid trial among others; when no
+    """A text that is missing, or a model that is too large, is a failed or an invalid trial among others; when no
     trial comes to its end, the exit code says so."""
     flags = ["--num-steps", 5, "--sampler", "grid", "--executor", "thread:2"]
     assert sweep("s", "--input", "names.txt,missing.txt", "--n-embd", "16,65536", *flags, cwd=folder).returncode == 0
     found = trials(folder / "s")
     assert [t["status"] for t in found] == ["done", "invalid", "failed", "failed"]
-    assert "memory" in found[1]["error"] and "missing.txt" in found[2]["error"]
+    assert "at most 2147483647 parameters" in found[1]["error"] and "missing.txt" in found[2]["error"]
     process = sweep("t", "--input", "names.txt", "--learning-rate", 900, "--weight-decay", 900, *flags[2:], cwd=folder)
     assert process.returncode == 1 and process.stderr == "microgpt: none of 1 trials came to its end\n"
     assert [t["status"] for t in trials(folder / "t")] == ["failed"]
