@@ -160,10 +160,10 @@ def dask(address: str) -> Executor:
     """The workers of a Dask scheduler.  Raises ConfigError or DataError."""
     import logging
 
-    from distributed import Client, cfexecutor
+    distributed: Any = importlib.import_module("distributed")  # untyped, or not there
 
     try:
-        client = Client(address, timeout=DASK_SECONDS, set_as_default=False)
+        client = distributed.Client(address, timeout=DASK_SECONDS, set_as_default=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{named('executor')}: expected a Dask scheduler that answers, found none at {address}: {error}"
@@ -171,7 +171,7 @@ def dask(address: str) -> Executor:
     for name in ("distributed.client", "distributed.core"):  # what these would say, of a lost scheduler, we do
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
-    base: Any = cfexecutor.ClientExecutor
+    base: Any = distributed.cfexecutor.ClientExecutor
 
     class Dask(base):  # type: ignore[misc]
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
