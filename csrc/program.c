@@ -86,34 +86,39 @@ static double sum_of_squares(const real *x, size_t n)
     return sum;
 }
 
-/* A thread's part of the update of all, block by block. */
-static void clipped_update(const struct microgpt_replay *replay, int thread, int n_threads)
+/* What a gradient is to be multiplied by, so that it is no longer than `clip`; NAN when its length is not finite. */
+static double shortening(const struct microgpt_replay *replay, size_t begin, size_t end, size_t n_blocks, int n_threads)
 {
     const struct microgpt_update *u = replay->update;
-    real *grad = u->grad;
-    const size_t n_blocks = (u->count + MICROGPT_BLOCK - 1) / MICROGPT_BLOCK;
-    const size_t begin = before_thread(n_blocks, thread, n_threads),
-                 end = before_thread(n_blocks, thread + 1, n_threads);
-    if (n_threads > 1)
-        replay->meet(n_threads);
     for (size_t b = begin; b < end; b++) {
         const size_t at = b * MICROGPT_BLOCK, left = u->count - at;
-        u->squares[b] = sum_of_squares(grad + at, left < MICROGPT_BLOCK ? left : MICROGPT_BLOCK);
+        u->squares[b] = sum_of_squares((real *)u->grad + at, left < MICROGPT_BLOCK ? left : MICROGPT_BLOCK);
     }
     if (n_threads > 1)
         replay->meet(n_threads);
     double sum = 0;
     for (size_t b = 0; b < n_blocks; b++) /* each thread for itself, to the same bits */
         sum += u->squares[b];
-    if (!isfinite(sum))
+    return isfinite(sum) ? u->clip / (sqrt(sum) + 1e-6) : NAN; /* as PyTorch has it, which is 0 for no gradient */
+}
+
+/* A thread's part of the update of all, block by block, when all gradients are there. */
+static void update_all(const struct microgpt_replay *replay, int thread, int n_threads)
+{
+    const struct microgpt_update *u = replay->update;
+    const size_t n_blocks = (u->count + MICROGPT_BLOCK - 1) / MICROGPT_BLOCK;
+    const size_t begin = before_thread(n_blocks, thread, n_threads),
+                 end = before_thread(n_blocks, thread + 1, n_threads);
+    if (n_threads > 1)
+        replay->meet(n_threads);
+    const double factor = u->clip > 0 ? shortening(replay, begin, end, n_blocks, n_threads) : 1;
+    if (isnan(factor) || begin == end)
         return;
-    const double factor = u->clip / (sqrt(sum) + 1e-6); /* as PyTorch has it, which is 0 for no gradient */
     const size_t at = begin * MICROGPT_BLOCK, last = end * MICROGPT_BLOCK, n = (last < u->count ? last : u->count) - at;
-    if (begin == end)
-        return;
+    real *grad = (real *)u->grad + at;
     if (factor < 1)
-        scale(grad + at, factor, n);
-    update(u, grad + at, n);
+        scale(grad, factor, n);
+    update(u, grad, n);
 }
 
 /* How many columns the results of a call have that sums over those of the batch: dw's, or those of both tables. */
@@ -208,6 +213,6 @@ void API(replay)(struct microgpt_replay *replay, int thread, int n_threads)
         if (n_threads > 1 && call < last)
             replay->meet(n_threads);
     }
-    if (replay->update && !at_once(replay))
-        clipped_update(replay, thread, n_threads);
+    if (replay->update && (replay->n_calls == 0 || !at_once(replay))) /* without calls gradients were added before */
+        update_all(replay, thread, n_threads);
 }

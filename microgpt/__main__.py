@@ -31,20 +31,33 @@ def execute(argv: list[str] | None) -> int:
         return code or EXIT_DONE
     except BrokenPipeError:  # `| head` has read enough
         drop_stdout()
+        end_job("", EXIT_DONE)
         return EXIT_DONE
     except Exception as error:
         code = exit_code(error)
         if code is None:
+            import traceback
+
+            end_job(traceback.format_exc(), EXIT_FAILED)
             raise
         text: object = error
         if isinstance(error, OSError) and error.errno is not None:
             text = f"{error.filename or 'stdout'}: {error.strerror}"
         elif isinstance(error, ModuleNotFoundError) and error.name in ("numpy", "_cffi_backend"):
             text = f"expected NumPy and cffi, found no module {error.name!r}: pip install numpy cffi"
-        notice(str(text) or type(error).__name__)
+        line = str(text) or type(error).__name__
+        notice(line)
         if isinstance(error, OSError):
             drop_stdout()
+        end_job(line, code)
         return code
+
+
+def end_job(line: str, code: int) -> None:
+    """End the other processes of an MPI job, if this is one of it: they would wait for this one for ever."""
+    ranks = sys.modules.get("microgpt.ranks")
+    if ranks is not None and ranks.Ranks.job is not None:
+        ranks.Ranks.job.end_all(line, code)
 
 
 def drop_stdout() -> None:

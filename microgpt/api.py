@@ -34,6 +34,7 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
+    from .ranks import Ranks
     from .run import Run
 
 Path = str | os.PathLike[str]
@@ -93,28 +94,34 @@ def training(
     metrics: str | None = None,
     settings_file: str | None = None,
     threads: int | None = None,
+    ranks: "Ranks | None" = None,
 ) -> Iterator[tuple[Trainer, "Run | None", Metrics | None]]:
-    """(trainer, run, metrics), ready for loop.train(); the latter two are None unless asked for."""
+    """(trainer, run, metrics), ready for loop.train(); the latter two are None unless asked for, and but for rank 0."""
     if out is not None and resume is not None:
         raise ConfigError(
             f"{named('out')}: expected none with {named('resume')}, which says where the run is, found {out!r}"
         )
     directory = out if resume is None else resume
+    writes = ranks is None or ranks.rank == 0
     with ExitStack() as stack:
         run = saved = writer = path = None
-        if directory is not None:
-            from .run import Run, input_of
+        if directory is not None and writes:
+            from .run import Run
 
             run = stack.enter_context(closing(Run(directory)))
             if resume is not None:
                 saved = run.resume()
+        if ranks is not None:
+            saved = ranks.share(saved)
         config = Config(**settings) if saved is None else resumed(saved.config, settings)
         if directory is not None and saved is not None and "input" not in settings:
+            from .run import input_of
+
             path = input_of(directory, config.input)
-        trainer = Trainer(config, saved, saves=run is not None, input=path, threads=threads)
+        trainer = Trainer(config, saved, saves=run is not None, input=path, threads=threads, ranks=ranks)
         if run is not None and saved is None:
             run.create()
-        if metrics is not None:
+        if metrics is not None and writes:
             read = {"input": trainer.input} | ({"config": settings_file} if settings_file is not None else {})
             folder = None if run is None else run.folder
             writer = stack.enter_context(closing(Metrics.beside(metrics, read, folder)))

@@ -32,6 +32,7 @@ from .terminal import escaped, notice, printable
 if TYPE_CHECKING:
     from .api import Evaluation
     from .data import Dataset
+    from .ranks import Ranks
     from .run import Run
     from .trainer import Trainer
 
@@ -96,6 +97,7 @@ def make_parser() -> Parser:
     command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
     command.add_argument("--out", metavar="DIR", help="directory for the run: checkpoints, metrics and settings")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this directory; needs no other flag")
+    command.add_argument("--mpi", action="store_true", help="share out the shards to the processes of mpiexec")
 
     command = add(sample, "sample", "invent documents with a trained model", trained)
     add_settings(command, Sampling)
@@ -122,6 +124,9 @@ def make_parser() -> Parser:
     settings = command.add_argument_group("settings", SETTINGS_HELP)
     add_settings(settings, Config)
 
+    command = add(export, "export", "write a trained model as another file: a page to try it on", trained)
+    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file: FILE.html")
+
     add(info, "info", "version, paths, compiler, instruction set, threads")
 
     command = add(plot, "plot", "draw the losses of runs, or of a sweep (needs matplotlib)")
@@ -129,6 +134,12 @@ def make_parser() -> Parser:
     command.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: FILE.png or FILE.svg")
     command.add_argument("--log-x", action="store_true", help="steps on a logarithmic scale")
     command.add_argument("--no-raw", action="store_true", help="only the smoothed losses")
+
+    command = add(report, "report", "show what a run learned, on one page to open in a browser")
+    command.add_argument("paths", metavar="RUN", nargs="+", help=f"{trained}; of all but the first only the losses")
+    command.add_argument("-o", "--output", metavar="FILE", help="the page: FILE.html")
+    command.add_argument("--texts", metavar="TEXT,...", help="texts to look at (default: some of the run's own)")
+    command.add_argument("--json", action="store_true", help="print the page's numbers as JSON")
     return parser
 
 
@@ -151,11 +162,15 @@ def train(arguments: argparse.Namespace) -> int | None:
     settings |= parsed(Config, vars(arguments))
     out, resume = arguments.out, arguments.resume
     files = out, resume, arguments.metrics, arguments.config
-    with api.training(settings, *files, n_threads(arguments)) as (trainer, run, metrics):
+    n_threads, ranks = n_threads_of(arguments), ranks_of(arguments)
+    if n_threads is None and ranks is not None and ranks.n_here > 1:
+        n_threads = 1  # the others have the other cores
+    with api.training(settings, *files, n_threads, ranks) as (trainer, run, metrics):
         config = trainer.config
         try:
             say_what_happens(trainer, run)
-            with closing(on_terminal(config, trainer.step_count)) as reporter, stop_on_signals() as stop:
+            with closing(on_terminal(config, trainer.step_count)) as reporter, stop_on_signals() as signals:
+                stop = signals if ranks is None else ranks.stop(signals)
                 loop.train(trainer, run, metrics, reporter, stop)
         except BrokenPipeError:
             notice(stopped("since nobody reads stdout any longer", trainer, run))
@@ -165,14 +180,25 @@ def train(arguments: argparse.Namespace) -> int | None:
             return 128 + stop[0]
         if trainer.step_count < config.num_steps:
             notice(f"stopped early: no better held-out loss in {config.patience} measurements{where_the_best_is(run)}")
-    if config.num_samples:
+    if config.num_samples and (ranks is None or ranks.rank == 0):
         say_samples(trainer)
     return None
 
 
-def n_threads(arguments: argparse.Namespace) -> int | None:
+def n_threads_of(arguments: argparse.Namespace) -> int | None:
     """What --threads says, if it was given."""
     return None if arguments.threads is None else threads.parse(arguments.threads)
+
+
+def ranks_of(arguments: argparse.Namespace) -> Ranks | None:
+    """The processes of the MPI job that --mpi says this is one of."""
+    if not arguments.mpi:
+        return None
+    from .ranks import Ranks
+
+    ranks = Ranks()
+    ranks.silence()
+    return ranks
 
 
 def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
@@ -239,7 +265,7 @@ def sample(arguments: argparse.Namespace) -> None:
     from . import api
 
     sampling = Sampling(**parsed(Sampling, vars(arguments)))
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads_of(arguments))
     escape = escaped if sys.stdout.isatty() else str
     first = 1
     for texts, probs in model.batches(sampling, arguments.probs):
@@ -259,7 +285,7 @@ def sample(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     from . import api, documents, run
 
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads_of(arguments))
     path = arguments.input if arguments.input is not None else run.input_of(arguments.path, model.config.input)
     texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
     try:
@@ -279,7 +305,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def score(arguments: argparse.Namespace) -> None:
     from . import api
 
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads_of(arguments))
     for found in model.score(arguments.texts):
         if arguments.json:
             print(to_json({**found._asdict(), "bits": found.bits}))
@@ -309,7 +335,7 @@ def sweep(arguments: argparse.Namespace) -> int | None:
     own, wanted = parsed(Sweep, texts), {name: given[name] for name in space.SETTINGS if name in given}
     out, resume, engine = arguments.out, arguments.resume, arguments.executor
     with stop_on_signals() as stop, sweep_line(sys.stderr.isatty()) as report:
-        done = sweeps.run(out, resume, own, wanted, engine, n_threads(arguments), stop, report)
+        done = sweeps.run(out, resume, own, wanted, engine, n_threads_of(arguments), stop, report)
     if arguments.json:
         lines = [to_json(vars(trial)) for trial in sorted(done.trials, key=sweeps.rank)]
     else:
@@ -325,6 +351,14 @@ def sweep(arguments: argparse.Namespace) -> int | None:
         notice(f"none of {len(done.trials)} trials came to its end")
         return 1
     return None
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from . import api
+    from .export import export, name_of
+
+    export(api.load(arguments.path), name_of(arguments.path), arguments.output)
+    print(f"wrote {printable(arguments.output)}")
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -353,3 +387,14 @@ def plot(arguments: argparse.Namespace) -> None:
     else:
         plot.plot(arguments.paths, arguments.output, arguments.log_x, not arguments.no_raw)
     print(f"wrote {printable(arguments.output)}")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from .report import report
+
+    texts = None if arguments.texts is None else arguments.texts.split(",")
+    data = report.report(arguments.paths, arguments.output, texts, required=not arguments.json)
+    if arguments.json:
+        print(to_json(data))
+    else:
+        print(f"wrote {printable(arguments.output)}")

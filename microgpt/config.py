@@ -94,6 +94,7 @@ class Config(Settings):
     )
     num_steps: int = setting(1000, "training steps", Range(1, BILLION), free=True)
     batch_size: int = setting(1, "documents a step", Range(1, 10**6))
+    shards: int = setting(1, "parts of a step, a power of two: more take less memory", Range(1, 10**6))
     n_layer: int = setting(1, "layers", Range(1, 1000))
     n_embd: int = setting(16, "width of the residual stream", Range(1, 2**16))
     n_head: int = setting(4, "attention heads, a divisor of the width", Range(1, 2**16))
@@ -127,6 +128,11 @@ class Config(Settings):
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"{named('n_head')}: expected a divisor of {named('n_embd')} {self.n_embd}, found {self.n_head}"
+            )
+        if self.shards & (self.shards - 1) or self.shards > self.batch_size:
+            raise ConfigError(
+                f"{named('shards')}: expected a power of two of at most {named('batch_size')} {self.batch_size}, "
+                f"found {self.shards}"
             )
         if self.min_learning_rate > self.learning_rate:
             raise ConfigError(

@@ -71,7 +71,7 @@ class Dataset:
         self.offsets = np.concatenate(([0], np.cumsum(np.resize(lengths[:n], n + again))))
         if (found := int(self.offsets[-1])) > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} tokens, found {found}")
-        self.max_columns = int(np.max(self.offsets[batch_size:] - self.offsets[:-batch_size]))
+        self.max_columns = self.widest(batch_size)
         self._room = min(found, max(STRETCH, self.max_columns))
         self._first, self._starts = 0, [0]  # the stretch: its first document, and where each begins and the last ends
         self._moved: tuple[int, Any] | None = None  # an epoch, and where its windows begin
@@ -92,19 +92,27 @@ class Dataset:
         memory.require(self.n_bytes, f"{self.n_documents} documents")
         return self._tokens.encode(self._documents)
 
+    def widest(self, count: int) -> int:
+        """The most columns that so many documents in a row have."""
+        return int(np.max(self.offsets[count:] - self.offsets[:-count]))
+
     def batch(self, step: int) -> tuple[int, int]:
         """The first column of this step's batch and how many columns it has."""
         return self.find(step * self.batch_size % self._period, self.batch_size)
 
+    def part(self, step: int, begin: int, count: int) -> tuple[int, int]:
+        """The same of so many documents of the batch, from document `begin` of it on."""
+        return self.find(step * self.batch_size % self._period + begin, count)
+
     def find(self, first: int, count: int) -> tuple[int, int]:
         """The same of `count` documents from document `first` on, which are at most as many as a batch has, or fit into
         STRETCH columns."""
-        i = first - self._first
-        if not 0 <= i < len(self._starts) - count:
+        i, starts = first - self._first, self._starts
+        if not 0 <= i < len(starts) - count:
             self._fill(first)
-            i = 0
-        start = self._starts[i]
-        return start, self._starts[i + count] - start
+            i, starts = 0, self._starts
+        start = starts[i]
+        return start, starts[i + count] - start
 
     def _fill(self, first: int) -> None:
         """Have as many documents as there is room for, from this one on, in the arrays."""

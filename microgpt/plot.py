@@ -70,12 +70,17 @@ def read_baselines(path: str) -> dict[str, float]:
 
 
 def labels(paths: list[str]) -> list[str]:
+    """Each path's last names, as matplotlib would show them."""
+    return [text(name) for name in last_names(paths)]
+
+
+def last_names(paths: list[str]) -> list[str]:
     """As many of each path's last names as tell all apart."""
     parts = [os.path.normpath(path).split(os.sep) for path in paths]
     different, n = len(set(map(tuple, parts))), 1
     while len({tuple(names[-n:]) for names in parts}) < different:
         n += 1
-    return [text(os.sep.join(names[-n:])) for names in parts]
+    return [os.sep.join(names[-n:]) for names in parts]
 
 
 def text(name: str) -> str:

@@ -17,12 +17,14 @@ from .documents import Documents
 from .errors import ConfigError, NotFiniteError, SamplingError, named
 from .params import Parameters, arrays, count
 from .program import Program, Replay
+from .shards import Tree, cut
 from .threads import number
 from .tokens import Tokens
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .evaluate import Evaluator
+    from .ranks import Ranks
 
 SIZES = "n_embd", "n_layer", "block_size", "batch_size"  # the settings that make a model large
 
@@ -33,6 +35,7 @@ class Trainer:
     Drawn from one generator in the reference's order: the shuffle, then the weights; sampling may go on from `rng`.
     With a checkpoint it is where the run was then; the shuffle is done again, and the documents must be the same.
     `threads` is how many to use: unless given, as many as there are cores and the work can feed.
+    `ranks` are the processes of an MPI job that share out the shards of each step.
     `saves` says that there will be checkpoints, for which memory is needed too; `input` where the settings' input is.
     Raises DataError for a file that cannot be trained on, ConfigError for a model that does not fit into memory.
     """
@@ -44,19 +47,26 @@ class Trainer:
         saves: bool = False,
         input: str | None = None,
         threads: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._ranks = config, ranks
         self.rng = random.Random(config.seed)
         self.input = config.input if input is None else input
         self.documents = Documents(config, self.input, self.rng)
         if checkpoint is not None:
             self.documents.must_be(checkpoint.data_sha256)
+        if ranks is not None:
+            self.documents.must_be(ranks.share(self.documents.sha256))
         self.vocab = self.documents.vocab
         self.tokens = Tokens(self.vocab, config.split)
         self.program = record(config, self.tokens.size)
         batches = config.batch_size, config.num_steps, self.documents.key
         self.dataset = d = Dataset(self.documents.training, self.tokens, config, *batches)
-        n_multiplies = count(config, self.tokens.size) * d.offsets[-1] / (len(d.offsets) - 1) * config.batch_size
+        shards = cut(config.batch_size, config.shards)
+        self.shards = shards if ranks is None else ranks.part(shards)
+        self.max_columns = d.widest(max(n for _, n in self.shards))
+        mean_length = d.offsets[-1] / (len(d.offsets) - 1)
+        n_multiplies = count(config, self.tokens.size) * mean_length * config.batch_size / config.shards
         self.threads, self.n_threads = threads, number(threads, n_multiplies)
         self._check_memory(saves)
         self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
@@ -70,12 +80,13 @@ class Trainer:
 
         gradients = {gradient_of(name): view for name, view in self.grads.views.items()}
         given = {**self.params.views, **gradients, **self.dataset.arrays}
-        self.replay = Replay(self.program, config.dtype, self.dataset.max_columns, given, self.n_threads)
+        self.replay = Replay(self.program, config.dtype, self.max_columns, given, self.n_threads)
         losses, weights = self.replay.values["losses"], self.dataset.arrays["weights"]
-        self._advance = c.stepping(
-            self.replay.over, losses, weights, self.adam.arrays, self.adam.squares, self.adam.clip
-        )
-        self._start = self.n_columns = 0  # of the last step
+        alone = config.shards == 1  # then the update goes hand in hand with the gradients; else it comes by itself
+        over = self.replay.over if alone else c.recorded(config.dtype, [], n_threads=self.n_threads)
+        self._advance = c.stepping(over, losses, weights, self.adam.arrays, self.adam.squares, self.adam.clip)
+        self._tree = None if alone else Tree(len(self.shards), self.grads.flat)
+        self._start = self.n_columns = 0  # of the last step, or of its last shard
         self._evaluator: Evaluator | None = None
 
     @property
@@ -86,14 +97,30 @@ class Trainer:
         """One training step: its batch's loss, before the update.  Raises NotFiniteError; ValueError past the end."""
         if self.adam.step_count >= self.config.num_steps:
             raise ValueError(f"expected no more than num_steps {self.config.num_steps}, which have been done")
-        self._start, self.n_columns = self.dataset.batch(self.adam.step_count)
-        loss = self._advance(self._start, self.n_columns, *self.adam.numbers())
+        if self._tree is None:
+            self._start, self.n_columns = self.dataset.batch(self.adam.step_count)
+            loss = self._advance(self._start, self.n_columns, *self.adam.numbers())
+        else:
+            loss = self._sum_of_shards(self._tree)
+            if math.isfinite(loss):
+                self._advance(0, 0, *self.adam.numbers())
         if not math.isfinite(loss):
             raise NotFiniteError(self.adam.step_count + 1, loss)
         if self.adam.clip and not math.isfinite(self.adam.squares.sum()):
             raise NotFiniteError(self.adam.step_count + 1, "one that is not", "a gradient of finite length")
         self.adam.count()
         return loss
+
+    def _sum_of_shards(self, tree: Tree) -> float:
+        """The loss of the batch, whose gradient is in grads then."""
+        losses, weights = self.replay.values["losses"], self.dataset.arrays["weights"]
+        loss = 0.0
+        for i, shard in enumerate(self.shards):
+            start, n = self._start, self.n_columns = self.dataset.part(self.adam.step_count, *shard)
+            self.replay.over(start, n)
+            products = losses[0, :n].astype(np.float64) * weights[start : start + n]
+            loss = tree.add(i, float(np.add.accumulate(products)[-1]))
+        return loss if self._ranks is None else self._ranks.total(self.grads.flat, loss)
 
     def steps(self, until: int, losses: list[float], stop: Sized) -> None:
         """Steps to step `until`, each loss appended to `losses`, or as far as `stop` stays empty."""
@@ -178,7 +205,9 @@ class Trainer:
         """ConfigError unless model, gradients, Adam, checkpoint, activations and data fit into what there is."""
         c, d = self.config, self.dataset
         n_params = count(c, self.tokens.size)
-        numbers = (7 if saves else 4) * n_params + self.program.count(d.max_columns, self.n_threads)
+        n_levels = len(self.shards).bit_length() - 1  # of sums of gradients
+        numbers = (7 if saves else 4) * n_params + n_levels * n_params
+        numbers += self.program.count(self.max_columns, self.n_threads)
         needed = d.n_bytes
         if self.documents.held_out:
             from . import evaluate
@@ -192,7 +221,7 @@ class Trainer:
             raise ConfigError(f"{shape}: expected at most {MAX_COUNT} parameters, found {n_params}")
         if found := memory.shortage(needed):
             raise ConfigError(
-                f"{shape}: {n_params} parameters and {d.max_columns} tokens a step: expected memory of {found}"
+                f"{shape}: {n_params} parameters and {self.max_columns} tokens at once: expected memory of {found}"
             )
 
 

@@ -146,7 +146,7 @@ def test_more_steps(folder):
 CHANGES = {"seed": 1, "batch-size": 2, "n-layer": 2, "n-embd": 16, "n-head": 1, "block-size": 9, "learning-rate": 0.1,
            "beta1": 0.5, "beta2": 0.5, "eps": 0.1, "init-std": 0.1, "dtype": "float32", "val-fraction": 0.5,
            "num-steps": 9, "split": "none", "schedule": "cosine", "warmup-steps": 2, "min-learning-rate": 0.001,
-           "weight-decay": 0.1, "grad-clip": 1.0}  # fmt: skip
+           "weight-decay": 0.1, "grad-clip": 1.0, "shards": 2}  # fmt: skip
 FREE = {"input": "x", "num-steps": 2000, "eval-every": 7, "patience": 3, "checkpoint-every": 5, "log-every": 5,
         "sample-every": 5, "num-samples": 1, "temperature": 0.1}  # fmt: skip
 

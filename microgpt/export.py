@@ -1,0 +1,64 @@
+"""Export: a trained model as a file of another kind, by the file's ending."""
+
+import os
+from collections.abc import Callable
+
+from . import files
+from .api import Model
+from .config import BLANK_LINE, LINE, RUNNING
+from .errors import ConfigError, DataError, named
+from .terminal import escaped, reason
+
+WRITES = {LINE: "lines such as names", BLANK_LINE: "paragraphs", RUNNING: "running text"}
+
+
+def export(model: Model, name: str, output: str) -> None:
+    """Write the model, which people know as `name`, into a file of the kind that its ending says."""
+    write(output, writer(output)(model, name))
+
+
+def write(output: str, data: bytes) -> None:
+    """Write the file that --output names.  Raises DataError."""
+    try:
+        files.write(output, data)
+    except (OSError, MemoryError, ValueError) as error:  # ValueError: a NUL in the path
+        raise DataError(
+            f"{named('output')}: expected a file that can be written, found {output!r}: {reason(error)}"
+        ) from None
+
+
+def writer(output: str) -> Callable[[Model, str], bytes]:
+    """What makes the bytes of such a file.  Raises ConfigError, which names the known endings."""
+    for ending, function in FORMATS.items():
+        if output.endswith(ending):
+            return function
+    raise ConfigError(f"{named('output')}: expected a name that ends in {' or '.join(FORMATS)}, found {output!r}")
+
+
+def to_html(model: Model, name: str) -> bytes:
+    """A page on which the model runs."""
+    from .report.page import model_data, page
+
+    data = {"description": description(model), "model": model_data(model)}
+    scripts = ["dom.js", "model.js", "live.js", "export.js"]
+    return page(f"microgpt: {escaped(name)}", data, ["page.css", "live.css"], scripts).encode()
+
+
+def description(model: Model) -> str:
+    """A sentence on what the model is."""
+    config = model.config
+    counts = (config.n_layer, "layer"), (config.n_head, "head"), (len(model.vocab), "character")
+    layers, heads, characters = (f"{n:,} {what}{'s' * (n > 1)}" for n, what in counts)
+    return (
+        f"A GPT of {model.params.flat.size:,} parameters that has learned to write {WRITES[config.split]}, "
+        f"one character after another: {layers}, {heads}, {config.n_embd} wide, "
+        f"a context of {config.block_size} tokens, {characters}. It runs in this page, which sends nothing anywhere."
+    )
+
+
+def name_of(path: str) -> str:
+    """What people know a run or a checkpoint file as: its own name, whatever folders it is in."""
+    return os.path.basename(os.path.normpath(path)) if path.strip("./") else os.path.basename(os.path.abspath(path))
+
+
+FORMATS: dict[str, Callable[[Model, str], bytes]] = {".html": to_html}

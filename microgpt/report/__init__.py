@@ -1,0 +1,1 @@
+"""Pages about a trained model, each one file of HTML that asks nothing of a network."""

@@ -1,0 +1,10 @@
+"use strict";
+
+/* The page of `microgpt export`: what the model is, and the model to try. */
+{
+  const { description, model } = JSON.parse(document.getElementById("data").textContent);
+  const main = document.getElementById("main");
+  const section = element("section", {}, element("h2", {}, "Try it"));
+  main.append(element("p", {}, description), section);
+  live(section, new Model(model));
+}

@@ -1,0 +1,166 @@
+"""Figures: the numbers of a report's views, from a trained model and the texts of its run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..api import Model
+from ..config import RUNNING
+from ..evaluate import Evaluator
+from ..plot import Series, smooth
+from ..terminal import escaped
+from . import novelty
+from .lens import outputs
+
+if TYPE_CHECKING:
+    from ..documents import Documents
+
+POINTS = 200  # of a curve, which is as many as one can see
+EXCERPT, N_EXCERPTS = 32, 3  # characters of a text that is shown, and how many are
+MEASURED, LOOKED_INTO = 2**15, 2**12  # tokens by whose losses a model is measured, by whose activations its neurons
+NEIGHBOURS = 64  # positions whose vectors are compared, at most
+SAMPLES, LONG_SAMPLES, LONG = 20, 5, 200  # how many texts to invent; of running text, and how long
+COMPARED = 64  # longest context with which the nearest text is looked for
+
+
+def settings(model: Model, step: int, documents: Documents | None) -> dict[str, Any]:
+    """The run in words: its settings, and what it was trained on."""
+    config = model.config
+    named = asdict(config) | {"input": escaped(os.path.basename(config.input))}  # where it was is nobody's business
+    counts = None
+    if documents is not None:
+        counts = {"count": documents.count, "held_out": documents.n_held_out}
+    return {
+        "step": step,
+        "n_params": model.params.flat.size,
+        "vocab": model.vocab,
+        "texts": counts,
+        "running": config.split == RUNNING,
+        "settings": named,
+    }
+
+
+def curves(series: Series) -> dict[str, Any]:
+    """A run's smoothed training losses and its held-out losses, in as many points as one can see."""
+    (steps, losses), held_out = series["train"], series["held-out"]
+    return {"train": thinned(steps, smooth(losses)), "held_out": thinned(*held_out)}
+
+
+def thinned(steps: list[int], losses: list[float]) -> list[tuple[int, float]]:
+    """The first point, the last, and some evenly between them; none that is no number."""
+    points = [(step, loss) for step, loss in zip(steps, losses) if math.isfinite(loss)]
+    if len(points) <= POINTS:
+        return points
+    return [points[i * (len(points) - 1) // (POINTS - 1)] for i in range(POINTS)]
+
+
+def excerpts(model: Model, documents: Documents | None) -> list[str]:
+    """A few texts to look at: the first of the held-out ones that are short, or of the training, or invented ones."""
+    size = min(EXCERPT, model.config.block_size)
+    if documents is None:
+        running = model.config.split == RUNNING
+        invented = model.sample(num_samples=N_EXCERPTS, length=size if running else 0)
+        return list(dict.fromkeys(text[: model.config.block_size] for text in invented))
+    texts = documents.held_out or documents.training
+    if documents.running:
+        return pieces(texts[0], size)[:N_EXCERPTS]
+    short = [text for text in texts if len(text) <= size] or [text[: model.config.block_size] for text in texts]
+    return list(dict.fromkeys(short))[:N_EXCERPTS]
+
+
+def pieces(text: str, size: int) -> list[str]:
+    return [text[i : i + size] for i in range(0, len(text), size)]
+
+
+def measured(model: Model, documents: Documents, most: int) -> list[str]:
+    """The first of the held-out texts, or of the training, that have at most so many tokens together, cut as the
+    context cuts them; of running text it is one."""
+    texts, size = documents.held_out or documents.training, model.config.block_size
+    if documents.running:
+        return [texts[0][:most]]
+    ends = np.cumsum([min(len(text) + 1, size) for text in texts])
+    return [text[:size] for text in texts[: max(1, int(np.searchsorted(ends, most, "right")))]]
+
+
+def losses_by(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+    """The mean loss in bits at each position of the context, and of each character, each with how many it is of."""
+    size, tokens = model.config.block_size, model.params.tokens
+    bits = Evaluator(model.params, texts, model.threads).losses() / math.log(2)
+    ids = tokens.encode(texts)[1:]  # what is predicted
+    if tokens.end is None:
+        positions = np.arange(len(bits)) % size
+    else:
+        lengths = np.array([len(text) + 1 for text in texts])
+        positions = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        ids, positions = ids[positions < size], positions[positions < size]
+    says = outputs(model)
+    return {
+        "n_texts": len(texts),
+        "n_tokens": len(bits),
+        "bits": math.fsum(bits) / len(bits),
+        "positions": means(bits, positions),
+        "characters": [(says[i], mean, n) for i, (mean, n) in enumerate(means(bits, ids)) if n],
+    }
+
+
+def means(values: Any, groups: Any) -> list[tuple[float, int]]:
+    """The mean of each group's values, and how many they are."""
+    counts, sums = np.bincount(groups), np.bincount(groups, values)
+    return [(float(total) / max(1, int(n)), int(n)) for total, n in zip(sums, counts)]
+
+
+def embedding(model: Model) -> dict[str, Any]:
+    """The characters' vectors in the plane in which they differ most, and how alike those of positions are."""
+    points, shares = principal(model.params["wte"].T.astype(np.float64))
+    wpe = model.params["wpe"][:, :NEIGHBOURS].astype(np.float64)
+    lengths = np.sqrt((wpe * wpe).sum(axis=0))
+    unit = wpe / np.where(lengths > 0, lengths, 1)
+    return {
+        "characters": [(char, *point) for char, point in zip(outputs(model), points[:, :2].tolist())],
+        "shares": shares[:2].tolist(),
+        "positions": [row[: i + 1] for i, row in enumerate((unit.T @ unit).tolist())],
+    }
+
+
+def principal(rows: Any) -> tuple[Any, Any]:
+    """The rows by their principal components, at least two, and each component's share of the variance.
+
+    A component has no sign of its own: here its largest coordinate is positive.
+    """
+    rows = np.pad(rows, ((0, 0), (0, max(0, 2 - rows.shape[1]))))
+    u, s, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    u, s = (np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, max(0, 2 - len(s)))]) for a in (u, s))
+    points = u * s
+    points *= np.where(points[np.abs(points).argmax(axis=0), np.arange(len(s))] < 0, -1, 1)
+    total = (s * s).sum()
+    return points, s * s / (total if total > 0 else 1)
+
+
+def samples(model: Model, documents: Documents | None) -> dict[str, Any]:
+    """Invented texts; which are new, and what of the training texts each is nearest to, or has word for word."""
+    config = model.config
+    running = config.split == RUNNING
+    texts = model.sample(LONG_SAMPLES, length=LONG) if running else model.sample(SAMPLES)
+    found: dict[str, Any] = {"texts": [{"text": text} for text in texts], "new": None}
+    if documents is None:
+        return found
+    if not running:
+        known = set(documents.training)
+        found["new"] = novelty.share_new(texts, known)
+        for entry in found["texts"]:
+            entry["new"] = entry["text"] not in known
+    if not running and config.block_size <= COMPARED:
+        nearest = novelty.Nearest(documents.training)
+        for entry in found["texts"]:
+            entry["nearest"], entry["distance"] = nearest.to(entry["text"])
+    else:
+        training = "\n\n".join(documents.training)
+        for entry in found["texts"]:
+            entry["run"] = novelty.longest_run(entry["text"], training)
+    return found

@@ -1,0 +1,55 @@
+"""The page: HTML, styles, scripts and data put together into one file."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..api import Model
+
+HERE = Path(__file__).parent
+
+
+def page(title: str, data: dict[str, Any], styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """The whole page: these files of this folder, and the data, which they find as JSON under the id "data"."""
+    style, script = ("\n".join(map(read, names)) for names in (styles, scripts))
+    policy = {
+        "default-src": "'none'",
+        "style-src": sha256(style),
+        "script-src": sha256(script),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    parts = {
+        "title": escape(title),
+        "policy": escape("; ".join(f"{name} {value}" for name, value in policy.items())),
+        "style": style,
+        # no text of a user's can end the element: every < is an escape
+        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "script": script,
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], read("page.html"))
+
+
+def read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def sha256(text: str) -> str:
+    """What a Content-Security-Policy calls the one script or style that it allows."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def model_data(model: Model) -> dict[str, Any]:
+    """A model as model.js reads it: settings, vocabulary, and each matrix's numbers, column after column, in base64."""
+    config = model.config
+    names = ("n_layer", "n_embd", "n_head", "block_size", "split", "dtype")
+    arrays = {
+        name: base64.b64encode(view.astype(view.dtype.newbyteorder("<")).tobytes(order="F")).decode()
+        for name, view in model.params.items()
+    }
+    return {name: getattr(config, name) for name in names} | {"vocab": model.vocab, "params": arrays}

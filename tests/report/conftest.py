@@ -1,0 +1,88 @@
+"""What the tests of pages share: node, a browser, and tiny models."""
+
+import json
+import shutil
+import subprocess
+from contextlib import ExitStack
+
+import pytest
+from helpers import ROOT, train
+from pages import Live, opened
+
+from microgpt.api import Model
+from microgpt.export import export
+from microgpt.report.page import model_data
+
+SMALL = {"n_embd": 8, "n_head": 2, "block_size": 8, "learning_rate": 0.05, "seed": 3}
+
+CALLS = """
+const [models, calls] = JSON.parse(require("fs").readFileSync(0, "utf-8"));
+const { Model } = require(process.argv[1]);
+const loaded = models.map((data) => new Model(data));
+const answer = ([i, name, argument]) => {
+  try {
+    const found = loaded[i][name](argument);
+    return found instanceof Map ? [...found] : found;
+  } catch (error) {
+    return { error: error.message };
+  }
+};
+console.log(JSON.stringify(calls.map(answer)));
+"""
+
+
+@pytest.fixture(scope="session")
+def javascript():
+    """javascript(models, [(which of them, "score", argument), ...]): what model.js returns, or {"error": message}."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node, to run the page's scripts")
+
+    def call(models, calls):
+        given = json.dumps([list(map(model_data, models)), calls])
+        command = [node, "-e", CALLS, str(ROOT / "microgpt" / "report" / "model.js")]
+        done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8")
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install .[browser]")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("needs chromium, to open pages")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """trained(documents, n_layer=2, ...): a tiny Model after some steps."""
+
+    def trained(documents, steps=60, **settings):
+        trainer = train(tmp_path, documents, **SMALL | {"num_steps": steps} | settings)
+        for _ in range(steps):
+            trainer.step()
+        return Model(trainer.checkpoint())
+
+    return trained
+
+
+@pytest.fixture
+def exported(chromium, tmp_path):
+    """exported(model, name): the page of an exported model, Live; what it says or asks for is a failure."""
+    with ExitStack() as stack:
+
+        def exported(model, name="run", **options):
+            path = tmp_path / "page.html"
+            export(model, name, str(path))
+            return Live(stack.enter_context(opened(chromium, path, **options)))
+
+        yield exported
