@@ -25,7 +25,7 @@ from .config import (
     suggestion,
 )
 from .errors import DataError
-from .progress import on_terminal, sweep_line
+from .progress import on_terminal
 from .signals import stop_on_signals
 from .terminal import escaped, notice, printable
 
@@ -157,9 +157,7 @@ def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) 
 def train(arguments: argparse.Namespace) -> int | None:
     from . import api, loop
 
-    settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
-    settings |= read_toml(arguments.config) if arguments.config is not None else {}
-    settings |= parsed(Config, vars(arguments))
+    settings = settings_of(arguments) | parsed(Config, vars(arguments))
     out, resume = arguments.out, arguments.resume
     files = out, resume, arguments.metrics, arguments.config
     n_threads, ranks = n_threads_of(arguments), ranks_of(arguments)
@@ -183,6 +181,12 @@ def train(arguments: argparse.Namespace) -> int | None:
     if config.num_samples and (ranks is None or ranks.rank == 0):
         say_samples(trainer)
     return None
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What --recipe and --config say."""
+    settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
+    return settings | (read_toml(arguments.config) if arguments.config is not None else {})
 
 
 def n_threads_of(arguments: argparse.Namespace) -> int | None:
@@ -328,27 +332,21 @@ def sweep(arguments: argparse.Namespace) -> int | None:
     from . import space, sweeps
 
     texts = vars(arguments)
-    base = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
-    base |= read_toml(arguments.config) if arguments.config is not None else {}
-    given: space.Space = {name: [value] for name, value in base.items()}
+    given = settings_of(arguments)
     given |= {name: space.written(f, texts[name]) for name, f in space.SETTINGS.items() if texts[name] is not None}
-    own, wanted = parsed(Sweep, texts), {name: given[name] for name in space.SETTINGS if name in given}
-    out, resume, engine = arguments.out, arguments.resume, arguments.executor
-    with stop_on_signals() as stop, sweep_line(sys.stderr.isatty()) as report:
-        done = sweeps.run(out, resume, own, wanted, engine, n_threads_of(arguments), stop, report)
-    if arguments.json:
-        lines = [to_json(vars(trial)) for trial in sorted(done.trials, key=sweeps.rank)]
-    else:
-        lines = [printable(line) for line in sweeps.table(done.trials, done.space)]
+    out, resume, own = arguments.out, arguments.resume, parsed(Sweep, texts)
+    with stop_on_signals() as stop:
+        progress = sys.stderr.isatty()
+        done = sweeps.run(out, resume, own, given, arguments.executor, n_threads_of(arguments), stop, progress)
+    trials = done.best_first()
+    lines = [to_json(vars(t)) for t in trials] if arguments.json else map(printable, sweeps.table(done))
     print("\n".join(lines), flush=True)
     if stop:
-        notice(
-            f"stopped by {stop[0].name} after {len(done.trials)} of {done.n} trials; "
-            f"microgpt sweep --resume {out if resume is None else resume} goes on"
-        )
+        n, where = done.plan.config.trials, done.folder.path
+        notice(f"stopped by {stop[0].name} after {len(trials)} of {n} trials; microgpt sweep --resume {where} goes on")
         return 128 + stop[0]
-    if all(trial.status != "done" for trial in done.trials):
-        notice(f"none of {len(done.trials)} trials came to its end")
+    if all(t.status != "done" for t in trials):
+        notice(f"none of {len(trials)} trials came to its end")
         return 1
     return None
 

@@ -2,140 +2,126 @@
 
 from __future__ import annotations
 
-import importlib
+import logging
 import multiprocessing
 import os
+import queue
 import re
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, ParamSpec, TypeVar
 
 from . import threads
-from .errors import ConfigError, DataError, named
+from .errors import ConfigError, DataError, named, optional
 from .signals import SIGNALS
 from .terminal import shown
 
 MOST = 1024  # workers
-GRACE_SECONDS = 10.0  # after which a process that should have seen its time limit is ended
-DASK_SECONDS = 10
+DASK_SECONDS = 10  # to wait for a scheduler
 FORMS = "process:N, thread:N, dask:HOST:PORT, mpi or MODULE:CALLABLE"
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Engine(NamedTuple):
-    make: Callable[[], Executor]
-    ours: bool  # to shut down, and to make again when it broke
-    threads: int | None  # of a trial
-
-
-class Overdue(Exception):  # noqa: N818 - of a trial
-    """A process did not come back in time, and was ended."""
-
-
-def engine(executor: object, seconds: float = 0.0) -> Engine:
-    """The Engine of a name, an Executor, or a callable that returns one; `seconds` is a trial's time limit.
-
-    Raises ConfigError; whether there is a Dask or MPI to connect to shows when it is made.
-    """
+@contextmanager
+def running(executor: object) -> Iterator[tuple[Executor, int | None]]:
+    """(an Executor, how many threads a trial has on it) of a name, of an Executor, which is left open, or of what
+    returns one.  Raises ConfigError, or DataError when nobody answers."""
     if is_executor(executor):
-        return Engine(lambda: executor, False, 1)  # type: ignore[return-value,arg-type]
-    if callable(executor):
-        return Engine(lambda: checked(executor(), executor), True, 1)
-    if not isinstance(executor, str):
-        raise refused(executor, f"expected {FORMS}, an Executor, or a callable that returns one")
-    name, colon, rest = executor.partition(":")
+        yield executor, 1  # type: ignore[misc]
+        return
+    name, colon, rest = executor.partition(":") if isinstance(executor, str) else ("", "", "")
+    if name == "dask" and re.fullmatch(r"(\w+://)?[^\s/]+:[0-9]{1,5}", rest):
+        with dask(rest) as workers:
+            yield workers, 1
+        return
     if name in ("process", "thread"):
         n = threads.cores() if not colon else int(rest) if re.fullmatch("[0-9]{1,4}", rest) else 0
         if not 1 <= n <= MOST:
-            raise refused(executor, f"expected {name}:N with a whole number from 1 to {MOST}")
-        if name == "thread":
-            return Engine(lambda: ThreadPoolExecutor(n), True, 1)
-        return Engine(lambda: Processes(n, seconds), True, None)
-    if name == "dask" and re.fullmatch(r"(\w+://)?[^\s/]+:[0-9]{1,5}", rest):
-        need("distributed", executor)
-        return Engine(lambda: dask(rest), True, 1)
-    if executor == "mpi":
-        need("mpi4py", executor)
-        return Engine(mpi, True, 1)
-    if not re.fullmatch(r"[\w.]+:[\w.]+", executor) or name in ("dask", "mpi"):
-        raise refused(executor, f"expected {FORMS}")
-    try:
-        found: Any = importlib.import_module(name)
-        for part in rest.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise refused(executor, f"expected MODULE:CALLABLE that can be imported ({error})") from None
-    if not callable(found):
-        raise refused(executor, "expected MODULE:CALLABLE that can be called")
-    return Engine(lambda: checked(found(), executor), True, 1)
+            raise refused(executor, f"{name}:N with a whole number from 1 to {MOST}")
+        found: Executor = Processes(n) if name == "process" else ThreadPoolExecutor(n)
+    else:
+        found = mpi() if executor == "mpi" else Renewed(called(executor))
+    with found:
+        yield found, None if name == "process" else 1
 
 
 def is_executor(value: object) -> bool:
     return callable(getattr(value, "submit", None)) and not isinstance(value, type)
 
 
-def checked(value: object, executor: object) -> Executor:
-    if not is_executor(value):
-        raise refused(executor, f"expected a callable that returns a concurrent.futures.Executor ({shown(value)})")
-    return value  # type: ignore[return-value]
+def called(executor: object) -> Callable[[], Executor]:
+    """The callable, or that of the name MODULE:CALLABLE."""
+    found: Any = executor
+    if isinstance(executor, str):
+        module, colon, path = executor.partition(":")
+        try:
+            found = import_module(module) if colon else None
+            for part in path.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise refused(executor, f"{FORMS} ({error})") from None
+    if not callable(found):
+        raise refused(executor, f"{FORMS}, an Executor, or a callable that returns one")
+    return found  # type: ignore[no-any-return]
 
 
 def refused(executor: object, expected: str) -> ConfigError:
-    return ConfigError(f"{named('executor')}: {expected}, found {shown(executor)}")
+    return ConfigError(f"{named('executor')}: expected {expected}, found {shown(executor)}")
 
 
-def need(module: str, executor: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise refused(executor, f"expected {module} to be installed (pip install {module}; {error})") from None
+class Renewed(Executor):
+    """The executor that a function makes, and another when that one broke."""
 
+    def __init__(self, make: Callable[[], Executor]) -> None:
+        self._make, self._executor = make, make()
+        if not is_executor(self._executor):
+            raise refused(self._executor, "a callable that returns a concurrent.futures.Executor")
 
-# ---- processes ----
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        try:
+            return self._executor.submit(function, *args, **kwargs)
+        except RuntimeError:  # BrokenExecutor is one
+            self._executor.shutdown(wait=False)
+            self._executor = self._make()
+            return self._executor.submit(function, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
 
 
 class Processes(Executor):
-    """N processes, of which any may die or be ended without harm to the others: each is a pool of its own.
+    """N processes, each a pool of its own, so that one that dies takes no other with it.
 
     They are spawned, not forked; each has its share of the cores; they end with the process that made them.
     """
 
-    def __init__(self, n: int, seconds: float = 0.0) -> None:
-        self._limit = seconds + GRACE_SECONDS if seconds else None
-        self._share = max(1, threads.default() // n)
-        self._mine = threading.local()  # each thread has one
-        self._pools: list[ProcessPoolExecutor] = []
+    def __init__(self, n: int) -> None:
+        context, share = multiprocessing.get_context("spawn"), max(1, threads.default() // n)
+        self._pools = [Renewed(lambda: ProcessPoolExecutor(1, context, begin, (share,))) for _ in range(n)]
+        self._idle: queue.SimpleQueue[Renewed] = queue.SimpleQueue()
+        for pool in self._pools:
+            self._idle.put(pool)
         self._threads = ThreadPoolExecutor(n)
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return self._threads.submit(self._call, function, *args, **kwargs)
 
     def _call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        if getattr(self._mine, "pool", None) is None:
-            context = multiprocessing.get_context("spawn")
-            self._mine.pool = ProcessPoolExecutor(1, context, begin, (self._share,))
-            self._pools.append(self._mine.pool)
-            self._mine.pid = None
-        pool: ProcessPoolExecutor = self._mine.pool
+        pool = self._idle.get()
         try:
-            self._mine.pid = self._mine.pid or pool.submit(os.getpid).result()
-            return pool.submit(function, *args, **kwargs).result(self._limit)
-        except TimeoutError:
-            os.kill(self._mine.pid, signal.SIGKILL)
-            self._mine.pool = None
-            raise Overdue from None
-        except BrokenExecutor:
-            self._mine.pool = None
-            raise
+            return pool.submit(function, *args, **kwargs).result()
+        finally:
+            self._idle.put(pool)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._threads.shutdown(wait, cancel_futures=cancel_futures)
-        for pool in self._pools:
-            pool.shutdown(wait, cancel_futures=cancel_futures)
+        for executor in (self._threads, *self._pools):
+            executor.shutdown(wait, cancel_futures=cancel_futures)
 
 
 def begin(n_threads: int) -> None:
@@ -153,15 +139,10 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-# ---- other computers ----
-
-
-def dask(address: str) -> Executor:
-    """The workers of a Dask scheduler.  Raises ConfigError or DataError."""
-    import logging
-
-    distributed: Any = importlib.import_module("distributed")  # untyped, or not there
-
+@contextmanager
+def dask(address: str) -> Iterator[Executor]:
+    """The workers of a Dask scheduler."""
+    distributed = optional("distributed", "dask", f"{named('executor')}: dask")
     try:
         client = distributed.Client(address, timeout=DASK_SECONDS, set_as_default=False)
     except (OSError, RuntimeError, ValueError) as error:
@@ -170,27 +151,17 @@ def dask(address: str) -> Executor:
         ) from None
     for name in ("distributed.client", "distributed.core"):  # what these would say, of a lost scheduler, we do
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-    base: Any = distributed.cfexecutor.ClientExecutor
-
-    class Dask(base):  # type: ignore[misc]
-        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-            super().shutdown(wait and not cancel_futures)
-            client.close()
-
-    executor: Executor = Dask(client, pure=False)  # or else equal trials would be one
-    return executor
+    with client:
+        yield client.get_executor(pure=False)  # or else equal trials would be one
 
 
 def mpi() -> Executor:
-    """The other ranks of an MPI job.  Raises ConfigError when this is none."""
-    from mpi4py import MPI
-    from mpi4py.futures import MPIPoolExecutor
-
+    """The other ranks of an MPI job."""
+    comm = optional("mpi4py.MPI", "mpi", f"{named('executor')}: mpi").COMM_WORLD
+    futures: Any = import_module("mpi4py.futures")
     # without its launcher each rank would be a sweep, and start others
-    if MPI.COMM_WORLD.size < 2 or importlib.import_module("mpi4py.futures._core").SharedPool is None:
-        raise refused(
-            "mpi", "expected to be run by mpiexec -n N python -m mpi4py.futures -m microgpt sweep, with N at least 2"
-        )
-    executor: Executor = MPIPoolExecutor()
+    if comm.size < 2 or futures._core.SharedPool is None:
+        launcher = "mpiexec -n N python -m mpi4py.futures -m microgpt sweep"
+        raise refused("mpi", f"to be run by {launcher}, with N at least 2")
+    executor: Executor = futures.MPIPoolExecutor()
     return executor

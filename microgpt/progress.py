@@ -2,8 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from .config import LINE, RUNNING, Config
@@ -81,11 +79,11 @@ class Reporter:
 
 def on_terminal(config: Config, first_step: int) -> Reporter:
     """The command line's: a bar when stderr is a terminal, and then no step lines on it but the last."""
-    bar = progress_bar(config, first_step) if sys.stderr.isatty() else None
+    bar = progress_bar(config.num_steps, first_step) if sys.stderr.isatty() else None
     return Reporter(config, first_step, bar, "due" if bar is None or not sys.stdout.isatty() else "last")
 
 
-def progress_bar(config: Config, first_step: int, notebook: bool = False) -> Any:
+def progress_bar(total: int, first: int = 0, notebook: bool = False) -> Any:
     """A tqdm bar, one of the notebook's in a notebook; None where tqdm is not installed."""
     try:
         if notebook:
@@ -96,20 +94,4 @@ def progress_bar(config: Config, first_step: int, notebook: bool = False) -> Any
         notice("no progress bar: it needs tqdm (pip install tqdm)")
         return None
     shape = "{n_fmt}/{total_fmt} {bar}{postfix}, {remaining} left"
-    return tqdm(initial=first_step, total=config.num_steps, bar_format=shape, file=sys.stderr, dynamic_ncols=True)
-
-
-@contextmanager
-def sweep_line(shown: bool) -> Iterator[Callable[[int, int, float | None], None]]:
-    """What to tell how many trials of how many have ended, and their best loss: a line on stderr, if it is shown."""
-
-    def report(n: int, total: int, best: float | None) -> None:
-        if shown:
-            loss = "" if best is None else f" | best held-out loss {best:.4f}"
-            print(f"\rtrial {n:4d} / {total:4d}{loss}\x1b[K", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield report
-    finally:
-        if shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return tqdm(initial=first, total=total, bar_format=shape, file=sys.stderr, dynamic_ncols=True)

@@ -8,7 +8,7 @@ from typing import Any
 from . import files
 from .errors import ConfigError, PlotError
 from .plot import check_name, pyplot, save
-from .sweep_folder import TRIALS, read_trials, whole_lines
+from .sweeps import TRIALS, read
 from .terminal import reason
 from .trial import Trial
 
@@ -29,17 +29,16 @@ def plot(paths: list[str], output: str) -> None:
     path = os.path.join(paths[0], TRIALS)
     try:
         with open(path, "rb", opener=files.open_file) as file:
-            trials = read_trials(whole_lines(file, path)[0], path)
+            trials = read(file, path)[0]
     except OSError as error:
         raise PlotError(f"{path}: cannot be read: {reason(error)}") from None
     measured = [t for t in trials if t.val_loss is not None]
     if not measured:
         raise PlotError(f"{path}: expected at least one trial with a loss, found none")
     names = [name for name in trials[0].settings if len({t.settings[name] for t in trials}) > 1]
-    panels = [*names, *(["step"] if any(t.rungs for t in trials) else [])] or ["trial"]
-    rows = -(-len(panels) // WIDE)
-    columns = min(WIDE, len(panels))
-    size = (4.5 * columns, 3.6 * rows)
+    panels = [*names, *["step"] * any(t.rungs for t in trials)] or ["trial"]
+    columns, rows = min(WIDE, len(panels)), -(-len(panels) // WIDE)
+    size = 4.5 * columns, 3.6 * rows
     figure, grid = pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
     best = min(measured, key=lambda t: (t.status != "done", t.val_loss))
     for axes, name in zip(grid.flat, panels):
@@ -50,8 +49,8 @@ def plot(paths: list[str], output: str) -> None:
         axes.set_xlabel(name)
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
-    for row in grid:
-        row[0].set_ylabel("held-out loss")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("held-out loss")
     grid.flat[0].legend()
     save(figure, output)
 
@@ -59,27 +58,28 @@ def plot(paths: list[str], output: str) -> None:
 def draw_setting(axes: Any, name: str, trials: list[Trial], best: Trial) -> None:
     """Each trial's last loss against the value of a setting, or against its number."""
 
-    def values(some: list[Trial]) -> list[Any]:
-        found = [t.trial if name == "trial" else t.settings[name] for t in some]
-        return [os.path.basename(v) if isinstance(v, str) else v for v in found]
+    def draw(some: list[Trial], marker: str, **style: Any) -> None:
+        axes.plot([value(t) for t in some], [t.val_loss for t in some], marker, **style)
 
-    every = values(trials)
-    if isinstance(every[0], str):
-        pass  # each is a tick
-    elif len(set(every)) <= FEW:
-        axes.set_xticks(sorted(set(every)))
-    elif min(every) > 0 and max(every) >= DECADES * min(every):
-        axes.set_xscale("log")
+    def value(t: Trial) -> Any:
+        found = t.trial if name == "trial" else t.settings[name]
+        return os.path.basename(found) if isinstance(found, str) else found
+
+    every = sorted({value(t) for t in trials})
+    if not isinstance(every[0], str):  # of which each is a tick
+        if len(every) <= FEW:
+            axes.set_xticks(every)
+        elif every[0] > 0 and every[-1] >= DECADES * every[0]:
+            axes.set_xscale("log")
     for status, fill in (("stopped", "white"), ("done", "C0")):
-        some = [t for t in trials if t.status == status]
-        if some:
-            axes.plot(values(some), [t.val_loss for t in some], "o", mfc=fill, mec="C0", label=status)
-    axes.plot(values([best]), [best.val_loss], "*", color="C1", markersize=14, label=f"best, trial {best.trial}")
+        if some := [t for t in trials if t.status == status]:
+            draw(some, "o", mfc=fill, mec="C0", label=status)
+    draw([best], "*", color="C1", markersize=14, label=f"best, trial {best.trial}")
 
 
 def draw_rungs(axes: Any, trials: list[Trial], best: Trial) -> None:
     """Each trial's losses against the steps, at its rungs and at its end."""
     for t in sorted(trials, key=lambda t: t is best):
-        points = dict([*t.rungs, (t.step, t.val_loss)])
+        points: dict[Any, Any] = dict([*t.rungs, (t.step, t.val_loss)])
         color = "C1" if t is best else "C0" if t.status == "done" else "lightgray"
         axes.plot(list(points), list(points.values()), "o-", color=color, markersize=3, linewidth=1)

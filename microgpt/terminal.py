@@ -1,8 +1,6 @@
 """What speaks to a terminal: notices, and text in a form that a terminal does not obey."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 _quiet = ContextVar("quiet", default=False)
@@ -18,14 +16,9 @@ def printable(text: str) -> str:
     return escaped(text) if sys.stdout.isatty() else text
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No notices meanwhile in this thread: those of a hundred runs at once would be noise."""
-    token = _quiet.set(True)
-    try:
-        yield
-    finally:
-        _quiet.reset(token)
+def quiet() -> None:
+    """No notices from here on in this context: those of a hundred runs at once would be noise."""
+    _quiet.set(True)
 
 
 def notice(message: object) -> None:
