@@ -120,16 +120,18 @@ class Processes(Executor):
             self._idle.put(pool)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        for executor in (self._threads, *self._pools):
-            executor.shutdown(wait, cancel_futures=cancel_futures)
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        for pool in self._pools:
+            pool.shutdown(wait=False)  # idle, they end together, and without being waited for
 
 
 def begin(n_threads: int) -> None:
-    """In a new process: its threads; it leaves signals, which a terminal sends to all, to who made it."""
+    """In a new process: its threads, and what trains; signals, which a terminal sends to all, are its maker's."""
     os.environ["MICROGPT_THREADS"] = str(n_threads)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    import_module(f"{__package__}.worker")  # not in the first trial's time
 
 
 def end_with_parent() -> None:

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import api, executors, trial
+from . import executors, trial
 from .config import Given, Sweep, read_recipe
 from .errors import ConfigError, DataError, named
 from .files import Folder, folder_at, write_all
@@ -29,14 +29,17 @@ from .terminal import reason, shown
 from .threads import check
 from .trial import INTERRUPTED, PAUSED, RUNNING, UNSAVED, Task, Trial
 
+if TYPE_CHECKING:
+    from .api import Path
+
 TRIALS = "trials.jsonl"
 POLL_SECONDS = 0.1
 
 
 def sweep(
-    out: api.Path | None = None,
+    out: Path | None = None,
     *,
-    resume: api.Path | None = None,
+    resume: Path | None = None,
     executor: object = "process",
     threads: int | None = None,
     recipe: str | None = None,
@@ -52,8 +55,10 @@ def sweep(
 
     >>> microgpt.sweep("sweeps/first", trials=24, learning_rate="1e-3..1e-1:log", n_embd=[16, 32])   # doctest: +SKIP
     """
+    from .api import text_of
+
     paths = ((out, "out"), (resume, "resume"))
-    begin, go_on = (None if path is None else api.text_of(path, name) for path, name in paths)
+    begin, go_on = (None if path is None else text_of(path, name) for path, name in paths)
     own = {f.name: settings.pop(f.name) for f in fields(Sweep) if f.name in settings}
     space = ({} if recipe is None else read_recipe(recipe)) | settings
     with interrupt_at_the_end() as stop:
