@@ -2,7 +2,7 @@
 
 import pytest
 from helpers import write_names
-from sweeping import SWEEP, checkpoints, sweep, trials
+from sweeping import LONG, SWEEP, checkpoints, sweep, trials
 
 
 @pytest.fixture
@@ -14,16 +14,17 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def expected(tmp_path_factory):
-    """expected(sampler): the trials and checkpoints of SWEEP, trained one after the other."""
+    """expected(sampler): the trials and checkpoints of SWEEP, trained one after the other; of LONG, with "long"."""
     known = {}
 
-    def of(sampler):
-        if sampler not in known:
-            folder = tmp_path_factory.mktemp(sampler)
+    def of(name):
+        if name not in known:
+            folder = tmp_path_factory.mktemp(name)
             write_names(folder / "names.txt", 100)
-            process = sweep("s", *SWEEP, "--sampler", sampler, "--executor", "thread:1", cwd=folder)
+            flags = LONG if name == "long" else [*SWEEP, "--sampler", name]
+            process = sweep("s", *flags, "--executor", "thread:1", cwd=folder)
             assert process.returncode == 0, process.stderr
-            known[sampler] = trials(folder / "s"), checkpoints(folder / "s")
-        return known[sampler]
+            known[name] = trials(folder / "s"), checkpoints(folder / "s")
+        return known[name]
 
     return of

@@ -1,34 +1,52 @@
 """What the tests of sweeps share: a small sweep, its files, and its processes."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 
 import pytest
-from helpers import ROOT, microgpt
+from helpers import ROOT
+
+from microgpt.__main__ import main
 
 TRAINING = ["--input", "names.txt", "--num-steps", 40, "--block-size", 8, "--learning-rate", "1e-3..1e-1:log"]
 # some trials cannot be: 4 heads of 10; some fail: a decay that makes weights larger and larger
 SPACE = [*TRAINING, "--n-embd", "4,8,10", "--n-head", "2,4", "--weight-decay", "0,0.1,1000", "--dtype", "float32"]
 SWEEP = ["--trials", 24, "--round", 6, "--rungs", "10,20", *SPACE]
+# six trials of some tenths of a second, which is long enough to be interrupted
+LONG = [*TRAINING[:2], "--block-size", 8, "--num-steps", 15000, "--seed", "0..5", "--sampler", "grid"]
 TIMES = ("seconds", "started")
 
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="needs Optuna, the extra [sweep]")
 SAMPLERS = ["random", pytest.param("tpe", marks=needs_optuna)]
 
 
-def sweep(*arguments, cwd, **options):
-    """The finished process of microgpt sweep; its standard error has at most one line."""
-    process = microgpt("sweep", *arguments, cwd=cwd, timeout=300, **options)
-    assert "Traceback" not in process.stderr and process.stderr.count("\n") <= 1, process.stderr
-    return process
+def sweep(*arguments, cwd):
+    """The exit code of microgpt sweep, in this process, and what it wrote: on standard error at most one line."""
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
+    arguments = ["sweep", *map(str, arguments)]
+    with chdir(cwd), redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        code = main(arguments)
+    stdout, stderr = (stream.buffer.getvalue().decode() for stream in streams)
+    assert stderr.count("\n") <= 1, stderr
+    return subprocess.CompletedProcess(arguments, code, stdout, stderr)
+
+
+def sweep_apart(*arguments, cwd):
+    """The same in a process of its own, which those that it spawns take for their main module."""
+    process = begin(*arguments, cwd=cwd)
+    stdout, stderr = process.communicate(timeout=300)
+    assert stderr.count("\n") <= 1, stderr
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 
 def begin(*arguments, cwd):
-    """The same, as it runs, in a process group of its own."""
+    """microgpt sweep as it runs, in a process group of its own."""
     command = [sys.executable, "-m", "microgpt", "sweep", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     return subprocess.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)
