@@ -15,6 +15,7 @@ from .trial import Trial
 WIDE = 3  # panels in a row
 FEW = 8  # values that are ticks
 DECADES = 20  # times the smallest value, from which on an axis is logarithmic
+FAR = 4.0  # times the median's distance from the best loss, beyond which all losses are drawn alike, at the top
 
 
 def is_sweep(path: str) -> bool:
@@ -41,45 +42,52 @@ def plot(paths: list[str], output: str) -> None:
     size = 4.5 * columns, 3.6 * rows
     figure, grid = pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
     best = min(measured, key=lambda t: (t.status != "done", t.val_loss))
+    losses = sorted(float(t.val_loss or 0) for t in measured)
+    top = losses[0] + FAR * (losses[len(losses) // 2] - losses[0])
+    near = [t for t in measured if (t.val_loss or 0) <= top]
+    styles = [
+        ([t for t in near if t.status == "stopped"], {"marker": "o", "mfc": "white", "label": "stopped"}),
+        ([t for t in near if t.status == "done"], {"marker": "o", "label": "done"}),
+        ([t for t in measured if t not in near], {"marker": "^", "mfc": "white", "label": f"above {top:.4g}"}),
+        ([best], {"marker": "*", "color": "C1", "markersize": 14, "label": f"best, trial {best.trial}"}),
+    ]
     for axes, name in zip(grid.flat, panels):
         if name == "step":
-            draw_rungs(axes, measured, best)
+            draw_rungs(axes, measured, best, top)
         else:
-            draw_setting(axes, name, measured, best)
+            draw_setting(axes, name, styles, top)
         axes.set_xlabel(name)
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
     for axes in grid[:, 0]:
         axes.set_ylabel("held-out loss")
-    grid.flat[0].legend()
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     save(figure, output)
 
 
-def draw_setting(axes: Any, name: str, trials: list[Trial], best: Trial) -> None:
+def draw_setting(axes: Any, name: str, styles: list[tuple[list[Trial], dict[str, Any]]], top: float) -> None:
     """Each trial's last loss against the value of a setting, or against its number."""
-
-    def draw(some: list[Trial], marker: str, **style: Any) -> None:
-        axes.plot([value(t) for t in some], [t.val_loss for t in some], marker, **style)
 
     def value(t: Trial) -> Any:
         found = t.trial if name == "trial" else t.settings[name]
         return os.path.basename(found) if isinstance(found, str) else found
 
-    every = sorted({value(t) for t in trials})
+    every = sorted({value(t) for trials, _ in styles for t in trials})
     if not isinstance(every[0], str):  # of which each is a tick
         if len(every) <= FEW:
             axes.set_xticks(every)
         elif every[0] > 0 and every[-1] >= DECADES * every[0]:
             axes.set_xscale("log")
-    for status, fill in (("stopped", "white"), ("done", "C0")):
-        if some := [t for t in trials if t.status == status]:
-            draw(some, "o", mfc=fill, mec="C0", label=status)
-    draw([best], "*", color="C1", markersize=14, label=f"best, trial {best.trial}")
+    for trials, style in styles:
+        if trials:
+            losses = [min(t.val_loss or 0, top) for t in trials]
+            axes.plot([*map(value, trials)], losses, **{"color": "C0", "linestyle": "none"} | style)
 
 
-def draw_rungs(axes: Any, trials: list[Trial], best: Trial) -> None:
+def draw_rungs(axes: Any, trials: list[Trial], best: Trial, top: float) -> None:
     """Each trial's losses against the steps, at its rungs and at its end."""
     for t in sorted(trials, key=lambda t: t is best):
         points: dict[Any, Any] = dict([*t.rungs, (t.step, t.val_loss)])
         color = "C1" if t is best else "C0" if t.status == "done" else "lightgray"
-        axes.plot(list(points), list(points.values()), "o-", color=color, markersize=3, linewidth=1)
+        losses = [min(loss, top) for loss in points.values()]
+        axes.plot(list(points), losses, "o-", color=color, markersize=3, linewidth=1)

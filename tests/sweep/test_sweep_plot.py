@@ -19,12 +19,16 @@ def swept(folder, monkeypatch):
 
 
 def test_what_is_drawn(swept, monkeypatch):
-    """A panel for each setting that varies and one for the rungs has every trial's loss, the best one marked; equal
-    sweeps are equal pictures."""
+    """A panel for each setting that varies and one for the rungs has every trial's loss, the best one marked, and those
+    that are far away at the top."""
     figures = []
     monkeypatch.setattr(sweep_plot, "save", lambda figure, output: figures.append(figure))
     assert main(["plot", "s", "-o", "s.svg"]) == 0
     measured = [t for t in trials(swept) if t["val_loss"]]
+    losses = sorted(t["val_loss"] for t in measured)
+    top = losses[0] + 4 * (losses[len(losses) // 2] - losses[0])
+    far = [t for t in measured if t["val_loss"] > top]
+    assert far
     best = min((t for t in measured if t["status"] == "done"), key=lambda t: t["val_loss"])
     *panels, rungs = [axes for axes in figures[0].axes if axes.get_xlabel()]
     assert [axes.get_xlabel() for axes in panels] == ["n_embd", "n_head", "learning_rate", "weight_decay"]
@@ -33,12 +37,15 @@ def test_what_is_drawn(swept, monkeypatch):
         name = axes.get_xlabel()
         lines = {line.get_label(): list(zip(*line.get_data())) for line in axes.lines}
         for status in ("done", "stopped"):
-            expected = [(t["settings"][name], t["val_loss"]) for t in measured if t["status"] == status]
+            expected = [
+                (t["settings"][name], t["val_loss"]) for t in measured if t["status"] == status and t not in far
+            ]
             assert lines[status] == expected
+        assert lines[f"above {top:.4g}"] == [(t["settings"][name], top) for t in far]
         assert lines[f"best, trial {best['trial']}"] == [(best["settings"][name], best["val_loss"])]
     drawn = sorted(list(zip(*line.get_data())) for line in rungs.lines)
     ends = [[*map(tuple, t["rungs"]), (t["step"], t["val_loss"])] for t in measured]
-    assert drawn == sorted([list(dict(points).items()) for points in ends])
+    assert drawn == sorted([[(step, min(loss, top)) for step, loss in dict(points).items()] for points in ends])
 
 
 def test_pictures_are_files(swept, capsys):
