@@ -12,6 +12,8 @@ from .sweeps import TRIALS, read
 from .terminal import reason
 from .trial import Trial
 
+Styles = list[tuple[list[Trial], dict[str, Any]]]
+
 WIDE = 3  # panels in a row
 FEW = 8  # values that are ticks
 DECADES = 20  # times the smallest value, from which on an axis is logarithmic
@@ -45,7 +47,7 @@ def plot(paths: list[str], output: str) -> None:
     losses = sorted(float(t.val_loss or 0) for t in measured)
     top = losses[0] + FAR * (losses[len(losses) // 2] - losses[0])
     near = [t for t in measured if (t.val_loss or 0) <= top]
-    styles = [
+    styles: Styles = [
         ([t for t in near if t.status == "stopped"], {"marker": "o", "mfc": "white", "label": "stopped"}),
         ([t for t in near if t.status == "done"], {"marker": "o", "label": "done"}),
         ([t for t in measured if t not in near], {"marker": "^", "mfc": "white", "label": f"above {top:.4g}"}),
@@ -65,7 +67,7 @@ def plot(paths: list[str], output: str) -> None:
     save(figure, output)
 
 
-def draw_setting(axes: Any, name: str, styles: list[tuple[list[Trial], dict[str, Any]]], top: float) -> None:
+def draw_setting(axes: Any, name: str, styles: Styles, top: float) -> None:
     """Each trial's last loss against the value of a setting, or against its number."""
 
     def value(t: Trial) -> Any:

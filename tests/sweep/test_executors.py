@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from shutil import which
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT
@@ -108,9 +110,11 @@ def test_the_same_sweep_on_every_executor(sampler, executor, expected, folder, r
 
 
 @pytest.mark.parametrize("n_deaths", [1, 2])
-def test_a_worker_that_is_killed(n_deaths, expected, folder):
-    """A trial whose worker is killed is tried once more, from its checkpoint, and then marked; the others go on."""
-    process = begin("s", *LONG, "--executor", "process:2", cwd=folder)
+@pytest.mark.parametrize("executor", ["process:2", "concurrent.futures:ProcessPoolExecutor"])
+def test_a_worker_that_is_killed(executor, n_deaths, expected, folder):
+    """A trial whose worker is killed is tried once more, from its checkpoint, and then marked; the others go on, those
+    too whose pool broke with it."""
+    process = begin("s", *LONG, "--executor", executor, cwd=folder)
     killed = set()
     for _ in range(n_deaths):
         pid = until(lambda: (p := trainer_of(folder / "s", 1)) not in killed and p)
@@ -229,6 +233,33 @@ def test_python_takes_any_executor(folder):
     assert trials(folder / "a") == trials(folder / "b")
     assert [[t.trial for t in each] for each in found] == [[t.trial for t in found[0]]] * 2
     assert [t.val_loss for t in found[0]] == sorted(t.val_loss for t in found[0])
+
+
+class Inline(Executor):
+    """What works at once, in submit(), for which each task is changed."""
+
+    def __init__(self, **changes):
+        self.changes = changes
+
+    def submit(self, function, t, task):
+        future = Future()
+        future.set_result(function(t, replace(task, **self.changes)))
+        return future
+
+
+def test_an_executor_that_works_at_once(expected, folder, monkeypatch):
+    """An executor whose submit() does the work gives the same trials, with the same words in their errors."""
+    monkeypatch.setitem(sys.modules, "inline", SimpleNamespace(Inline=Inline))
+    assert sweep("s", *SWEEP, "--executor", "inline:Inline", cwd=folder).returncode == 0
+    assert trials(folder / "s") == expected("random")[0]
+
+
+def test_workers_that_see_another_directory(folder, tmp_path):
+    """Workers without the sweep's directory, as on a computer that does not share it, are an error, and no trial is."""
+    space = {"input": folder / "names.txt", "num_steps": 5, "seed": "1..3", "sampler": "grid"}
+    with pytest.raises(OSError, match=r"expected a directory that all workers see, found trial 0 apart; resume"):
+        microgpt.sweep(folder / "s", executor=Inline(directory=str(tmp_path / "elsewhere")), **space)
+    assert [t.status for t in microgpt.sweep(resume=folder / "s", executor="thread:1")] == ["done"] * 3
 
 
 # ---- names that are none ----
