@@ -109,8 +109,9 @@ def test_the_same_sweep_on_every_executor(sampler, executor, expected, folder, r
 # ---- workers that die, or do not come back ----
 
 
-@pytest.mark.parametrize("n_deaths", [1, 2])
-@pytest.mark.parametrize("executor", ["process:2", "concurrent.futures:ProcessPoolExecutor"])
+@pytest.mark.parametrize(
+    "executor, n_deaths", [("process:2", 1), ("process:2", 2), ("concurrent.futures:ProcessPoolExecutor", 2)]
+)
 def test_a_worker_that_is_killed(executor, n_deaths, expected, folder):
     """A trial whose worker is killed is tried once more, from its checkpoint, and then marked; the others go on, those
     too whose pool broke with it."""
