@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +67,9 @@ def given(f: Field[Any], value: object) -> Values:
     """What Python, or a sweep's file, says: a value, several, or of numbers a text as a flag's.  Raises ConfigError."""
     if isinstance(value, Between) or (isinstance(value, str) and kind(f) is not str):
         return written(f, str(value))
-    # several are what has an order: of a set of texts it would be another each time
-    several = isinstance(value, Collection) and hasattr(value, "__getitem__") and not isinstance(value, (str, bytes))
-    values = [os.fspath(v) if isinstance(v, os.PathLike) else plain(v) for v in (value if several else [value])]  # type: ignore[attr-defined]
+    several = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
+    values = [*several] if isinstance(several, (list, tuple, range)) else [several]  # a set would have another order
+    values = [os.fspath(v) if isinstance(v, os.PathLike) else plain(v) for v in values]
     for v in values:
         check(f, v)
     return listed(f, [float(v) if kind(f) is float else v for v in values])
