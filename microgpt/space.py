@@ -68,8 +68,8 @@ def given(f: Field[Any], value: object) -> Values:
     if isinstance(value, Between) or (isinstance(value, str) and kind(f) is not str):
         return written(f, str(value))
     several = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
-    values = [*several] if isinstance(several, (list, tuple, range)) else [several]  # a set would have another order
-    values = [os.fspath(v) if isinstance(v, os.PathLike) else plain(v) for v in values]
+    several = [*several] if isinstance(several, (list, tuple, range)) else [several]  # a set would have another order
+    values: list[Any] = [os.fspath(v) if isinstance(v, os.PathLike) else plain(v) for v in several]
     for v in values:
         check(f, v)
     return listed(f, [float(v) if kind(f) is float else v for v in values])

@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 
 import pytest
 from helpers import ROOT, often, on_terminal
@@ -29,8 +31,10 @@ from sweeping import (
 )
 
 import microgpt
-from microgpt import run
+from microgpt import run, worker
 from microgpt.config import Config, flag
+from microgpt.files import Folder
+from microgpt.trial import Task
 
 
 def count(directory):
@@ -126,8 +130,8 @@ def test_a_line_that_was_cut_off_is_written_anew(folder):
     expected, path = trials(folder / "s"), folder / "s" / "trials.jsonl"
     text = path.read_bytes()
     ends = [i for i, byte in enumerate(text) if byte == 10]
-    for size in (ends[22] + 1, ends[22] + 30, ends[17] + 5):
-        path.write_bytes(text[:size])
+    for left in (text[: ends[22] + 1], text[: ends[22] + 30], text[: ends[17] + 5], text + b"x" * 5000):
+        path.write_bytes(left)
         assert sweep("--resume", "s", "--executor", "thread:1", cwd=folder).returncode == 0
         assert trials(folder / "s") == expected
     for damage in (
@@ -140,6 +144,21 @@ def test_a_line_that_was_cut_off_is_written_anew(folder):
         path.write_bytes(damage)
         process = sweep("--resume", "s", "--executor", "thread:1", cwd=folder)
         assert process.returncode == 1 and process.stderr.startswith("microgpt: s/trials.jsonl: expected"), damage
+
+
+def test_a_worker_of_the_sweep_before(tmp_path):
+    """A trial that a worker of a sweep that was killed still trains is waited for, unless this sweep is to stop; that
+    worker sees that it is to stop."""
+    before = Folder(str(tmp_path))
+    before.lock("training")
+    worker.wait_for(str(tmp_path), ["stop"])
+    threading.Timer(0.3, before.close).start()
+    worker.wait_for(str(tmp_path), [])
+    with closing(Folder(str(tmp_path))) as now:
+        now.lock("training")
+        now.write("running", b"this one's")
+    tasks = [Task(str(tmp_path), "", token, None, 0.0, 1) for token in ("this one's", "one's before")]
+    assert list(map(worker.goes_on, tasks)) == [True, False]
 
 
 # ---- rungs ----
@@ -214,7 +233,8 @@ def test_another_space_is_refused(folder):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_more_trials(sampler, expected, folder):
-    """A sweep of whole rounds that goes on with more trials is the larger sweep, from another directory too."""
+    """A sweep of whole rounds that goes on with more trials is the larger sweep, from another directory too; one that
+    ends within a round is refused, and so is another text."""
     smaller = [*SWEEP, "--trials", 12, "--sampler", sampler, "--executor", "thread:2"]
     assert sweep("s", *smaller, cwd=folder).returncode == 0
     (folder / "elsewhere").mkdir()
@@ -222,6 +242,9 @@ def test_more_trials(sampler, expected, folder):
     assert process.returncode == 0
     assert trials(folder / "s") == expected(sampler)[0]
     assert json.loads((folder / "s" / "sweep.json").read_text())["config"]["trials"] == 24
+    assert sweep("u", *smaller, "--trials", 4, cwd=folder).returncode == 0
+    process = sweep("--resume", "u", "--trials", 24, cwd=folder)
+    assert process.returncode == 2 and process.stderr.startswith("microgpt: --trials: expected 4, with which")
     (folder / "names.txt").write_text("others\nnames\n" * 20)
     process = sweep("--resume", "s", "--trials", 30, cwd=folder)
     assert process.returncode == 1 and "names.txt" in process.stderr
