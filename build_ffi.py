@@ -9,22 +9,31 @@ import os
 import platform
 import re
 import shutil
+import sys
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
-CSRC = Path(__file__).resolve().parent / "csrc"
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
 HEADERS = "kernels.h", "program.h", "call.h"
 
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"]
 X86 = {"scalar": ["-DMICROGPT_SCALAR"], "avx2": AVX2, "avx512": AVX512}
 ARM = {"scalar": ["-DMICROGPT_SCALAR"], "neon": []}
-FLAGS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(
-    platform.machine().lower(), {"scalar": ["-DMICROGPT_SCALAR"]}
-)
+MACHINE = sysconfig.get_platform().rpartition("-")[2]  # for which is compiled, here or elsewhere
+if MACHINE == "universal2":  # macOS: one file for two processors, which no flags fit; so for this one alone
+    MACHINE = platform.machine()
+    os.environ.setdefault("ARCHFLAGS", f"-arch {MACHINE}")
+FLAGS = {"x86_64": X86, "aarch64": ARM, "arm64": ARM}.get(MACHINE, {"scalar": ["-DMICROGPT_SCALAR"]})
+
+# One build serves Python 3.11 and all later ones, but not those without the GIL, which have another ABI.
+STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 def declarations(header):
@@ -44,6 +53,10 @@ class BuildExt(build_ext):
     """Compile the one extension of pyproject.toml once per instruction set, with cffi's wrapper beside the kernels."""
 
     def finalize_options(self):
+        if sys.platform == "win32":
+            raise SystemExit(
+                "microgpt: expected Linux or macOS, or WSL: the kernels need gcc or clang, and POSIX threads"
+            )
         extensions = self.distribution.ext_modules
         if [extension.name for extension in extensions] == ["microgpt._kernels"]:
             extra = os.environ.get("MICROGPT_CFLAGS", "").split()  # for sanitizers and coverage
@@ -51,6 +64,9 @@ class BuildExt(build_ext):
             for isa, flags in FLAGS.items():
                 variant = copy.deepcopy(extensions[0])
                 variant.name = f"microgpt._kernels_{isa}"
+                if STABLE_ABI:
+                    variant.py_limited_api = True  # which its file's name says
+                    variant.define_macros.append(("Py_LIMITED_API", "0x030b0000"))
                 variant.extra_compile_args += flags + extra
                 variant.extra_link_args += [flag for flag in extra if flag.startswith(("-fsanitize", "--coverage"))]
                 self.distribution.ext_modules.append(variant)
@@ -69,9 +85,19 @@ class BuildExt(build_ext):
 
 
 class BuildPy(build_py):
-    """Put the C sources into the installed package too, for those who compile them (see microgpt.get_include)."""
+    """Put into the installed package what a checkout has beside it: see microgpt.beside."""
 
     def run(self):
         super().run()
         if not self.editable_mode:
-            shutil.copytree(CSRC, Path(self.build_lib) / "microgpt" / "csrc", dirs_exist_ok=True)
+            package = Path(self.build_lib) / "microgpt"
+            shutil.copytree(CSRC, package / "csrc", dirs_exist_ok=True)
+            shutil.copy(ROOT / "input.txt", package)
+
+
+class BdistWheel(bdist_wheel):
+    """Tag the wheel with the ABI that its modules are compiled for."""
+
+    def finalize_options(self):
+        self.py_limited_api = STABLE_ABI and "cp311"
+        super().finalize_options()

@@ -1,4 +1,7 @@
-"""The same training step by other means: each function makes one, given a Config, and returns it as step()."""
+"""The same training step by other means: each function makes one, given a Config, and returns it as step().
+
+NumPy's BLAS has read from the environment how many threads it may have; plain Python has one.
+"""
 
 import itertools
 import random
@@ -20,12 +23,12 @@ def documents_and_vocab(config):
     return documents.training, documents.vocab
 
 
-def torch_step(config):
+def torch_step(config, n_threads):
     """PyTorch, eager: documents padded to the longest of the batch, its own attention, its own Adam (fused)."""
     import torch
     from torch.nn import functional as F
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(n_threads)
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
     documents, vocab = documents_and_vocab(config)
@@ -81,7 +84,7 @@ def torch_step(config):
     return step
 
 
-def numpy_step(config):
+def numpy_step(config, n_threads):
     """NumPy: the packed batch of this project, products by BLAS, attention document by document."""
     documents, vocab = documents_and_vocab(config)
     tokens = Tokens(vocab, config.split)
@@ -179,7 +182,7 @@ def numpy_step(config):
     return step
 
 
-def python_step(config):
+def python_step(config, n_threads):
     """Plain Python: loss and gradients from the scalar tape of the tests.  Its Adam, 1 % of the time, is left out."""
     import reference
 

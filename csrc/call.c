@@ -5,9 +5,9 @@
    it until the call is over (and NumPy from resizing it, unless told not to check).  Whatever is right for other reasons,
    or wrong, is left to `careful`, a function of Python's with the same arguments: see microgpt/arguments.py. */
 
-#define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "program.h"
@@ -132,18 +132,18 @@ static PyObject *take_all(struct look *look, const struct row *row, PyObject *ou
     return outputs;
 }
 
-static int public_threads = 1; /* for one kernel, where there is enough for each to do */
+static atomic_int public_threads = 1; /* for one kernel, where there is enough for each to do */
 enum { MANY_MULTIPLIES = 400000, MANY_NUMBERS = 200000 };
 
-/* How many threads are worth it for a call. */
-static int threads_for(const struct look *look)
+/* How many threads, `most` or fewer, are worth it for a call. */
+static int threads_for(const struct look *look, int most)
 {
     const Py_ssize_t *size = look->size;
     double shares = 1;
     for (int i = 0; i < SIZES; i++)
         shares *= size[i] < 0 ? 1 : (double)size[i];
     shares /= size[K] < 0 ? MANY_NUMBERS : MANY_MULTIPLIES;
-    return shares < 2 ? 1 : shares < public_threads ? (int)shares : public_threads;
+    return shares < 2 ? 1 : shares < most ? (int)shares : most;
 }
 
 /* Say what threads have to know of a call: what its columns are, and that dw is a sum over them, which is another call. */
@@ -183,7 +183,7 @@ static PyObject *try_call(const struct row *row, PyObject *out, int accumulate, 
         memset(call->column, 0, sizeof call->column);
         for (int i = 0; i < row->n_arrays; i++)
             call->ld[i] = (int)look.size[row->shape[i].size[0]]; /* without gaps: as many as there are rows */
-        const int n_threads = public_threads > 1 ? threads_for(&look) : 1;
+        const int most = public_threads, n_threads = most > 1 ? threads_for(&look, most) : 1;
         struct microgpt_replay replay = {.calls = call, .n_calls = 1, .n = (int)look.size[N]};
         if (n_threads > 1)
             replay.n_calls = for_threads(&look, row, call);
@@ -236,11 +236,10 @@ static PyObject *call(PyObject *dictionary, PyObject *const *arguments, Py_ssize
 static PyObject *set_threads(PyObject *dictionary, PyObject *n)
 {
     (void)dictionary;
-    const int before = public_threads, n_threads = (int)PyLong_AsLong(n);
+    const int n_threads = (int)PyLong_AsLong(n);
     if (PyErr_Occurred())
         return NULL;
-    public_threads = n_threads;
-    return PyLong_FromLong(before);
+    return PyLong_FromLong(atomic_exchange(&public_threads, n_threads));
 }
 
 /* address(array): where its memory begins. */

@@ -31,6 +31,7 @@ const struct microgpt_kernel microgpt_kernels[] = {
 int microgpt_best_isa(void)
 {
 #if defined(__x86_64__)
+    __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw"))
         return 2;

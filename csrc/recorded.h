@@ -3,7 +3,6 @@
 #ifndef MICROGPT_RECORDED_H
 #define MICROGPT_RECORDED_H
 
-#define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
 PyObject *microgpt_py_replay(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments);

@@ -1,6 +1,5 @@
 /* Running kernels: see run.h. */
 
-#define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
 #include <pthread.h>

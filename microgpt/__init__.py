@@ -40,9 +40,14 @@ def get_include() -> str:
 
     With whatever flags, and -ffp-contract=off, on which the same bits rest; -ffast-math is refused.
     """
+    return beside("csrc")
+
+
+def beside(name: str) -> str:
+    """The path of what comes with the package: installed, it is within it, and in a checkout beside it."""
     here = os.path.dirname(os.path.abspath(__file__))
-    installed = os.path.join(here, "csrc")
-    return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(here), "csrc")
+    installed = os.path.join(here, name)
+    return installed if os.path.exists(installed) else os.path.join(os.path.dirname(here), name)
 
 
 def __dir__() -> list[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import numpy as np
 
 from . import evaluate, kernels
-from .config import suggestion
+from .config import Config, suggestion
 from .params import Parameters
-from .program import Replay
+from .program import Program, Replay
 
 
 class Activations(dict[str, Any]):
@@ -37,7 +38,12 @@ def activations(params: Parameters, ids: Sequence[int]) -> Activations:
     ops = evaluate.record(config, params.tokens.size)
     replay = Replay(ops, config.dtype, n, {**params.views, **columns})
     replay.over(0, n)
-    found = Activations()
+    return looked_at(ops, replay, np.array([0, n]), config)
+
+
+def looked_at(ops: Program, replay: Replay, offsets: Any, config: Config) -> Activations:
+    """What a program has made of the documents of a batch, which begin at these columns, but for the last that ends."""
+    n, found = int(offsets[-1]), Activations()
     for name, _, fixed in ops.arrays.values():
         if name == "work":
             continue
@@ -45,6 +51,8 @@ def activations(params: Parameters, ids: Sequence[int]) -> Activations:
         layer, _, last = name.rpartition("attn.probs")
         if layer and not last:  # as the kernel lays them out they are no matrices
             q, k, v = (found[layer + x] for x in "qkv")
-            _, cache = kernels.attention_forward(q, k, v, np.array([0, n]), config.n_head)
-            found[name] = kernels.attention_weights(cache, 0)
+            _, cache = kernels.attention_forward(q, k, v, offsets, config.n_head)
+            found[name] = np.zeros((config.n_head, n, n), config.dtype)  # no document looks at another
+            for i, (begin, end) in enumerate(pairwise(offsets)):
+                found[name][:, begin:end, begin:end] = kernels.attention_weights(cache, i)
     return found

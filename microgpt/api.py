@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from . import files, loop
 from .activations import Activations, activations
 from .config import RUNNING, Config, Given, Sampling, accepts, read_recipe, resumed
-from .documents import Documents
-from .errors import ConfigError, DataError, named
+from .documents import Documents, at_hand
+from .errors import ConfigError, DataError, extra, named
 from .evaluate import Evaluator, bits_per_character, mean
 from .history import History
 from .metrics import Metrics
@@ -34,6 +34,7 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
+    from .module import GPT
     from .ranks import Ranks
     from .run import Run
 
@@ -115,7 +116,9 @@ def training(
         if ranks is not None:
             saved = ranks.share(saved)
         config = Config(**settings) if saved is None else resumed(saved.config, settings)
-        if directory is not None and saved is not None and "input" not in settings:
+        if "input" not in settings and saved is None:
+            path = at_hand(config.input)
+        elif "input" not in settings and directory is not None:
             from .run import input_of
 
             path = input_of(directory, config.input)
@@ -140,7 +143,10 @@ def text_of(path: object, name: str) -> str:
 
 
 def load(path: Path, threads: int | None = None) -> "Model":
-    """The Model of a run's directory or a checkpoint file, used by so many threads.  Raises CheckpointError."""
+    """The Model of a run's directory, a checkpoint file or a .safetensors file of export, used by so many threads.
+
+    Raises CheckpointError.
+    """
     from . import run
 
     return Model(run.load(text_of(path, "path")), threads)
@@ -186,6 +192,29 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model of {self.params.flat.size} parameters and {len(self.vocab)} characters>"
+
+    @property
+    def data_sha256(self) -> str:
+        """Of the documents that it was trained on."""
+        return self._saved.data_sha256
+
+    def to_torch(self) -> "GPT":
+        """The model as a PyTorch module, whose state_dict() is the .safetensors file.  Raises ExtraError."""
+        with extra("torch"):
+            from .module import GPT
+        return GPT(self)
+
+    @classmethod
+    def from_torch(cls, module: "GPT", threads: int | None = None) -> "Model":
+        """The Model of a module that to_torch() gave, with the weights, and in the precision, that it has by now.
+
+        Raises ConfigError for another precision than float64 or float32, other shapes, or numbers that are not finite.
+        """
+        with extra("torch"):
+            from .module import GPT
+        if not isinstance(module, GPT):
+            raise TypeError(f"module: expected what to_torch() gave, found {shown(module)}")
+        return cls(module.checkpoint(), threads)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint file, which load() and the commands take.  Raises OSError."""
@@ -317,9 +346,9 @@ class Model:
 
         Raises DataError when the file is another by now.
         """
-        path = self.config.input if input is None else text_of(input, "input")
+        path = at_hand(self.config.input) if input is None else text_of(input, "input")
         documents = Documents(self.config, path, random.Random(self.config.seed))
-        documents.must_be(self._saved.data_sha256)
+        documents.must_be(self.data_sha256)
         return documents
 
     def _check_text(self, name: str, text: str, most: int | None) -> None:

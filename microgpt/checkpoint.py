@@ -9,8 +9,10 @@ import hashlib
 import json
 import math
 import os
+import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
@@ -105,11 +107,19 @@ class Checkpoint:
     m: NDArray[Any]
     v: NDArray[Any]
 
+    @staticmethod
+    def beginning(config: Config, vocab: list[str], data_sha256: str, params: dict[str, NDArray[Any]]) -> "Checkpoint":
+        """That of a run which has these weights before its first step."""
+        nothing = np.zeros(sum(array.size for array in params.values()), config.dtype)
+        nothing.flags.writeable = False  # so that nobody needs a copy, and it takes no memory
+        rng_state = random.Random(config.seed).getstate()
+        return Checkpoint(config, vocab, data_sha256, 0, 1.0, 1.0, None, 0, rng_state, params, nothing, nothing)
+
     def to_bytes(self) -> memoryview:
         versions = {"microgpt": __version__, "numpy": np.__version__}
         state = {"format": FORMAT, "versions": versions, "config": self.config.as_dict(), "vocab": "".join(self.vocab)}
         state |= {name: getattr(self, name) for name in SCALARS}
-        arrays = {**self.params, "m": self.m, "v": self.v}
+        arrays = {name: np.asfortranarray(a) for name, a in {**self.params, "m": self.m, "v": self.v}.items()}
         state["sha256"] = digest(state, arrays.values())
         text = encode(state)
         if len(text) > MAX_JSON:
@@ -143,9 +153,16 @@ def load(path: str, opener: Callable[[str, int], int] = open_file) -> Checkpoint
     Raises CheckpointError unless every size, name, dtype and hash is what the configuration in it demands: an
     UnreadableError if what failed was the reading.
     """
+    with opened(path, opener) as file:
+        return read(file)
+
+
+@contextmanager
+def opened(path: str, opener: Callable[[str, int], int] = open_file) -> Iterator[BinaryIO]:
+    """The file, to be read; whatever goes wrong with it is a CheckpointError that names it."""
     try:
         with open(path, "rb", opener=opener) as file:
-            return read(file)
+            yield file
     except UnreadableError as error:
         raise UnreadableError(f"{path}: {error}") from None
     except DataError as error:
@@ -167,7 +184,7 @@ def read(file: BinaryIO) -> Checkpoint:
         raise CheckpointError("expected a checkpoint, found a file of another kind")
     text, _ = npz.member(head, 0, "run", np.uint8)
     state = parse_json(bytes(text))
-    config, vocab, scalars = parse_state(state)
+    config, vocab, scalars = parse_state(state, KEYS)
 
     # the size that the configuration demands, before the rest is read
     vocab_size = Tokens(vocab, config.split).size
@@ -206,7 +223,7 @@ def check_arrays(arrays: dict[str, NDArray[Any]], state: State) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise CheckpointError(f"expected finite numbers in {name}, found others")
-    if (arrays["v"] < 0).any():
+    if "v" in arrays and (arrays["v"] < 0).any():
         raise CheckpointError("expected no negative numbers in v, found some")
 
 
@@ -220,16 +237,16 @@ def parse_json(text: bytes) -> State:
     return state
 
 
-def parse_state(state: State) -> tuple[Config, list[str], dict[str, Any]]:
-    """The settings, the vocabulary and the scalars, of which every one is checked."""
+def parse_state(state: State, keys: list[str]) -> tuple[Config, list[str], dict[str, Any]]:
+    """The settings, the vocabulary and the scalars among the keys, of which every one is checked."""
     version = state.get("format")
     if type(version) is int and version > FORMAT:
         raise UnreadableError(f"expected format {FORMAT}, found {version}: a later version's checkpoint")
     if type(version) is not int or version != FORMAT:
         raise CheckpointError(f"expected format {FORMAT}, found {shown(version)}")
     settings = state.get("config")
-    if list(state) != KEYS or type(settings) is not dict:
-        raise CheckpointError(f"expected the keys {', '.join(KEYS)}, found others")
+    if list(state) != keys or type(settings) is not dict:
+        raise CheckpointError(f"expected the keys {', '.join(keys)}, found others")
     # a setting that is younger than the checkpoint has its default, which computes what was computed without it
     known = [f.name for f in fields(Config)]
     if other := [name for name in settings if name not in known]:
@@ -246,4 +263,4 @@ def parse_state(state: State) -> tuple[Config, list[str], dict[str, Any]]:
     require(list(vocab) == sorted(set(vocab)), "vocab", "sorted distinct characters", vocab)
     a_hash("sha256", state["sha256"], state)
     whole = state | {"config": config.as_dict()}
-    return config, list(vocab), {name: check(name, state[name], whole) for name, check in SCALARS.items()}
+    return config, list(vocab), {name: SCALARS[name](name, state[name], whole) for name in keys if name in SCALARS}

@@ -16,6 +16,7 @@ from .config import (
     Sampling,
     Settings,
     Sweep,
+    Tracing,
     flag,
     kind,
     parsed,
@@ -24,7 +25,7 @@ from .config import (
     recipes,
     suggestion,
 )
-from .errors import DataError
+from .errors import ConfigError, DataError
 from .progress import on_terminal
 from .signals import stop_on_signals
 from .terminal import escaped, notice, printable
@@ -89,12 +90,10 @@ def make_parser() -> Parser:
             )
         return command
 
-    trained = "a run's directory, or a checkpoint file"
+    trained = "a run's directory, a checkpoint file, or a .safetensors file of export"
     command = add(train, "train", "train a model and sample from it")
-    add_settings(command, Config)
+    add_run_settings(command)
     command.add_argument("--metrics", metavar="FILE", help="write each step's loss and learning rate as a line of JSON")
-    command.add_argument("--recipe", metavar="NAME", help=f"settings to begin with: {', '.join(recipes())}")
-    command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
     command.add_argument("--out", metavar="DIR", help="directory for the run: checkpoints, metrics and settings")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this directory; needs no other flag")
     command.add_argument("--mpi", action="store_true", help="share out the shards to the processes of mpiexec")
@@ -117,15 +116,20 @@ def make_parser() -> Parser:
     command.add_argument("out", metavar="DIR", nargs="?", help="directory for the sweep, and each trial's run in it")
     add_settings(command, Sweep)
     command.add_argument("--executor", metavar="NAME", default="process", help=EXECUTOR_HELP)
-    command.add_argument("--recipe", metavar="NAME", help="as train has it; its settings are the same in all trials")
-    command.add_argument("--config", metavar="FILE", help="the same of a TOML file")
     command.add_argument("--resume", metavar="DIR", help="go on with the sweep in this directory; needs no other flag")
     command.add_argument("--json", action="store_true", help="print each trial as a line of JSON, the best first")
-    settings = command.add_argument_group("settings", SETTINGS_HELP)
-    add_settings(settings, Config)
+    add_run_settings(command.add_argument_group("settings", SETTINGS_HELP))
 
-    command = add(export, "export", "write a trained model as another file: a page to try it on", trained)
-    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file: FILE.html")
+    command = add(export, "export", "write a trained model as a file for elsewhere", trained)
+    kinds = "FILE.html (a page), .safetensors (weights), .onnx (a graph) or .py (a program)"
+    command.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help=f"the file, a kind by its ending: {kinds}"
+    )
+
+    command = add(trace, "trace", "write down all that the first steps of a run compute, for those who port it")
+    add_settings(command, Tracing)
+    add_run_settings(command)
+    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file: FILE.safetensors")
 
     add(info, "info", "version, paths, compiler, instruction set, threads")
 
@@ -143,6 +147,12 @@ def make_parser() -> Parser:
     return parser
 
 
+def add_run_settings(command: argparse._ActionsContainer) -> None:
+    add_settings(command, Config)
+    command.add_argument("--recipe", metavar="NAME", help=f"settings to begin with: {', '.join(recipes())}")
+    command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
+
+
 def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) -> None:
     for f in fields(settings):
         default = f" (default {f.default})" if f.default != "" else ""
@@ -157,7 +167,7 @@ def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) 
 def train(arguments: argparse.Namespace) -> int | None:
     from . import api, loop
 
-    settings = settings_of(arguments) | parsed(Config, vars(arguments))
+    settings = run_settings(arguments)
     out, resume = arguments.out, arguments.resume
     files = out, resume, arguments.metrics, arguments.config
     n_threads, ranks = n_threads_of(arguments), ranks_of(arguments)
@@ -183,10 +193,15 @@ def train(arguments: argparse.Namespace) -> int | None:
     return None
 
 
-def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What --recipe and --config say."""
+def base_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What --recipe and --config say of a run's settings."""
     settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
     return settings | (read_toml(arguments.config) if arguments.config is not None else {})
+
+
+def run_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is given of a run's settings: flags over file over recipe."""
+    return base_settings(arguments) | parsed(Config, vars(arguments))
 
 
 def n_threads_of(arguments: argparse.Namespace) -> int | None:
@@ -332,7 +347,7 @@ def sweep(arguments: argparse.Namespace) -> int | None:
     from . import space, sweeps
 
     texts = vars(arguments)
-    given = settings_of(arguments)
+    given = base_settings(arguments)
     given |= {name: space.written(f, texts[name]) for name, f in space.SETTINGS.items() if texts[name] is not None}
     out, resume, own = arguments.out, arguments.resume, parsed(Sweep, texts)
     with stop_on_signals() as stop:
@@ -356,6 +371,17 @@ def export(arguments: argparse.Namespace) -> None:
     from .export import export, name_of
 
     export(api.load(arguments.path), name_of(arguments.path), arguments.output)
+    print(f"wrote {printable(arguments.output)}")
+
+
+def trace(arguments: argparse.Namespace) -> None:
+    from . import trace
+    from .export import write
+
+    if not arguments.output.endswith(".safetensors"):
+        raise ConfigError(f"--output: expected a name that ends in .safetensors, found {arguments.output!r}")
+    steps = Tracing(**parsed(Tracing, vars(arguments))).steps
+    write(arguments.output, trace.to_bytes(Config(**run_settings(arguments)), steps))
     print(f"wrote {printable(arguments.output)}")
 
 

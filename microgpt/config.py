@@ -198,6 +198,13 @@ class Sweep(Settings):
         return [int(part) for part in self.rungs.split(",") if part]
 
 
+@dataclass(frozen=True)
+class Tracing(Settings):
+    """How much of a run to write down."""
+
+    steps: int = setting(3, "training steps to write down", Range(1, BILLION))
+
+
 def resumed(saved: Config, given: dict[str, Any]) -> Config:
     """The Config of a run that goes on with some settings changed; ConfigError for what would make it another run."""
     for f in fields(Config):

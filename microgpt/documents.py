@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import groupby
 
+from . import beside
 from .config import BLANK_LINE, LINE, RUNNING, Config
 from .errors import ConfigError, DataError, named
-from .files import open_file
-from .terminal import reason
+from .files import may_be, open_file
+from .terminal import notice, reason
 
 # what parts documents, by `split`: none of them has it
 PARTED_BY = {LINE: "\n", BLANK_LINE: "\n\n", RUNNING: ""}
+
+
+def at_hand(name: str) -> str:
+    """An input's path; of the default one, where it is not in this directory, that which comes with the package."""
+    if name != Config.input or may_be(name) or os.path.islink(name):  # though it lead to nothing, it is meant
+        return name
+    path = beside(name)
+    notice(f"{name}: none in this directory; taking the names that come with microgpt, {path}")
+    return path
 
 
 def read(path: str, split: str = Config.split) -> tuple[list[str], bool]:

@@ -70,6 +70,21 @@ class PlotError(DataError):
     """There is nothing to draw, or nothing to draw it with."""
 
 
+class ExtraError(OneLineError, ImportError):
+    """An optional library is not installed; the message says which extra brings it."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Have what is missing called part of this extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ExtraError(
+            f"expected {error.name}, found no such module: pip install {error.name}, or the extra [{name}]"
+        ) from None
+
+
 class NotFiniteError(ArithmeticError):
     """The loss, or what Adam made of it, became infinite or NaN; `step` (from 1) says when."""
 

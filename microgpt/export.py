@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from . import files
 from .api import Model
 from .config import BLANK_LINE, LINE, RUNNING
 from .errors import ConfigError, DataError, named
+from .params import by_rows
 from .terminal import escaped, reason
 
 WRITES = {LINE: "lines such as names", BLANK_LINE: "paragraphs", RUNNING: "running text"}
@@ -39,9 +41,43 @@ def to_html(model: Model, name: str) -> bytes:
     """A page on which the model runs."""
     from .report.page import model_data, page
 
-    data = {"description": description(model), "model": model_data(model)}
+    said = f"{description(model)} It runs in this page, which sends nothing anywhere."
+    data = {"description": said, "model": model_data(model)}
     scripts = ["dom.js", "model.js", "live.js", "export.js"]
     return page(f"microgpt: {escaped(name)}", data, ["page.css", "live.css"], scripts).encode()
+
+
+def to_safetensors(model: Model, name: str) -> bytes:
+    """The weights, settings and vocabulary, which microgpt.load() and the commands take too."""
+    from . import safetensors
+
+    return safetensors.to_bytes(model.params, model.data_sha256)
+
+
+def to_onnx(model: Model, name: str) -> bytes:
+    """The model as a graph that onnxruntime and others run."""
+    from . import onnx
+
+    return onnx.to_bytes(model.params)
+
+
+def to_python(model: Model, name: str) -> bytes:
+    """standalone.py with the model in it: numbers are written so that they are read as the same, texts in ASCII."""
+    source = Path(__file__).with_name("standalone.py").read_text(encoding="utf-8")
+    before, model_begins, rest = source.partition("# ---- the model ----\n")
+    _, model_ends, after = rest.partition("# ---- what follows from it ----\n")
+    config = model.config
+    lines = [
+        f"DESCRIPTION = {description(model)!r}",
+        f"N_LAYER, N_HEAD, BLOCK_SIZE = {config.n_layer}, {config.n_head}, {config.block_size}",
+        f"SPLIT = {config.split!r}",
+        f"VOCAB = {''.join(model.vocab)!a}",
+        "WEIGHTS: dict[str, str] = {",
+    ]
+    for matrix, rows in by_rows(model.params).items():
+        text = "\n".join(" ".join(map(repr, row)) for row in rows.tolist())
+        lines.append(f'{matrix!r}: """{text}""",')
+    return "\n".join([before + model_begins, *lines, "}\n", model_ends + after]).encode()
 
 
 def description(model: Model) -> str:
@@ -52,7 +88,7 @@ def description(model: Model) -> str:
     return (
         f"A GPT of {model.params.flat.size:,} parameters that has learned to write {WRITES[config.split]}, "
         f"one character after another: {layers}, {heads}, {config.n_embd} wide, "
-        f"a context of {config.block_size} tokens, {characters}. It runs in this page, which sends nothing anywhere."
+        f"a context of {config.block_size} tokens, {characters}."
     )
 
 
@@ -61,4 +97,9 @@ def name_of(path: str) -> str:
     return os.path.basename(os.path.normpath(path)) if path.strip("./") else os.path.basename(os.path.abspath(path))
 
 
-FORMATS: dict[str, Callable[[Model, str], bytes]] = {".html": to_html}
+FORMATS: dict[str, Callable[[Model, str], bytes]] = {
+    ".html": to_html,
+    ".safetensors": to_safetensors,
+    ".onnx": to_onnx,
+    ".py": to_python,
+}

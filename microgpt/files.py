@@ -12,7 +12,7 @@ KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a F
 # how a path is said to lead to no file; whatever else is said of one may be otherwise the next time
 NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 # how link() says that a file system has no links, or no more of them, or not of somebody else's file
-NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class Folder:
@@ -136,6 +136,17 @@ def folder_at(path: str) -> Folder | None:
 def open_file(path: str, flags: int) -> int:
     """An opener for open(): of a file, through links too, and OSError, without waiting, for anything else."""
     return checked(os.open(path, flags | os.O_NONBLOCK), path)
+
+
+def may_be(path: str) -> bool:
+    """Whether something is there, or it cannot be said now, which whoever opens it will say."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 @contextmanager

@@ -46,10 +46,11 @@ def loss(ops: Program, logits: Array) -> None:
     ops.cross_entropy_forward(("losses", "probs", "loss"), logits, TARGETS, WEIGHTS)
 
 
-def backward(ops: Program, p: Mapping[str, Array], g: Mapping[str, Array], config: Config) -> None:
+def backward(ops: Program, p: Mapping[str, Array], g: Mapping[str, Array], config: Config, keep: bool = False) -> None:
     """The gradient of the loss in g, line by line the forward pass from its end.
 
-    The gradient of a value is called after it, with a d.  That of the residual stream goes on to both sides of
+    The gradient of a value is called after it, with a d; within a layer that is one array for all layers, unless every
+    one is to be kept.  That of the residual stream goes on to both sides of
     x = x + branch: it is the branch's dy, and a copy of it then has the branch's own dx added.
     """
     a = ops.arrays
@@ -59,19 +60,20 @@ def backward(ops: Program, p: Mapping[str, Array], g: Mapping[str, Array], confi
     _, dx = ops.matmul_backward((g["lm_head"], last + "dx_mlp"), dlogits, p["lm_head"], a[last + "x_mlp"])
     for layer in reversed(range(config.n_layer)):
         l = f"layer{layer}."
+        d = l + "d" if keep else "d"
         # x = x + fc2 relu(fc1 rmsnorm(x))
         relu, norm, rstd = a[l + "mlp_relu"], a[l + "mlp_norm"], a[l + "mlp_norm.rstd"]
-        _, drelu = ops.matmul_backward((g[l + "mlp_fc2"], "drelu"), dx, p[l + "mlp_fc2"], relu)
-        dhidden = ops.relu_backward("dhidden", drelu, relu)
-        _, dnorm = ops.matmul_backward((g[l + "mlp_fc1"], "dnorm"), dhidden, p[l + "mlp_fc1"], norm)
+        _, drelu = ops.matmul_backward((g[l + "mlp_fc2"], d + "mlp_relu"), dx, p[l + "mlp_fc2"], relu)
+        dhidden = ops.relu_backward(d + "mlp_hidden", drelu, relu)
+        _, dnorm = ops.matmul_backward((g[l + "mlp_fc1"], d + "mlp_norm"), dhidden, p[l + "mlp_fc1"], norm)
         dx, _ = ops.add_backward((l + "dx_attn", None), dx)
         ops.rmsnorm_backward(dx, dnorm, norm, rstd, accumulate=True)
         # x = x + wo attention(rmsnorm(x))
         attn, norm, rstd = a[l + "attn"], a[l + "attn_norm"], a[l + "attn_norm.rstd"]
         probs, q, k, v = a[l + "attn.probs"], a[l + "q"], a[l + "k"], a[l + "v"]
-        _, dattn = ops.matmul_backward((g[l + "attn_wo"], "dattn"), dx, p[l + "attn_wo"], attn)
-        dq, dk, dv = ops.attention_backward(("dq", "dk", "dv"), dattn, probs, q, k, v, POSITIONS, **sizes)
-        _, dnorm = ops.matmul_backward((g[l + "attn_wv"], "dnorm"), dv, p[l + "attn_wv"], norm)
+        _, dattn = ops.matmul_backward((g[l + "attn_wo"], d + "attn"), dx, p[l + "attn_wo"], attn)
+        dq, dk, dv = ops.attention_backward((d + "q", d + "k", d + "v"), dattn, probs, q, k, v, POSITIONS, **sizes)
+        _, dnorm = ops.matmul_backward((g[l + "attn_wv"], d + "attn_norm"), dv, p[l + "attn_wv"], norm)
         ops.matmul_backward((g[l + "attn_wk"], dnorm), dk, p[l + "attn_wk"], norm, accumulate=(False, True))
         ops.matmul_backward((g[l + "attn_wq"], dnorm), dq, p[l + "attn_wq"], norm, accumulate=(False, True))
         dx, _ = ops.add_backward((f"layer{layer - 1}.dx_mlp" if layer else "dx", None), dx)

@@ -12,6 +12,8 @@ from .config import Config
 from .program import Array, aligned
 from .tokens import Tokens
 
+EMBEDDINGS = "wte", "wpe"  # of a token and a position
+
 
 def table(config: Config, vocab_size: int) -> list[tuple[str, int, int]]:
     """(name, rows, columns) of every matrix, in the order in which they are drawn and lie in the buffer.
@@ -36,6 +38,20 @@ def arrays(config: Config, vocab_size: int) -> dict[str, Array]:
     return {name: Array(name, rows, columns) for name, rows, columns in table(config, vocab_size)}
 
 
+def by_rows(matrices: Mapping[str, Any]) -> dict[str, Any]:
+    """The matrices as others keep them, row by row: outputs x inputs, and a row for each token or position.
+
+    Done twice it is undone: only the embeddings are turned.
+    """
+    return {name: matrix.T if name in EMBEDDINGS else matrix for name, matrix in matrices.items()}
+
+
+def row_shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, int]]:
+    """Their shapes then."""
+    matrices = table(config, vocab_size)
+    return {name: (columns, rows) if name in EMBEDDINGS else (rows, columns) for name, rows, columns in matrices}
+
+
 class Parameters(Mapping[str, Any]):
     """A model: its settings, its vocabulary, and a flat buffer of its parameters (or of as many gradients).
 
@@ -47,12 +63,16 @@ class Parameters(Mapping[str, Any]):
         vocab_size = self.tokens.size
         self.table, self.arrays = table(config, vocab_size), arrays(config, vocab_size)
         self.flat = aligned(count(config, vocab_size), config.dtype)
-        self.views: dict[str, Any] = {}
-        start = 0
+        self.views = self.matrices(self.flat)
+
+    def matrices(self, flat: Any) -> dict[str, Any]:
+        """Views by name of a buffer that is laid out as this one is, such as Adam's."""
+        views, start = {}, 0
         for name, rows, columns in self.table:
             end = start + rows * columns
-            self.views[name] = self.flat[start:end].reshape(rows, columns, order="F")
+            views[name] = flat[start:end].reshape(rows, columns, order="F")
             start = end
+        return views
 
     def __getitem__(self, name: str) -> Any:
         return self.views[name]
@@ -64,13 +84,9 @@ class Parameters(Mapping[str, Any]):
         return len(self.views)
 
     def draw(self, rng: random.Random, std: float) -> None:
-        """Fill with N(0, std) from `rng`, in the reference's order: row by row of n_out x n_in."""
-        for name, view in self.views.items():
-            draws = np.array([rng.gauss(0, std) for _ in range(view.size)])
-            if name in ("wte", "wpe"):  # n_out is the number of tokens or positions: our columns
-                view[:] = draws.reshape(view.shape, order="F")
-            else:
-                view[:] = draws.reshape(view.shape)
+        """Fill with N(0, std) from `rng`, in the reference's order: row by row."""
+        for rows in by_rows(self.views).values():
+            rows[:] = np.array([rng.gauss(0, std) for _ in range(rows.size)]).reshape(rows.shape)
 
     def copy_from(self, arrays: Mapping[str, Any]) -> None:
         """Fill with the arrays of the same names."""

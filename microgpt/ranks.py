@@ -39,6 +39,7 @@ class Ranks:
         self._signals: list[Signals] = []  # that this process got
         self._agreed: list[Signals] = []
         self._ends = self._comm.Dup()
+        self._theirs: Any = None  # what others send
         Ranks.job = self
 
     def silence(self) -> None:
@@ -68,19 +69,35 @@ class Ranks:
 
     def total(self, gradient: Any, loss: float) -> float:
         """Add up all ranks' gradients, in place, and losses: by the tree in which neighbours are added, then
-        neighbouring sums.  Addition commutes, so that both sides of a pair get the same bits."""
-        losses, theirs, their_loss = np.array([loss]), np.empty_like(gradient), np.empty(1)
-        distance = 1
-        while distance < self.size:
-            other = self.rank ^ distance
-            for mine, received in ((gradient, theirs), (losses, their_loss)):
-                self._comm.Sendrecv(mine, other, recvbuf=received, source=other)
-                mine += received
-            distance *= 2
+        neighbouring sums.  Addition commutes, so that both sides of a pair get the same bits.
+
+        With the partner at each distance a rank exchanges halves: it adds up one, and leaves the other to the partner;
+        of its half then half with the next, and so on.  On the way back it gets from each what that one has added up.
+        So it sends each number about twice, however many ranks there are.
+        """
+        if self._theirs is None:
+            self._theirs = np.empty_like(gradient[: gradient.size // 2 + 1])
+        distances = [1 << i for i in range(self.size.bit_length() - 1)]
+        mine, halves = gradient, []
+        for distance in distances:
+            parts = mine[: mine.size // 2], mine[mine.size // 2 :]
+            mine, other = parts if self.rank & distance == 0 else parts[::-1]
+            self._exchange(distance, other, received := self._theirs[: mine.size])
+            mine += received
+            losses = np.array([loss, 0])
+            self._exchange(distance, losses[:1], losses[1:])
+            loss = float(losses[0] + losses[1])
+            halves.append((mine, other))
+        for distance, (mine, other) in zip(distances[::-1], halves[::-1]):
+            self._exchange(distance, mine, other)
         last = self._comm.allreduce(max(self._signals, default=0), op=self._mpi.MAX)
         if last and not self._agreed:
             self._agreed.append(Signals(last))
-        return float(losses[0])
+        return loss
+
+    def _exchange(self, distance: int, sent: Any, received: Any) -> None:
+        other = self.rank ^ distance
+        self._comm.Sendrecv(sent, other, recvbuf=received, source=other)
 
     def end_all(self, line: str, code: int) -> None:
         """End every process of the job, of which others would wait for this one for ever.

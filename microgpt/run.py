@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .config import remembered_input, to_toml
+from .documents import at_hand
 from .errors import CheckpointError, ConfigError, DataError, MissingError, UnreadableError, named
-from .files import Folder, folder_at
+from .files import Folder, folder_at, may_be
 from .metrics import Metrics
 from .terminal import notice, reason
 
@@ -25,9 +26,16 @@ METRICS, CONFIG = "metrics.jsonl", "config.toml"
 
 
 def load(path: str) -> Checkpoint:
-    """The checkpoint in a file, or of a run's directory.  Raises CheckpointError."""
+    """The checkpoint in a file, or of a run's directory; of a .safetensors file a run that begins with its weights.
+
+    Raises CheckpointError.
+    """
     folder = opened(path)
     if folder is None:
+        if path.endswith(".safetensors"):
+            from . import safetensors
+
+            return safetensors.load(path)
         return checkpoint.load(path)
     with closing(folder):
         saved, error = load_newest(folder)
@@ -83,7 +91,7 @@ def input_of(path: str, name: str) -> str:
     with suppress(OSError, ValueError):  # the same by its shorter name
         if remembered is not None and os.path.samefile(remembered, name):
             return name
-    places = [name] if remembered is None else [remembered, name]
+    places = [at_hand(name)] if remembered is None else [remembered, name]
     for place in places:
         if may_be(place):
             return place
@@ -91,17 +99,6 @@ def input_of(path: str, name: str) -> str:
     raise DataError(
         f"{name}: expected the run's input, found none (looked for {looked}); {named('input')} says where it is"
     )
-
-
-def may_be(path: str) -> bool:
-    """Whether something is there, or it cannot be said now, which whoever opens it will say."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def using_previous(saved: Checkpoint, error: CheckpointError) -> str:

@@ -225,13 +225,13 @@ class Trainer:
             )
 
 
-def record(config: Config, vocab_size: int) -> Program:
-    """The program of a step."""
+def record(config: Config, vocab_size: int, keep: bool = False) -> Program:
+    """The program of a step; `keep` says that nothing it makes is to be overwritten."""
     parameters = arrays(config, vocab_size)
     gradients = {name: array._replace(name=gradient_of(name)) for name, array in parameters.items()}
     ops = Program()
     model.loss(ops, model.forward(ops, parameters, config, ops.attention_forward))
-    model.backward(ops, parameters, gradients, config)
+    model.backward(ops, parameters, gradients, config, keep)
     return ops
 
 

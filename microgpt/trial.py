@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import Config
+from .documents import at_hand
+from .files import may_be
 
 RUNNING = "running"  # the file in a sweep's directory that says that it goes on
 
@@ -61,4 +63,4 @@ def train(t: Trial, task: Task) -> Trial:
 def input_of(config: Config, cwd: str) -> str:
     """Where a trial's text is: as seen from where the sweep began, or else from here."""
     path = os.path.join(cwd, config.input)
-    return path if os.path.exists(path) else os.path.abspath(config.input)
+    return path if may_be(path) else os.path.abspath(at_hand(config.input))

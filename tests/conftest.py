@@ -1,5 +1,6 @@
 """Fixtures of the kernel tests: microgpt.kernels once for every instruction set this machine can run."""
 
+import functools
 import importlib
 import os
 import signal
@@ -57,3 +58,11 @@ def kernels(request):
 @pytest.fixture(params=["float32", "float64"], scope="session")
 def dtype(request):
     return np.dtype(request.param)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """trained(documents, n_layer=2, ...): a tiny Model after some steps."""
+    import helpers
+
+    return functools.partial(helpers.trained, tmp_path)

@@ -13,12 +13,16 @@ import sys
 import termios
 from pathlib import Path
 
+import microgpt as package
+from microgpt.api import Model
 from microgpt.config import Config
 from microgpt.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUT = ROOT / "input.txt"
+PACKAGE = Path(package.__file__).parent  # in a checkout, or installed
 SLOW = bool(os.environ.get("MICROGPT_SLOW"))
+NAMES = ["anna", "bo", "hanna", "abba", "noah", "ona", "bab", "nob"]
 TINY = {"n_embd": 4, "n_head": 2, "block_size": 4, "num_steps": 8}
 
 
@@ -58,6 +62,14 @@ def train(folder, documents, **settings):
     return Trainer(Config(input=str(path), **settings))
 
 
+def trained(folder, documents, steps=60, **settings):
+    """A tiny Model after some steps on these documents."""
+    small = {"n_embd": 8, "n_head": 2, "block_size": 8, "learning_rate": 0.05, "seed": 3, "num_steps": steps}
+    trainer = train(folder, documents, **small | settings)
+    trainer.steps(steps, [], ())
+    return Model(trainer.checkpoint())
+
+
 def encoded(trainer):
     """Every document as a list of ids, BOS at both ends, in the order of training."""
     bos = len(trainer.vocab)
@@ -90,3 +102,52 @@ def everything(checkpoint):
     arrays = {**checkpoint.params, "m": checkpoint.m, "v": checkpoint.v}
     values = {key: value for key, value in vars(checkpoint).items() if key not in ("params", "m", "v")}
     return values | {name: (a.dtype.str, a.shape, a.tobytes("F")) for name, a in arrays.items()}
+
+
+def mutate(rng, good):
+    """One of eight kinds of damage to a file's bytes."""
+    data = bytearray(good)
+    at, size = rng.randrange(len(data)), rng.randint(1, 64)
+    kind = rng.randrange(8)
+    if kind == 0:
+        data[at] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        data = data[:at]
+    elif kind == 2:
+        data += rng.randbytes(size)
+    elif kind == 3:
+        data[at : at + size] = bytes(len(data[at : at + size]))
+    elif kind == 4:
+        del data[at : at + size]
+    elif kind == 5:
+        data[at:at] = rng.randbytes(size)
+    elif kind == 6:
+        other = rng.randrange(len(data))
+        data[at : at + size], data[other : other + size] = data[other : other + size], data[at : at + size]
+    else:
+        data[at : at + size] = rng.randbytes(len(data[at : at + size]))
+    return bytes(data)
+
+
+MEMORY = """
+import re, sys
+from microgpt import checkpoint, run
+import microgpt
+def most():  # and not ru_maxrss, which begins with what the process had before it became this one: its parent's
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+microgpt.load(sys.argv[1])  # whatever is imported once
+before = most()
+try:
+    found = microgpt.load(sys.argv[2])
+    print("loaded", end=" ")
+except microgpt.CheckpointError:
+    print("refused", end=" ")
+print((most() - before) * 1024)
+"""
+
+
+def memory_of_loading(small, path):
+    """("loaded" or "refused", by how many bytes a process grows that loads the file at path after the small one)."""
+    command = [sys.executable, "-c", MEMORY, str(small), str(path)]
+    outcome, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return outcome, int(grown)

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from helpers import INPUT, ROOT, TINY, golden, tiny_trainer, write_names
+from helpers import INPUT, PACKAGE, ROOT, TINY, golden, tiny_trainer, write_names
 
 import microgpt
 from microgpt import run
@@ -167,14 +167,31 @@ def test_names():
         microgpt.nothing  # noqa: B018
 
 
+def test_default_input_elsewhere(tmp_path, monkeypatch, capsys):
+    """train() without an input takes the names that come with the package where there is no input.txt, and its model
+    knows what was held out of them."""
+    monkeypatch.chdir(tmp_path)
+    settings = {**TINY, "val_fraction": 0.1}
+    found = microgpt.train(**settings)
+    assert "none in this directory" in capsys.readouterr().err
+    same = microgpt.train(str(INPUT), **settings)
+    assert found.history.losses == same.history.losses
+    assert found.held_out() == same.held_out(INPUT)
+
+
+@pytest.mark.skipif(PACKAGE.parent != ROOT, reason="needs a checkout")
 def test_every_file_is_installed(tmp_path):
-    """What is installed has every file of the package, its recipes too, without which no command would run."""
+    """What is installed has every file of the package, its recipes too, without which no command would run; the C
+    sources, and the default input."""
     setup = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q"]
     command = [*setup, "egg_info", "--egg-base", tmp_path, "build_py", "--build-lib", tmp_path]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    files = [path for path in (ROOT / "microgpt").rglob("*.*") if path.suffix not in (".so", ".pyc")]
+    files = [path for path in PACKAGE.rglob("*.*") if path.suffix not in (".so", ".pyc")]
     assert len(files) > 30
     assert [path for path in files if not (tmp_path / path.relative_to(ROOT)).exists()] == []
+    beside = [INPUT, *(ROOT / "csrc").iterdir()]
+    installed = [tmp_path / "microgpt" / path.relative_to(ROOT) for path in beside]
+    assert [path.read_bytes() for path in installed] == [path.read_bytes() for path in beside]
 
 
 def test_import_is_light():

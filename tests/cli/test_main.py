@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import INPUT, ROOT, golden, microgpt, on_terminal
+from helpers import INPUT, PACKAGE, ROOT, golden, microgpt, on_terminal
 
 from microgpt import __version__
 from microgpt.__main__ import main
@@ -94,6 +94,43 @@ def test_flags_reach_the_run():
     assert re.fullmatch(r"microgpt: [^\n]*input.txt: \d+ lines [^\n]*--block-size 8[^\n]*\n", run.stderr)
 
 
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_no_input_here(empty, call):
+    """In an empty directory the default input is the names that come with the package, as one line on stderr says, and
+    the run finds it again from elsewhere."""
+    code, out, err = call("train", "--num-steps=20", "--num-samples=1", "--val-fraction=0.1", "--out=run")
+    assert (code, out.partition("\n")[0]) == (0, "num docs: 31735")
+    assert re.fullmatch(r"microgpt: input\.txt: none in this directory; [^\n]*input\.txt\n", err)
+    os.mkdir("elsewhere")
+    os.chdir("elsewhere")
+    code, out, err = call("eval", "../run", "--held-out")
+    assert (code, err) == (0, "") and out.startswith("input: /")
+    code, out, err = call("train", "--resume=../run", "--num-steps=21", "--num-samples=0")
+    assert code == 0 and "none in this directory" not in err
+    shutil.copy("../run/checkpoint.npz", "model.npz")  # which does not know where the input was
+    assert call("eval", "model.npz")[2].startswith("microgpt: input.txt: none in this directory")
+
+
+def test_the_input_here_comes_first(folder, call):
+    """An input.txt in this directory is taken, even one that cannot be trained on, and nothing is said."""
+    code, out, err = call("train", "--num-steps=1", "--num-samples=0")
+    assert (code, out.partition("\n")[0], err) == (0, "num docs: 3", "")
+    (folder / "input.txt").write_text("\n")
+    check_refusal(call("train"), 1, "input.txt", "at least one line")
+    (folder / "input.txt").unlink()
+    (folder / "input.txt").symlink_to("missing")
+    check_refusal(call("train"), 1, "input.txt", "No such file")
+
+
+def test_an_input_that_is_asked_for(empty, call):
+    """An input that was named is never another one, though its name be that of the default."""
+    check_refusal(call("train", "--input=input.txt"), 1, "input.txt", "No such file")
+
+
 @pytest.mark.skipif("MICROGPT_NAMES" not in os.environ, reason="MICROGPT_NAMES is not set to the path of names.txt")
 def test_names_output():
     """On the published file of names stdout is what was published."""
@@ -112,7 +149,7 @@ def test_info():
     """info tells the version, where the package is and the instruction set that was forced."""
     run = microgpt("info", env={"MICROGPT_ISA": "scalar"})
     assert run.returncode == 0 and run.stderr == ""
-    for word in ("0.1.0", str(ROOT), "scalar", "compiler", "threads"):
+    for word in ("0.1.0", str(PACKAGE), "scalar", "compiler", "threads"):
         assert word in run.stdout
 
 
@@ -138,7 +175,7 @@ def test_without_numpy(folder):
 
 def test_not_built(folder):
     """In a checkout that is not built one line says how to build it."""
-    shutil.copytree(ROOT / "microgpt", folder / "microgpt", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(PACKAGE, folder / "microgpt", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     # an editable installation would find the modules where they are built
     code = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
     code += "from microgpt.__main__ import main; sys.exit(main(['train']))"

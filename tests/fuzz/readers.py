@@ -23,18 +23,18 @@ import numpy as np
 from helpers import everything, train
 from test_arguments import WRONG_FLOATS, WRONG_INTEGERS, WRONG_LAYOUTS, WRONG_SHAPES
 
-from microgpt import checkpoint, kernels
+from microgpt import checkpoint, kernels, safetensors
 from microgpt.__main__ import EXIT_DONE, execute
 from microgpt.api import Model
 from microgpt.config import SPLITS, Config, Sampling, flag, parse, parsed, read_toml, to_toml
 from microgpt.data import Dataset
-from microgpt.documents import read
+from microgpt.documents import read, vocabulary
 from microgpt.errors import CheckpointError, ConfigError, DataError, PlotError, SamplingError
 from microgpt.files import Folder
 from microgpt.metrics import Metrics
-from microgpt.params import Parameters, count, table
+from microgpt.params import Parameters, by_rows, count, table
 from microgpt.plot import read_metrics
-from microgpt.tokens import Tokens, vocabulary
+from microgpt.tokens import Tokens
 
 FOLDER = Path(tempfile.mkdtemp())
 atexit.register(shutil.rmtree, FOLDER)
@@ -122,12 +122,16 @@ def as_it_is(choices):
 
 def patched(choices):
     """The good file with some bytes changed, which keeps offsets right while headers go wrong."""
-    content = bytearray(GOOD)
+    return patch(choices, GOOD), RUN, ARRAYS
+
+
+def patch(choices, good):
+    content = bytearray(good)
     while choices.more():
-        at = choices.number(len(GOOD) - 1)
+        at = choices.number(len(good) - 1)
         new = choices.take(choices.number(8))
         content[at : at + len(new)] = new
-    return bytes(content), RUN, ARRAYS
+    return bytes(content)
 
 
 def of_text(choices):
@@ -198,6 +202,40 @@ def read_checkpoint(data):
         with contextlib.suppress(SamplingError):
             (text,) = Model(found).sample(1)
             assert set(text) <= set(found.vocab)
+
+
+# ---- weights ----
+
+WEIGHTS = {name: array for name, array in ARRAYS.items() if name not in ("m", "v")}
+ROWS = {name: np.ascontiguousarray(rows) for name, rows in by_rows(WEIGHTS).items()}
+STATE = {key: RUN[key] for key in ("format", "config", "vocab", "data_sha256")}
+STATE["sha256"] = checkpoint.digest(STATE, (rows.T for rows in ROWS.values()))
+HEADER, at = {"__metadata__": {"microgpt": json.dumps(STATE)}}, 0
+for name, rows in ROWS.items():
+    HEADER[name] = {"dtype": "F32", "shape": list(rows.shape), "data_offsets": [at, at := at + rows.nbytes]}
+
+
+def weights_under(header):
+    return len(header).to_bytes(8, "little") + header + b"".join(rows.tobytes() for rows in ROWS.values())
+
+
+GOOD_WEIGHTS = weights_under(json.dumps(HEADER).encode())
+
+
+def read_weights(data):
+    """A .safetensors file is a CheckpointError that names it, or it has the weights that were written."""
+    choices = Choices(data)
+    content = choices.of([], choices.rest, lambda: patch(choices, GOOD_WEIGHTS), lambda: weights_under(choices.rest()))
+    path = write(content)
+    try:
+        found = safetensors.load(path)
+    except CheckpointError as error:
+        one_line(error, path)
+        return
+    assert (found.config, "".join(found.vocab)) == (Config(**RUN["config"]), RUN["vocab"])
+    assert list(found.params) == list(WEIGHTS)
+    assert all(same_numbers(found.params[name], array) for name, array in WEIGHTS.items())
+    assert everything(checkpoint.load(write(found.to_bytes()))) == everything(found)
 
 
 # ---- settings ----
@@ -603,6 +641,7 @@ def same_numbers(a, b):
 
 READERS = {
     "checkpoint": read_checkpoint,
+    "weights": read_weights,
     "settings": read_settings,
     "metrics": read_a_metrics_file,
     "text": read_text,

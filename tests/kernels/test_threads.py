@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,9 @@ from kernel_cases import NAMES, arguments, call, outs, same_bits
 from microgpt import kernels
 
 THREADS, CALLS = 8, 50
+
+
+WITHOUT_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 @pytest.fixture
@@ -119,11 +123,21 @@ print(len(refused) > 100)
 """
 
 
+@pytest.mark.skipif(WITHOUT_GIL, reason="needs the GIL: without it NumPy itself cannot bear this")
 def test_a_shape_that_changes_meanwhile():
     """Whatever another thread does to an argument's shape, what is wrong is refused, and memory stays as it is."""
     command = [sys.executable, "-W", "ignore", "-c", CHANGING]
     result = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr
+
+
+@pytest.mark.skipif(not WITHOUT_GIL, reason="needs Python without the GIL")
+def test_the_gil_does_not_come_back():
+    """Python without the GIL stays so when the kernels are loaded, and says nothing."""
+    code = "import sys; from microgpt import kernels; sys.exit(sys._is_gil_enabled())"
+    command = [sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 # Every kind of call in threads of ever larger stacks: what each one raised, if anything.

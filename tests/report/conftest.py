@@ -6,14 +6,11 @@ import subprocess
 from contextlib import ExitStack
 
 import pytest
-from helpers import ROOT, train
+from helpers import PACKAGE
 from pages import Live, opened
 
-from microgpt.api import Model
 from microgpt.export import export
 from microgpt.report.page import model_data
-
-SMALL = {"n_embd": 8, "n_head": 2, "block_size": 8, "learning_rate": 0.05, "seed": 3}
 
 CALLS = """
 const [models, calls] = JSON.parse(require("fs").readFileSync(0, "utf-8"));
@@ -40,7 +37,7 @@ def javascript():
 
     def call(models, calls):
         given = json.dumps([list(map(model_data, models)), calls])
-        command = [node, "-e", CALLS, str(ROOT / "microgpt" / "report" / "model.js")]
+        command = [node, "-e", CALLS, str(PACKAGE / "report" / "model.js")]
         done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8")
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
@@ -60,19 +57,6 @@ def chromium():
         browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def trained(tmp_path):
-    """trained(documents, n_layer=2, ...): a tiny Model after some steps."""
-
-    def trained(documents, steps=60, **settings):
-        trainer = train(tmp_path, documents, **SMALL | {"num_steps": steps} | settings)
-        for _ in range(steps):
-            trainer.step()
-        return Model(trainer.checkpoint())
-
-    return trained
 
 
 @pytest.fixture

@@ -6,14 +6,12 @@ import os
 import pickle
 import random
 import struct
-import subprocess
-import sys
 import zipfile
 from contextlib import suppress
 
 import numpy as np
 import pytest
-from helpers import everything, often, tiny_trainer
+from helpers import everything, memory_of_loading, mutate, often, tiny_trainer
 
 from microgpt import checkpoint
 from microgpt.errors import CheckpointError, UnreadableError
@@ -424,9 +422,9 @@ def test_a_file_that_changes_while_it_is_read(good, values, tmp_path, monkeypatc
     for change in changes:
         path.write_bytes(good)
 
-        def changing(state, change=change, original=checkpoint.parse_state):
+        def changing(state, keys, change=change, original=checkpoint.parse_state):
             path.write_bytes(change)
-            return original(state)
+            return original(state, keys)
 
         monkeypatch.setattr(checkpoint, "parse_state", changing)
         with suppress(UnreadableError):  # and not that it is damaged
@@ -435,31 +433,6 @@ def test_a_file_that_changes_while_it_is_read(good, values, tmp_path, monkeypatc
 
 
 # ---- by chance ----
-
-
-def mutate(rng, good):
-    """One of eight kinds of damage."""
-    data = bytearray(good)
-    at, size = rng.randrange(len(data)), rng.randint(1, 64)
-    kind = rng.randrange(8)
-    if kind == 0:
-        data[at] ^= 1 << rng.randrange(8)
-    elif kind == 1:
-        data = data[:at]
-    elif kind == 2:
-        data += rng.randbytes(size)
-    elif kind == 3:
-        data[at : at + size] = bytes(len(data[at : at + size]))
-    elif kind == 4:
-        del data[at : at + size]
-    elif kind == 5:
-        data[at:at] = rng.randbytes(size)
-    elif kind == 6:
-        other = rng.randrange(len(data))
-        data[at : at + size], data[other : other + size] = data[other : other + size], data[at : at + size]
-    else:
-        data[at : at + size] = rng.randbytes(len(data[at : at + size]))
-    return bytes(data)
 
 
 def check(path, data, values):
@@ -535,26 +508,6 @@ def test_sealed_mutations(good, tmp_path):
 
 
 # ---- memory ----
-
-MEMORY = """
-import resource, sys
-from microgpt import checkpoint, run
-import microgpt
-microgpt.load(sys.argv[1])  # whatever is imported once
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    found = microgpt.load(sys.argv[2])
-    print("loaded", end=" ")
-except microgpt.CheckpointError:
-    print("refused", end=" ")
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
-"""
-
-
-def memory_of_loading(small, path):
-    command = [sys.executable, "-c", MEMORY, str(small), str(path)]
-    outcome, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return outcome, int(grown)
 
 
 @pytest.mark.parametrize("what", ["fine", "bomb", "deep", "wide", "long text", "many members", "10 GB"])

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -55,7 +56,8 @@ def start(*arguments, cwd):
 
 
 def killed_and_resumed(flags, n_kills, cwd, rng):
-    """Train in cwd/killed with n_kills SIGKILLs at random moments; how many came before the end."""
+    """Train in cwd/killed with n_kills SIGKILLs at random moments, over and over where it ends before the last kill;
+    stops at each end, to look at what is there."""
     kills = 0
     while True:
         begun = (cwd / "killed" / run.CHECKPOINT).exists()
@@ -69,9 +71,13 @@ def killed_and_resumed(flags, n_kills, cwd, rng):
             process.kill()
         _, stderr = process.communicate()
         if process.returncode == 0:
-            return kills
-        assert process.returncode == -9 and stderr.count("Traceback") == 0, stderr
-        kills += 1
+            yield
+            if kills == n_kills:
+                return
+            shutil.rmtree(cwd / "killed")
+        else:
+            assert process.returncode == -9 and stderr.count("Traceback") == 0, stderr
+            kills += 1
 
 
 VARIANTS = list(itertools.product(["float64", "float32"], [1, 16], [0, 0.1]))
@@ -82,12 +88,12 @@ VARIANTS = list(itertools.product(["float64", "float32"], [1, 16], [0, 0.1]))
 def test_killed_at_random_moments(folder, dtype, batch_size, val_fraction):
     """Steps killed again and again give the same checkpoint, metrics and samples as the same steps straight."""
     flags = ["--input", "names.txt", "--dtype", dtype, "--batch-size", batch_size, "--val-fraction", val_fraction]
-    flags += ["--num-steps", often(1000, 5000)]  # more than are done before the last kill
+    flags += ["--num-steps", often(1000, 5000)]  # most often more than are done before the last kill
     flags += ["--checkpoint-every", often(4 if val_fraction else 2, 1), "--eval-every", 50]
     straight = train("--out", "straight", *flags, cwd=folder)
     n_kills = often(8 if val_fraction else 20, 200)
-    assert killed_and_resumed(flags, n_kills, folder, random.Random(batch_size)) == n_kills
-    assert content(folder / "killed") == content(folder / "straight")
+    for _ in killed_and_resumed(flags, n_kills, folder, random.Random(batch_size)):
+        assert content(folder / "killed") == content(folder / "straight")
     assert samples(train("--resume", "killed", cwd=folder).stdout) == samples(straight.stdout)
 
 
@@ -102,9 +108,9 @@ def test_killed_in_each_split(folder, split):
     flags += ["--grad-clip", 1, "--num-steps", often(600, 2000), "--checkpoint-every", often(3, 1), *SMALL]
     straight = train("--out", "straight", *flags, cwd=folder)
     n_kills = often(6, 40)
-    assert killed_and_resumed(flags, n_kills, folder, random.Random(split)) == n_kills
-    for name in [*FILES, run.BEST]:
-        assert (folder / "killed" / name).read_bytes() == (folder / "straight" / name).read_bytes()
+    for _ in killed_and_resumed(flags, n_kills, folder, random.Random(split)):
+        for name in [*FILES, run.BEST]:
+            assert (folder / "killed" / name).read_bytes() == (folder / "straight" / name).read_bytes()
     assert samples(train("--resume", "killed", cwd=folder).stdout) == samples(straight.stdout)
 
 

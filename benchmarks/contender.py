@@ -1,0 +1,103 @@
+"""Contenders: processes of their own that take turns, so that none is slowed by what another has loaded."""
+
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+SECONDS = 0.15  # about so many a round
+
+
+class Contender:
+    """A process that has made its step by make(config, n_threads), and measures it when it is asked to.
+
+    One of one thread stays on one core.  Raises ImportError when the process lacks something.
+    """
+
+    def __init__(self, make, config, n_threads):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=contend, args=(theirs, make, config, n_threads), daemon=True)
+        os.environ.update(dict.fromkeys(LIBRARIES, str(n_threads)))  # which they read as they are loaded
+        self.process.start()
+        theirs.close()
+        missing, seconds = self.connection.recv()
+        if missing is not None:
+            raise ImportError(missing)
+        many = int(SECONDS / seconds) + 2
+        self.lengths = max(1, many // 10), many + 1
+
+    def measure(self):
+        self.connection.send(self.lengths)
+        return self.connection.recv()
+
+    def close(self):
+        self.connection.send(None)
+        self.process.join()
+
+
+def contend(connection, make, config, n_threads):
+    """What a contender's process does: says how long a step takes, or what is missing, and then measures."""
+    if n_threads == 1 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    try:
+        step = make(config, n_threads)
+    except ImportError as error:
+        connection.send((str(error), None))
+        return
+    start = time.perf_counter()
+    step()
+    step()
+    connection.send((None, (time.perf_counter() - start) / 2))
+    while lengths := connection.recv():
+        connection.send(per_step(step, *lengths))
+
+
+def per_step(step, few, many):
+    """Microseconds a step: the time of `many` steps less that of `few`, shared among the difference."""
+    times = []
+    for n in (few, many):
+        start = time.perf_counter()
+        for _ in range(n):
+            step()
+        times.append(time.perf_counter() - start)
+    return (times[1] - times[0]) / (many - few) * 1e6
+
+
+def in_turns(measures, rounds):
+    """{name: the median over the rounds} of functions without arguments, each called once in every round."""
+    taken = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            taken[name].append(measure())
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def steps(contenders, rounds, beside=None):
+    """{name: us a step} of {name: (make, config, n_threads)}; `beside` are other measures that take turns with them.
+
+    What is not installed is left out, and said on stderr.
+    """
+    started = {}
+    for name, arguments in contenders.items():
+        try:
+            started[name] = Contender(*arguments)
+        except ImportError as error:
+            print(f"{name}: left out: {error}", file=sys.stderr)
+    try:
+        return in_turns({**(beside or {}), **{name: c.measure for name, c in started.items()}}, rounds)
+    finally:
+        for contender in started.values():
+            contender.close()
+
+
+def run(command):
+    """(seconds of processor time, its children's too; seconds of the clock; what it prints) of a whole command."""
+    before, start = os.times(), time.perf_counter()
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    elapsed, after = time.perf_counter() - start, os.times()
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    return processor, elapsed, process.stdout

@@ -1,0 +1,207 @@
+"""How a step's time goes with the ranks of an MPI job: a model of it, checked here, then drawn for more: docs/scale.md.
+
+    python benchmarks/scaling.py [--json FILE] [--plot FILE]          (needs mpi4py and mpiexec; some ten minutes)
+
+With S shards a step takes, on R ranks,
+
+    S/R shard + log2 R (3 latency) + 2 (R-1)/R bytes / bandwidth + (R-1)/R bytes / addition + update
+
+in seconds: `shard` for a shard's forward and backward pass, which only one core works on, and its place in the sum;
+three small messages and two halves with each partner; the gradient's bytes there and back; the halves added up; and
+Adam, which every rank does for all weights.  What is measured here: shard and update by steps of two lengths, addition
+by NumPy, latency and bandwidth by messages between two ranks.  Then steps by 1, 2 and 4 ranks, as a check.  What is
+assumed of networks stands in NETWORKS.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[threads] = "1"
+
+import numpy as np
+
+from microgpt.config import Config
+from microgpt.ranks import Ranks
+from microgpt.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDE = {"split": "none", "block_size": 256, "dtype": "float32", "init_std": 0.02}
+MODELS = {  # a shard of each is one document, or one window
+    "default": Config(),
+    "6 x 384": Config(n_layer=6, n_embd=384, n_head=6, **WIDE),
+    "12 x 768": Config(n_layer=12, n_embd=768, n_head=12, **WIDE),
+}
+NETWORKS = {  # seconds a message takes, bytes a second
+    "1 Gbit/s Ethernet": (50e-6, 0.118e9),
+    "25 Gbit/s Ethernet": (20e-6, 2.9e9),
+    "400 Gbit/s InfiniBand": (2e-6, 45e9),
+}
+N_SHARDS = 1024
+RANKS = [1 << i for i in range(11)]
+CHECKED = 8  # shards of a step that is checked
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of a shard and of an update, bytes of a gradient, bytes a second that are added up."""
+
+    shard: float
+    update: float
+    n_bytes: int
+    addition: float
+
+
+def step_seconds(costs, n_shards, n_ranks, latency, bandwidth, n_cores=None):
+    """The model; with fewer cores than ranks, these wait for each other."""
+    n_levels, moved = n_ranks.bit_length() - 1, (n_ranks - 1) / n_ranks * costs.n_bytes
+    exchange = 3 * n_levels * latency + 2 * moved / bandwidth
+    work = n_shards / n_ranks * costs.shard + moved / costs.addition + costs.update
+    return exchange + work * (max(1, n_ranks / n_cores) if n_cores else 1)
+
+
+def trainer(config, n_shards, ranks=None):
+    config = replace(config, batch_size=n_shards, shards=n_shards, num_steps=10**6, input=str(ROOT / "input.txt"))
+    return Trainer(config, threads=1, ranks=ranks)
+
+
+def time_of(step, seconds=3.0):
+    """The median of a step's times over about so many seconds, and at least 3 steps; the first is not counted."""
+    step()
+    times = []
+    while len(times) < 3 or sum(times) < seconds:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure(config):
+    """A model's costs: two lengths of a step, which differ in shards and in nothing else."""
+    few, many = (time_of(trainer(config, n).step) for n in (2, 8))
+    gradient = trainer(config, 2).grads.flat
+    theirs = np.ones_like(gradient)
+    added = time_of(lambda: np.add(gradient, theirs, out=gradient), 0.3)
+    shard = (many - few) / 6
+    return Costs(shard, max(0.0, few - 2 * shard), gradient.nbytes, gradient.nbytes / added)
+
+
+def mpiexec(n_ranks, *arguments):
+    """What rank 0 of so many prints, of this file."""
+    environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"  # more ranks than cores
+    command = ["mpiexec", "-n", str(n_ranks), sys.executable, __file__, *arguments]
+    return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def measure_exchange():
+    """Seconds of a message and bytes a second, between two ranks."""
+    ranks = Ranks()
+    seconds = {}
+    for n in 8, 1 << 25:
+        sent, received = np.ones(n, np.uint8), np.ones(n, np.uint8)
+        times = []
+        for _ in range(1000 if n == 8 else 20):
+            start = time.perf_counter()
+            ranks._exchange(1, sent, received)
+            times.append(time.perf_counter() - start)
+        seconds[n] = statistics.median(times)
+    return seconds[8], (1 << 25) / (seconds[1 << 25] - seconds[8])
+
+
+def measure_ranks(name):
+    """Seconds of a step of CHECKED shards by the ranks that there are."""
+    ranks = Ranks()
+    step = trainer(MODELS[name], CHECKED, ranks).step
+    step()
+    times = []
+    while ranks.share(len(times) < 3 or sum(times) < 3):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def as_rank(function):
+    value = function()
+    if Ranks.job.rank == 0:
+        print(json.dumps(value))
+
+
+def limits(times):
+    """(ranks beyond which a step takes longer again, the most ranks that are used at least by half)."""
+    best = min(times, key=times.get)
+    half = max(n for n, seconds in times.items() if times[1] / n / seconds >= 0.5)
+    return best, half
+
+
+def plot(results, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(results), figsize=(10, 3.8), layout="constrained", sharey=True)
+    for axes, (name, result) in zip(panels, results.items()):
+        axes.plot(RANKS, RANKS, color="0.75", linewidth=1)
+        axes.annotate("ideal", (RANKS[-3], RANKS[-3]), color="0.5", ha="right", va="bottom", fontsize="small")
+        for network, blue in zip(NETWORKS, ("#9ecae1", "#4292c6", "#08519c")):
+            times = result["networks"][network]
+            axes.plot(RANKS, [times[1] / times[n] for n in RANKS], color=blue, label=network)
+        axes.set(xscale="log", yscale="log", title=name, xlabel="ranks")
+        axes.set_xticks([1, 8, 64, 512], ["1", "8", "64", "512"])
+        axes.set_yticks([1, 8, 64, 512], ["1", "8", "64", "512"])
+        axes.set_ylim(0.02, 1500)
+    panels[0].set_ylabel("times as fast as one rank")
+    panels[0].legend(fontsize="small", frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--rank", choices=["exchange", *MODELS], help=argparse.SUPPRESS)  # a process of mpiexec
+    arguments = parser.parse_args()
+    if arguments.rank:
+        exchange = arguments.rank == "exchange"
+        return as_rank(measure_exchange if exchange else lambda: measure_ranks(arguments.rank))
+
+    latency, bandwidth = mpiexec(2, "--rank", "exchange")
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"here: {latency * 1e6:.1f} us a message, {bandwidth / 1e9:.1f} GB/s between ranks, {n_cores} cores\n")
+    results = {}
+    for name, config in MODELS.items():
+        costs = measure(config)
+        print(
+            f"{name}: shard {costs.shard * 1e3:.4g} ms, update {costs.update * 1e3:.4g} ms, "
+            f"gradient {costs.n_bytes / 1e6:.4g} MB, added at {costs.addition / 1e9:.1f} GB/s"
+        )
+        checks = []
+        for n in (1, 2, 4):
+            modelled = step_seconds(costs, CHECKED, n, latency, bandwidth, n_cores)
+            checks.append((n, modelled, mpiexec(n, "--rank", name)))
+            print(f"  {n} ranks here: model {modelled * 1e3:8.4g} ms, measured {checks[-1][2] * 1e3:8.4g} ms")
+        networks = {}
+        for network, link in NETWORKS.items():
+            times = networks[network] = {n: step_seconds(costs, N_SHARDS, n, *link) for n in RANKS}
+            best, half = limits(times)
+            at = f"{times[best] * 1e3:.4g} ms, {times[1] / times[best]:.0f} times one rank"
+            print(f"  {network}: shortest step with {best} ranks ({at}); half used up to {half}")
+        results[name] = {"costs": asdict(costs), "here": checks, "networks": networks}
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
+    if arguments.plot:
+        plot(results, arguments.plot)
+    return None
+
+
+if __name__ == "__main__":
+    main()

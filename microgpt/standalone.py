@@ -1,0 +1,239 @@
+"""A GPT in plain Python, one character after another: it invents texts and says how much others surprise it.
+
+    python FILE --num-samples 20 --temperature 0.5 --seed 42
+    python FILE --score TEXT ...
+
+It needs no library.  `microgpt export` has put the model at the end: sizes, characters, and weights row by row.
+"""
+
+import argparse
+import math
+import random
+import sys
+from bisect import bisect
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+
+Vector = list[float]
+
+# ---- the mathematics ----
+
+
+def dot(a: Vector, b: Vector) -> float:
+    return sum(x * y for x, y in zip(a, b))
+
+
+def linear(rows: list[Vector], x: Vector) -> Vector:
+    return [dot(row, x) for row in rows]
+
+
+def plus(a: Vector, b: Vector) -> Vector:
+    return [x + y for x, y in zip(a, b)]
+
+
+def rmsnorm(x: Vector) -> Vector:
+    root = math.sqrt(dot(x, x) / len(x) + 1e-5)
+    return [value / root for value in x]
+
+
+def softmax(x: Vector) -> Vector:
+    top = max(x)
+    exps = [math.exp(value - top) for value in x]
+    total = sum(exps)
+    return [e / total for e in exps]
+
+
+class Context:
+    """The tokens that have been read, as their keys and values in each layer."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.length = 0
+        self.keys: list[list[Vector]] = [[] for _ in range(N_LAYER)]
+        self.values: list[list[Vector]] = [[] for _ in range(N_LAYER)]
+        for token in tokens:
+            self.read(token)
+
+    def read(self, token: int) -> Vector:
+        """Read one more token; returns the logits of what follows it."""
+        x = rmsnorm(plus(weights["wte"][token], weights["wpe"][self.length]))
+        self.length += 1
+        for layer in range(N_LAYER):
+            w = {name: weights[f"layer{layer}.{name}"] for name in LAYER}
+            # x = x + wo attention(rmsnorm(x))
+            h = rmsnorm(x)
+            self.keys[layer].append(linear(w["attn_wk"], h))
+            self.values[layer].append(linear(w["attn_wv"], h))
+            h = attention(linear(w["attn_wq"], h), self.keys[layer], self.values[layer])
+            x = plus(x, linear(w["attn_wo"], h))
+            # x = x + fc2 relu(fc1 rmsnorm(x))
+            h = [max(value, 0.0) for value in linear(w["mlp_fc1"], rmsnorm(x))]
+            x = plus(x, linear(w["mlp_fc2"], h))
+        logits = linear(weights["lm_head"], x)
+        if not all(map(math.isfinite, logits)):
+            raise ValueError("expected finite logits, found others: the model's weights are too large")
+        return logits
+
+
+def attention(q: Vector, keys: list[Vector], values: list[Vector]) -> Vector:
+    """What each head takes from the tokens so far, one head after the other."""
+    size, out = len(q) // N_HEAD, []
+    for start in range(0, len(q), size):
+        head = slice(start, start + size)
+        probs = softmax([dot(q[head], key[head]) / math.sqrt(size) for key in keys])
+        out += [dot(probs, list(feature)) for feature in zip(*(value[head] for value in values))]
+    return out
+
+
+# ---- texts ----
+
+
+def encode(text: str, name: str, most: int | None) -> list[int]:
+    """The id of each character.  Raises ValueError for unknown ones, or more than `most`."""
+    for i, char in enumerate(text):
+        if char not in VOCAB:
+            raise ValueError(
+                f"{name}: expected characters of {VOCAB!r:.100}, found {char!r} at position {i + 1} of {text!r:.100}"
+            )
+    if most is not None and len(text) > most:
+        raise ValueError(f"{name}: expected at most {most} characters, found {len(text)}")
+    return list(map(VOCAB.index, text))
+
+
+def samples(
+    num_samples: int = 20, temperature: float = 0.5, top_k: int = 0, top_p: float = 1.0, prompt: str = "",
+    length: int = 0, seed: int = 42,
+) -> Iterator[str]:  # fmt: skip
+    """Invented texts.  Sample i is the same however many there are."""
+    given = encode(prompt, "--prompt", None if RUNNING or length else BLOCK_SIZE - 1)
+    most = len(given) + (length or (500 if RUNNING else BLOCK_SIZE - len(given)))
+    rng = random.Random(seed)
+    for _ in range(num_samples):
+        uniforms = [rng.random() for _ in range(most)]  # one for each character that it may have
+        context, ids = Context([]), list[int]()
+        for i, uniform in enumerate(uniforms):
+            if i == 1 and RUNNING and given:
+                context = Context([])  # which begins with the prompt; what came before it is forgotten
+            elif context.length == BLOCK_SIZE:
+                context = Context(ids[-1 - BLOCK_SIZE // 2 : -1])  # the older half is forgotten
+            logits = context.read(ids[-1] if ids else START)
+            token = given[i] if i < len(given) else draw(logits, uniform, temperature, top_k, top_p)
+            if token == END:
+                break
+            ids.append(token)
+        yield "".join(VOCAB[token] for token in ids)
+
+
+def draw(logits: Vector, uniform: float, temperature: float, top_k: int, top_p: float) -> int:
+    """A token from softmax(logits / temperature), or from its top_k likeliest, or those that make up top_p."""
+    likeliest = logits.index(max(logits))
+    if temperature == 0:
+        return likeliest
+    probs = softmax([logit / temperature for logit in logits])
+    if math.isnan(probs[0]):  # a temperature too low for the precision
+        return likeliest
+    if top_k or top_p < 1:
+        kept, total = [0.0] * len(probs), 0.0
+        for token in sorted(range(len(probs)), key=lambda token: -probs[token])[: top_k or len(probs)]:
+            if total >= top_p:
+                break
+            kept[token] = probs[token]
+            total += probs[token]
+        probs = kept
+    so_far = list(accumulate(probs))
+    return bisect(so_far, so_far[-1] * uniform)
+
+
+def score(text: str) -> Vector:
+    """-log probability of each character, and of the end where the context has room for it."""
+    ids = [START, *encode(text, "--score", None if RUNNING else BLOCK_SIZE)]
+    ids += [] if END is None else [END]
+    if len(ids) == 1:
+        raise ValueError("--score: expected at least one character, found none")
+    losses = []
+    for i in range(len(ids) - 1 if RUNNING else min(len(ids) - 1, BLOCK_SIZE)):
+        if i % BLOCK_SIZE == 0:  # running text is cut into windows
+            context = Context([])
+        logits = context.read(ids[i])
+        top = max(logits)
+        losses.append(math.log(sum(math.exp(logit - top) for logit in logits)) - (logits[ids[i + 1]] - top))
+    return losses
+
+
+# ---- the command line ----
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=DESCRIPTION, allow_abbrev=False)
+    whole, real = number(int, 0, 2**63 - 1), number(float, 0, 1000)
+    parser.add_argument("--num-samples", type=whole, default=20, help="texts to invent")
+    parser.add_argument("--temperature", type=real, default=0.5, help="how freely; 0 always takes the likeliest")
+    parser.add_argument("--top-k", type=whole, default=0, help="draw from the K likeliest characters; 0 is all")
+    parser.add_argument("--top-p", type=number(float, 1e-300, 1), default=1.0, help="or those that make up this much")
+    parser.add_argument("--prompt", default="", help="what every text begins with")
+    parser.add_argument("--length", type=whole, default=0, help="how many characters to go on for; 0 is the default")
+    parser.add_argument("--seed", type=whole, default=42, help="of the draws")
+    parser.add_argument("--score", metavar="TEXT", nargs="+", help="say how much each character surprises, in bits")
+    settings = vars(parser.parse_args())
+    texts = settings.pop("score")
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        if texts is not None:
+            print_scores(texts)
+        else:
+            print_samples(samples(**settings))
+    except ValueError as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+def print_samples(texts: Iterator[str]) -> None:
+    for i, text in enumerate(texts, 1):
+        if SPLIT == "line":
+            print(f"sample {i:2d}: {shown(text)}")
+        else:
+            print(f"sample {i:2d}:", *map(shown, text.split("\n")), "", sep="\n")
+
+
+def print_scores(texts: list[str]) -> None:
+    for text in texts:
+        losses = score(text)
+        bits = (f"{shown(char)} {loss / math.log(2):.2f}" for char, loss in zip([*text, "<end>"], losses))
+        print(f"{shown(text)}: loss {math.fsum(losses) / len(losses):.4f}, bits  {'  '.join(bits)}")
+
+
+def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
+    """What argparse makes such a number with."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low} to {high}, found {text}")
+        return value
+
+    return parse
+
+
+def shown(text: str) -> str:
+    """The text, where stdout is a terminal without what that would obey."""
+    if not sys.stdout.isatty():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+# ---- the model ----
+
+DESCRIPTION = ""
+N_LAYER, N_HEAD, BLOCK_SIZE = 1, 1, 1
+SPLIT = "line"
+VOCAB = "a"
+WEIGHTS: dict[str, str] = {}
+
+# ---- what follows from it ----
+
+RUNNING = SPLIT == "none"
+END = None if RUNNING else len(VOCAB)
+START = max(0, VOCAB.find("\n")) if END is None else END
+LAYER = "attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2"
+weights = {name: [list(map(float, row.split())) for row in text.splitlines()] for name, text in WEIGHTS.items()}
+
+if __name__ == "__main__":
+    main()
