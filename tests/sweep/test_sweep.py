@@ -48,10 +48,10 @@ def count(directory):
 def test_killed_again_and_again_and_resumed(sampler, expected, folder):
     """A sweep that is killed at any moment, often, and resumed has the same trials, none twice and none lost."""
     rng, kills, n = random.Random(7), 0, 0
-    while kills < often(3, 20):  # in one sweep, or if it ends before in another
+    while kills < often(2, 20):  # in one sweep, or if it ends before in another
         n += 1
         kills += killed(
-            folder / f"s{n}", [*SWEEP, "--sampler", sampler], often(3, 20) - kills, rng, expected(sampler)[0]
+            folder / f"s{n}", [*SWEEP, "--sampler", sampler], often(2, 20) - kills, rng, expected(sampler)[0]
         )
         assert trials(folder / f"s{n}") == expected(sampler)[0]
         assert checkpoints(folder / f"s{n}") == expected(sampler)[1]
