@@ -19,7 +19,7 @@ TRAINING = ["--input", "names.txt", "--num-steps", 40, "--block-size", 8, "--lea
 SPACE = [*TRAINING, "--n-embd", "4,8,10", "--n-head", "2,4", "--weight-decay", "0,0.1,1000", "--dtype", "float32"]
 SWEEP = ["--trials", 24, "--round", 6, "--rungs", "10,20", *SPACE]
 # six trials of some tenths of a second, which is long enough to be interrupted
-LONG = [*TRAINING[:2], "--block-size", 8, "--num-steps", 8000, "--seed", "0..5", "--sampler", "grid"]
+LONG = [*TRAINING[:2], "--block-size", 8, "--num-steps", 15000, "--seed", "0..5", "--sampler", "grid"]
 TIMES = ("seconds", "started")
 
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="needs Optuna, the extra [sweep]")
