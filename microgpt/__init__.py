@@ -2,6 +2,7 @@
 
     train(...)    train a model                load(path)    load one
     Model         sample, score, evaluate      kernels       the C kernels as NumPy functions
+    sweep(...)    train with many settings, and compare
     Config, Trainer   for a training loop of one's own
     get_include() the directory of the C sources, for those who compile them
 
@@ -29,6 +30,7 @@ __all__ = [
     "get_include",
     "kernels",
     "load",
+    "sweep",
     "train",
 ]
 
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from . import kernels
     from .api import Model, load, train
     from .config import Config
+    from .sweeps import sweep
     from .trainer import Trainer
 else:
 
@@ -63,7 +66,12 @@ else:
         """Import what is used only when it is used: the command line needs little of it."""
         if name == "kernels":
             return import_module(".kernels", __name__)
-        for module, names in (".api", ("Model", "load", "train")), (".config", ["Config"]), (".trainer", ["Trainer"]):
+        for module, names in (
+            (".api", ("Model", "load", "train")),
+            (".config", ["Config"]),
+            (".trainer", ["Trainer"]),
+            (".sweeps", ["sweep"]),
+        ):
             if name in names:
                 return getattr(import_module(module, __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -77,8 +77,9 @@ def train(given: Given) -> "Model":
     history = History()
     begun = training(settings, out, resume, metrics_path, threads=threads)
     with begun as (trainer, run, metrics), interrupt_at_the_end() as stop:
-        start = trainer.config, trainer.step_count
-        reporter = Reporter(*start, progress_bar(*start, notebook=True), "none") if progress else None
+        config, first = trainer.config, trainer.step_count
+        bar = progress_bar(config.num_steps, first, notebook=True) if progress else None
+        reporter = Reporter(config, first, bar, "none") if progress else None
         try:
             loop.train(trainer, run, metrics, reporter, stop, history)
         finally:

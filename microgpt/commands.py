@@ -15,6 +15,7 @@ from .config import (
     Config,
     Sampling,
     Settings,
+    Sweep,
     Tracing,
     flag,
     kind,
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 THREADS_HELP = "how many work (default MICROGPT_THREADS, or as many as there are cores and the work can feed)"
+TRIAL_THREADS_HELP = "how many work on a trial (default 1, or with process:N the cores shared out)"
+EXECUTOR_HELP = (
+    "what trials run on: process:N (the default, with N the cores), thread:N, dask:ADDRESS, mpi, or MODULE:CALLABLE, "
+    "which returns a concurrent.futures.Executor"
+)
+SETTINGS_HELP = (
+    "of the trials: a value, a,b,c or, of numbers, low..high[:log]; --val-fraction is 0.1 unless it is given"
+)
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -75,8 +84,10 @@ def make_parser() -> Parser:
         command.set_defaults(function=function, parser=command)
         if path_help:
             command.add_argument("path", metavar="RUN", help=path_help)
-        if name in ("train", "sample", "eval", "score"):
-            command.add_argument("--threads", metavar="INT", help=THREADS_HELP)
+        if name in ("train", "sample", "eval", "score", "sweep"):
+            command.add_argument(
+                "--threads", metavar="INT", help=TRIAL_THREADS_HELP if name == "sweep" else THREADS_HELP
+            )
         return command
 
     trained = "a run's directory, a checkpoint file, or a .safetensors file of export"
@@ -101,6 +112,14 @@ def make_parser() -> Parser:
     command.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
     command.add_argument("--json", action="store_true", help="print each text's scores as a line of JSON")
 
+    command = add(sweep, "sweep", "train with many settings, side by side, and compare them")
+    command.add_argument("out", metavar="DIR", nargs="?", help="directory for the sweep, and each trial's run in it")
+    add_settings(command, Sweep)
+    command.add_argument("--executor", metavar="NAME", default="process", help=EXECUTOR_HELP)
+    command.add_argument("--resume", metavar="DIR", help="go on with the sweep in this directory; needs no other flag")
+    command.add_argument("--json", action="store_true", help="print each trial as a line of JSON, the best first")
+    add_run_settings(command.add_argument_group("settings", SETTINGS_HELP))
+
     command = add(export, "export", "write a trained model as a file for elsewhere", trained)
     kinds = "FILE.html (a page), .safetensors (weights), .onnx (a graph) or .py (a program)"
     command.add_argument(
@@ -114,8 +133,8 @@ def make_parser() -> Parser:
 
     add(info, "info", "version, paths, compiler, instruction set, threads")
 
-    command = add(plot, "plot", "draw the losses of runs (needs matplotlib)")
-    command.add_argument("paths", metavar="RUN", nargs="+", help="a run's directory, or a metrics file")
+    command = add(plot, "plot", "draw the losses of runs, or of a sweep (needs matplotlib)")
+    command.add_argument("paths", metavar="RUN", nargs="+", help="a run's directory or metrics file; or one sweep's")
     command.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: FILE.png or FILE.svg")
     command.add_argument("--log-x", action="store_true", help="steps on a logarithmic scale")
     command.add_argument("--no-raw", action="store_true", help="only the smoothed losses")
@@ -128,13 +147,13 @@ def make_parser() -> Parser:
     return parser
 
 
-def add_run_settings(command: argparse.ArgumentParser) -> None:
+def add_run_settings(command: argparse._ActionsContainer) -> None:
     add_settings(command, Config)
     command.add_argument("--recipe", metavar="NAME", help=f"settings to begin with: {', '.join(recipes())}")
     command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
 
 
-def add_settings(command: argparse.ArgumentParser, settings: type[Settings]) -> None:
+def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) -> None:
     for f in fields(settings):
         default = f" (default {f.default})" if f.default != "" else ""
         text = f.metadata["help"].replace("%", "%%") + default
@@ -174,11 +193,15 @@ def train(arguments: argparse.Namespace) -> int | None:
     return None
 
 
+def base_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What --recipe and --config say of a run's settings."""
+    settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
+    return settings | (read_toml(arguments.config) if arguments.config is not None else {})
+
+
 def run_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What is given of a run's settings: flags over file over recipe."""
-    settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
-    settings |= read_toml(arguments.config) if arguments.config is not None else {}
-    return settings | parsed(Config, vars(arguments))
+    return base_settings(arguments) | parsed(Config, vars(arguments))
 
 
 def n_threads_of(arguments: argparse.Namespace) -> int | None:
@@ -320,6 +343,29 @@ def to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def sweep(arguments: argparse.Namespace) -> int | None:
+    from . import space, sweeps
+
+    texts = vars(arguments)
+    given = base_settings(arguments)
+    given |= {name: space.written(f, texts[name]) for name, f in space.SETTINGS.items() if texts[name] is not None}
+    out, resume, own = arguments.out, arguments.resume, parsed(Sweep, texts)
+    with stop_on_signals() as stop:
+        progress = sys.stderr.isatty()
+        done = sweeps.run(out, resume, own, given, arguments.executor, n_threads_of(arguments), stop, progress)
+    trials = done.best_first()
+    lines = [to_json(vars(t)) for t in trials] if arguments.json else map(printable, sweeps.table(done))
+    print("\n".join(lines), flush=True)
+    if stop:
+        n, where = done.plan.config.trials, done.folder.path
+        notice(f"stopped by {stop[0].name} after {len(trials)} of {n} trials; microgpt sweep --resume {where} goes on")
+        return 128 + stop[0]
+    if all(t.status != "done" for t in trials):
+        notice(f"none of {len(trials)} trials came to its end")
+        return 1
+    return None
+
+
 def export(arguments: argparse.Namespace) -> None:
     from . import api
     from .export import export, name_of
@@ -361,9 +407,12 @@ def info(arguments: argparse.Namespace) -> None:
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    from . import plot
+    from . import plot, sweep_plot
 
-    plot.plot(arguments.paths, arguments.output, arguments.log_x, not arguments.no_raw)
+    if any(map(sweep_plot.is_sweep, arguments.paths)):
+        sweep_plot.plot(arguments.paths, arguments.output)
+    else:
+        plot.plot(arguments.paths, arguments.output, arguments.log_x, not arguments.no_raw)
     print(f"wrote {printable(arguments.output)}")
 
 

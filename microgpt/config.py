@@ -55,6 +55,7 @@ LINE, BLANK_LINE, RUNNING = SPLITS = "line", "blank-line", "none"
 FROM_0 = Range(0, BILLION)
 FRACTION = Range(0, 1, high_open=True)
 RUNNING_LENGTH = 500
+MOST_TRIALS = 10**5
 LENGTH_HELP = f"how many characters to go on for; 0 is to the end of the context, or {RUNNING_LENGTH} in running text"
 TEMPERATURE_HELP = "how freely to sample; 0 always takes the likeliest"
 
@@ -165,6 +166,36 @@ class Sampling(Settings):
         if self.length:
             return self.length
         return RUNNING_LENGTH if config.split == RUNNING else config.block_size - len(self.prompt)
+
+
+@dataclass(frozen=True)
+class Sweep(Settings):
+    """A sweep's own settings, beside its space."""
+
+    trials: int = setting(0, "how many trials; 0 is all of a grid", Range(0, MOST_TRIALS))
+    _: KW_ONLY
+    sampler: str = setting("random", "what chooses the settings of a trial", choices=("grid", "random", "tpe"))
+    round: int = setting(8, "trials that are chosen together, from what those before them gave", Range(1, MOST_TRIALS))
+    rungs: str = setting("", "steps A,B,... after each of which only the better half of a round goes on")
+    sweep_seed: int = setting(0, "seed of the sampler", Range(0, 2**63 - 1))
+    trial_timeout: float = setting(
+        0.0, "seconds after which a trial is stopped; 0 never does", Range(0, 1e9), free=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parts = self.rungs.split(",") if self.rungs else []
+        steps = [int(part) if re.fullmatch("[0-9]{1,10}", part) else 0 for part in parts]
+        if any(before >= step for before, step in zip([0, *steps], steps)):
+            raise ConfigError(
+                f"{named('rungs')}: expected numbers of steps A,B,... that rise, found {shown(self.rungs)}"
+            )
+        if not self.trials and self.sampler != "grid":
+            raise ConfigError(f"{named('trials')}: expected at least 1 with {named('sampler')} {self.sampler}, found 0")
+
+    @property
+    def steps(self) -> list[int]:
+        return [int(part) for part in self.rungs.split(",") if part]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import groupby
 
@@ -12,7 +13,6 @@ from .config import BLANK_LINE, LINE, RUNNING, Config
 from .errors import ConfigError, DataError, named
 from .files import may_be, open_file
 from .terminal import notice, reason
-from .tokens import vocabulary
 
 # what parts documents, by `split`: none of them has it
 PARTED_BY = {LINE: "\n", BLANK_LINE: "\n\n", RUNNING: ""}
@@ -60,6 +60,11 @@ def divided(text: str, split: str) -> list[str]:
         return [line for line in map(str.strip, text.strip().split("\n")) if line]
     groups = groupby(text.split("\n"), lambda line: bool(line.strip()))
     return ["\n".join(lines) for has_text, lines in groups if has_text]
+
+
+def vocabulary(documents: Iterable[str]) -> list[str]:
+    """The sorted distinct characters.  A character's id is its place."""
+    return sorted(set[str]().union(*documents))
 
 
 class Documents:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
+from typing import Any
 
 from .terminal import escaped
 
@@ -33,6 +35,15 @@ class OneLineError(Exception):
 
 class ConfigError(OneLineError, ValueError):
     """A setting is out of its range; the message names it."""
+
+
+def optional(module: str, extra: str, what: str) -> Any:
+    """The module, which an extra of the package brings.  Raises ConfigError when it cannot be imported."""
+    try:
+        return import_module(module)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
+        found, name = str(error).partition("\n")[0], module.partition(".")[0]
+        raise ConfigError(f"{what} needs {name} (the extra [{extra}]: pip install {name}), found {found}") from None
 
 
 class EnvironmentVariableError(ConfigError, ImportError):

@@ -1,6 +1,7 @@
 """Files that are never half written: a crash at any moment leaves the old one or the new one."""
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -28,6 +29,13 @@ class Folder:
     def close(self) -> None:
         with suppress(OSError):  # nothing was written by way of it
             os.close(self.fd)
+
+    def lock(self, doing: str) -> None:
+        """Be the only one until close() or the end of the process, however it ends; BlockingIOError if another is."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process is {doing} in {self.path!r}") from None
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)

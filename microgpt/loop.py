@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING
 
 from .config import RUNNING, Config, Sampling
@@ -30,10 +30,10 @@ def train(
     run: Run | None = None,
     metrics: Metrics | None = None,
     reporter: Reporter | None = None,
-    stop: Sequence[object] = (),
+    stop: Sized = (),
     history: History | None = None,
 ) -> None:
-    """Train until the last step, until early stopping, or until `stop`, any sequence, is no longer empty.
+    """Train until the last step, until early stopping, or until `stop`, whatever has a length, is no longer empty.
 
     Whichever it is, the run, if there is one, is saved then, and OSError raised when it cannot be.  When it cannot be
     saved before, or the metrics not be written, there is a notice, and training goes on.
@@ -53,7 +53,7 @@ def run_steps(
     run: Run | None,
     metrics: Metrics | None,
     reporter: Reporter | None,
-    stop: Sequence[object],
+    stop: Sized,
     history: History,
 ) -> None:
     config = trainer.config

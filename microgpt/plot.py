@@ -4,6 +4,7 @@ import io
 import json
 import os
 from contextlib import ExitStack, closing
+from typing import Any
 
 from . import files
 from .errors import CheckpointError, ConfigError, DataError, PlotError, named
@@ -102,18 +103,9 @@ def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -
 
     `raw`: also each step's own, behind the smoothed ones.
     """
-    if not output.endswith((".png", ".svg")):
-        raise ConfigError(f"{named('output')}: expected a name that ends in .png or .svg, found {output!r}")
+    check_name(output)
     runs = [(path, read_metrics(path)) for path in paths]
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise PlotError("plot needs matplotlib: pip install matplotlib") from None
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "microgpt"  # or else names within an SVG would be random
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure, axes = pyplot().subplots(figsize=(8, 5))
     for label, (_, series) in zip(labels(paths), runs):
         steps, losses = series["train"]
         color = axes.plot(steps, smooth(losses), label=label)[0].get_color()
@@ -131,6 +123,29 @@ def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))  # beside the curves, and the picture as wide as that takes
+    save(figure, output)
+
+
+def check_name(output: str) -> None:
+    if not output.endswith((".png", ".svg")):
+        raise ConfigError(f"{named('output')}: expected a name that ends in .png or .svg, found {output!r}")
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, without a screen.  Raises PlotError when it is not installed."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise PlotError("plot needs matplotlib: pip install matplotlib") from None
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "microgpt"  # or else names within an SVG would be random
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save(figure: Any, output: str) -> None:
+    """Write the picture, and drop it from memory.  Raises PlotError."""
     try:
         picture = io.BytesIO()
         # without the date, so that equal runs give equal files
@@ -142,4 +157,4 @@ def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -
             f"{named('output')}: expected a picture file that can be written, found {output!r}: {reason(error)}"
         ) from None
     finally:
-        pyplot.close(figure)
+        pyplot().close(figure)

@@ -79,11 +79,11 @@ class Reporter:
 
 def on_terminal(config: Config, first_step: int) -> Reporter:
     """The command line's: a bar when stderr is a terminal, and then no step lines on it but the last."""
-    bar = progress_bar(config, first_step) if sys.stderr.isatty() else None
+    bar = progress_bar(config.num_steps, first_step) if sys.stderr.isatty() else None
     return Reporter(config, first_step, bar, "due" if bar is None or not sys.stdout.isatty() else "last")
 
 
-def progress_bar(config: Config, first_step: int, notebook: bool = False) -> Any:
+def progress_bar(total: int, first: int = 0, notebook: bool = False) -> Any:
     """A tqdm bar, one of the notebook's in a notebook; None where tqdm is not installed."""
     try:
         if notebook:
@@ -94,4 +94,4 @@ def progress_bar(config: Config, first_step: int, notebook: bool = False) -> Any
         notice("no progress bar: it needs tqdm (pip install tqdm)")
         return None
     shape = "{n_fmt}/{total_fmt} {bar}{postfix}, {remaining} left"
-    return tqdm(initial=first_step, total=config.num_steps, bar_format=shape, file=sys.stderr, dynamic_ncols=True)
+    return tqdm(initial=first, total=total, bar_format=shape, file=sys.stderr, dynamic_ncols=True)

@@ -3,7 +3,6 @@ time."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -219,10 +218,7 @@ class Run:
         """Be the one that writes here until close() or the end of the process, however it ends."""
         self.folder = folder
         self._held.callback(folder.close)
-        try:
-            fcntl.flock(folder.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"another process is training in {self.path!r}") from None
+        folder.lock("training")
 
     def close(self) -> None:
         self._held.close()

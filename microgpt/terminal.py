@@ -1,6 +1,9 @@
 """What speaks to a terminal: notices, and text in a form that a terminal does not obey."""
 
 import sys
+from contextvars import ContextVar
+
+_quiet = ContextVar("quiet", default=False)
 
 
 def escaped(text: str) -> str:
@@ -13,9 +16,15 @@ def printable(text: str) -> str:
     return escaped(text) if sys.stdout.isatty() else text
 
 
+def quiet() -> None:
+    """No notices from here on in this context: those of a hundred runs at once would be noise."""
+    _quiet.set(True)
+
+
 def notice(message: object) -> None:
     """One line on stderr."""
-    print(f"microgpt: {escaped(str(message))}", file=sys.stderr)
+    if not _quiet.get():
+        print(f"microgpt: {escaped(str(message))}", file=sys.stderr)
 
 
 def reason(error: Exception) -> object:

@@ -1,6 +1,6 @@
 """Tokens: what an id says, and where a text begins and ends."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,6 @@ from .config import RUNNING
 
 BREAK = "\ud800"  # stands between documents while they are encoded: half of a character, which no text has
 SLICE = 2**20  # characters to encode at once
-
-
-def vocabulary(documents: Iterable[str]) -> list[str]:
-    """The sorted distinct characters.  A character's id is its place."""
-    return sorted(set[str]().union(*documents))
 
 
 class Tokens:

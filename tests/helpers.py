@@ -5,10 +5,12 @@ MICROGPT_SLOW=1 makes the tests marked `slow` as long as they should be before a
 
 import json
 import os
+import pty
 import random
 import string
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import microgpt as package
@@ -35,6 +37,22 @@ def microgpt(*arguments, cwd=ROOT, env=None, **options):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     path = {"PYTHONPATH": str(ROOT)} | (env or {})
     return subprocess.run(command, cwd=cwd, env=os.environ | path, encoding="utf-8", **(streams | options))
+
+
+def on_terminal(*arguments, cwd, streams, columns=120):
+    """What a run writes to its `streams` ("stdout", "stderr") when these alone are a terminal, and its process."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    process = microgpt(*arguments, cwd=cwd, **dict.fromkeys(streams, theirs))
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 4096):
+            written += part
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(ours)
+    return written.decode(), process
 
 
 def train(folder, documents, **settings):

@@ -2,19 +2,17 @@
 
 import json
 import os
-import pty
 import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import INPUT, PACKAGE, ROOT, golden, microgpt
+from helpers import INPUT, PACKAGE, ROOT, golden, microgpt, on_terminal
 
 from microgpt import __version__
 from microgpt.__main__ import main
@@ -219,22 +217,6 @@ def test_odd_input(folder, text):
 
 
 # ---- terminals ----
-
-
-def on_terminal(*arguments, cwd, streams, columns=120):
-    """What a run writes to its `streams` ("stdout", "stderr") when these alone are a terminal, and its process."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, columns))
-    process = microgpt(*arguments, cwd=cwd, **dict.fromkeys(streams, theirs))
-    os.close(theirs)
-    written = b""
-    try:
-        while part := os.read(ours, 4096):
-            written += part
-    except OSError:  # how Linux says that the other end is closed
-        pass
-    os.close(ours)
-    return written.decode(), process
 
 
 def test_control_characters(folder):

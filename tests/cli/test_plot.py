@@ -11,9 +11,10 @@ from helpers import microgpt, write_names
 
 from microgpt.__main__ import main
 from microgpt.baselines import bigram, uniform
+from microgpt.documents import vocabulary
 from microgpt.errors import PlotError
 from microgpt.plot import labels, read_baselines, read_metrics, smooth
-from microgpt.tokens import Tokens, vocabulary
+from microgpt.tokens import Tokens
 
 
 @pytest.fixture

@@ -28,13 +28,13 @@ from microgpt.__main__ import EXIT_DONE, execute
 from microgpt.api import Model
 from microgpt.config import SPLITS, Config, Sampling, flag, parse, parsed, read_toml, to_toml
 from microgpt.data import Dataset
-from microgpt.documents import read
+from microgpt.documents import read, vocabulary
 from microgpt.errors import CheckpointError, ConfigError, DataError, PlotError, SamplingError
 from microgpt.files import Folder
 from microgpt.metrics import Metrics
 from microgpt.params import Parameters, by_rows, count, table
 from microgpt.plot import read_metrics
-from microgpt.tokens import Tokens, vocabulary
+from microgpt.tokens import Tokens
 
 FOLDER = Path(tempfile.mkdtemp())
 atexit.register(shutil.rmtree, FOLDER)

@@ -13,9 +13,9 @@ from helpers import ROOT
 from microgpt import data
 from microgpt.config import Config
 from microgpt.data import Dataset
-from microgpt.documents import read
+from microgpt.documents import read, vocabulary
 from microgpt.errors import DataError
-from microgpt.tokens import Tokens, vocabulary
+from microgpt.tokens import Tokens
 
 FILES = {
     "plain": b"emma\nolivia\nava\n",
