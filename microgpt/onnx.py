@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ConfigError, extra
+from .errors import ConfigError, optional
 from .kernels import RMSNORM_EPS
 from .params import Parameters, by_rows
 
@@ -20,15 +20,14 @@ MAX_BYTES = 2**31 - 2**20  # of a protobuf message, and room for all but the wei
 class Graph:
     """Nodes in their order; a value is its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, helper: Any) -> None:
         self.nodes: list[Any] = []
+        self.make_node = helper.make_node
 
     def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """The result of an operator."""
-        from onnx import helper
-
         output = name or f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        self.nodes.append(self.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
     def linear(self, x: str, weight: str) -> str:
@@ -69,9 +68,8 @@ def forward(g: Graph, n_layer: int) -> None:
 
 def to_bytes(params: Parameters) -> bytes:
     """The file of a model.  Raises ExtraError, and ConfigError for weights that no such file can hold."""
-    with extra("export"):
-        from onnx import TensorProto, helper, numpy_helper
-
+    onnx = optional("onnx", "export", "an .onnx file")
+    helper, types = onnx.helper, onnx.TensorProto
     config, dtype = params.config, np.dtype(params.config.dtype)
     if params.flat.nbytes > MAX_BYTES:
         raise ConfigError(f"expected weights of at most {MAX_BYTES} bytes for ONNX, found {params.flat.nbytes}")
@@ -87,15 +85,15 @@ def to_bytes(params: Parameters) -> bytes:
         "to_heads": np.array([0, 0, config.n_head, head_dim]),  # 0 is as it was
         "from_heads": np.array([0, 0, config.n_embd]),
     }
-    g = Graph()
+    g = Graph(helper)
     forward(g, config.n_layer)
-    real = TensorProto.DOUBLE if dtype == np.float64 else TensorProto.FLOAT
+    real = types.DOUBLE if dtype == np.float64 else types.FLOAT
     graph = helper.make_graph(
         g.nodes,
         "microgpt",
-        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", "time"])],
+        [helper.make_tensor_value_info("tokens", types.INT64, ["batch", "time"])],
         [helper.make_tensor_value_info("logits", real, ["batch", "time", params.tokens.size])],
-        [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in constants.items()],
+        [onnx.numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in constants.items()],
     )
     opset = helper.make_opsetid("", OPSET)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="microgpt")

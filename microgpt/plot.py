@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from . import files
-from .errors import CheckpointError, ConfigError, DataError, PlotError, named
+from .errors import CheckpointError, ConfigError, DataError, PlotError, named, optional
 from .progress import smoothed
 from .run import METRICS
 from .terminal import escaped, notice, reason
@@ -132,11 +132,8 @@ def check_name(output: str) -> None:
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot, without a screen.  Raises PlotError when it is not installed."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise PlotError("plot needs matplotlib: pip install matplotlib") from None
+    """matplotlib.pyplot, without a screen.  Raises ExtraError."""
+    matplotlib = optional("matplotlib", "plot", "plot")
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "microgpt"  # or else names within an SVG would be random
     from matplotlib import pyplot

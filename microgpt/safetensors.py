@@ -14,7 +14,7 @@ import numpy as np
 
 from . import checkpoint, memory
 from .checkpoint import MAX_JSON, MAX_JSON_PARTS, Checkpoint, State, check_arrays, digest, parse_state, read_whole
-from .errors import CheckpointError, extra
+from .errors import CheckpointError, optional
 from .params import Parameters, by_rows, row_shapes
 from .terminal import shown
 from .tokens import Tokens
@@ -27,10 +27,10 @@ MAX_PARTS = 60_000  # brackets and commas of a header, which take memory when it
 
 def pack(arrays: Mapping[str, Any], metadata: State) -> bytes:
     """The bytes of a file, the same for the same contiguous arrays and metadata.  Raises ExtraError."""
-    with extra("export"):
-        from safetensors.numpy import save
+    save = optional("safetensors.numpy", "export", "a .safetensors file").save
     # ASCII, for a path may hold what is not UTF-8; and one text, as several would come in an order by chance
-    return save(dict(arrays), {"microgpt": json.dumps(metadata)})
+    data: bytes = save(dict(arrays), {"microgpt": json.dumps(metadata)})
+    return data
 
 
 def to_bytes(params: Parameters, data_sha256: str) -> bytes:

@@ -34,7 +34,7 @@ from sweeping import (
 
 import microgpt
 from microgpt import executors, threads
-from microgpt.errors import ConfigError
+from microgpt.errors import ExtraError
 
 needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="needs distributed, the extra [dask]")
 MPIEXEC = which("mpiexec", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
@@ -288,12 +288,14 @@ def test_an_extra_that_is_missing(folder):
             patch.setitem(sys.modules, module, None)
             module = module.partition(".")[0]
             with pytest.raises(
-                ConfigError,
-                match=rf"^executor: {executor[:4].rstrip(':')} needs {module} \(.*pip install {module}\), found",
+                ExtraError,
+                match=rf"^executor: {executor[:4].rstrip(':')} needs {module}: pip install {module}.*; found",
             ):
                 microgpt.sweep(folder / "s", trials=1, executor=executor, input=folder / "names.txt")
             patch.setitem(sys.modules, "optuna", None)
-            with pytest.raises(ConfigError, match=r"^sampler: tpe needs optuna \(.*pip install optuna\), found"):
+            with pytest.raises(
+                ExtraError, match=r"^sampler: tpe needs optuna: pip install optuna, or the extra \[sweep\]"
+            ):
                 microgpt.sweep(folder / "s", trials=1, sampler="tpe", input=folder / "names.txt")
     assert not (folder / "s").exists()
 
