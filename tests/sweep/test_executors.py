@@ -269,7 +269,7 @@ def test_workers_that_see_another_directory(folder, tmp_path):
 
 BAD = ["", "process:0", "process:-1", "process:x", "process:1.5", "process:1025", "process:", "thread:0", "thread:",
        "dask", "dask:", "dask:host", "dask:tcp://host:port", "mpi:3", "processes", "no_such_module:f", "os:nope",
-       "os:sep", "os:getcwd", "a b:c", "mpi"]  # fmt: skip
+       "os:sep", "os:getcwd", "a b:c", pytest.param("mpi", marks=needs_mpi)]  # fmt: skip
 
 
 @pytest.mark.parametrize("executor", BAD)
