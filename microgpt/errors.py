@@ -60,7 +60,7 @@ class MissingError(CheckpointError):
 
 
 class PlotError(DataError):
-    """There is nothing to draw, or nothing to draw it with."""
+    """There is nothing to draw."""
 
 
 class ExtraError(OneLineError, ImportError):

@@ -16,6 +16,7 @@ from pathlib import Path
 import microgpt as package
 from microgpt.api import Model
 from microgpt.config import Config
+from microgpt.errors import CheckpointError
 from microgpt.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +103,17 @@ def everything(checkpoint):
     arrays = {**checkpoint.params, "m": checkpoint.m, "v": checkpoint.v}
     values = {key: value for key, value in vars(checkpoint).items() if key not in ("params", "m", "v")}
     return values | {name: (a.dtype.str, a.shape, a.tobytes("F")) for name, a in arrays.items()}
+
+
+def is_accepted(values_in, path, data, values):
+    """Whether values_in(path) accepts a file of these bytes, and then with the right values."""
+    path.write_bytes(data)
+    try:
+        found = values_in(path)
+    except CheckpointError:
+        return False
+    assert found == values
+    return True
 
 
 def mutate(rng, good):

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from helpers import everything, memory_of_loading, mutate, often, tiny_trainer
+from helpers import everything, is_accepted, memory_of_loading, mutate, often, tiny_trainer
 
 from microgpt import checkpoint
 from microgpt.errors import CheckpointError, UnreadableError
@@ -435,15 +435,8 @@ def test_a_file_that_changes_while_it_is_read(good, values, tmp_path, monkeypatc
 # ---- by chance ----
 
 
-def check(path, data, values):
-    """True when it is accepted, and then with the right values."""
-    path.write_bytes(data)
-    try:
-        found = checkpoint.load(str(path))
-    except CheckpointError:
-        return False
-    assert everything(found) == values
-    return True
+def values_in(path):
+    return everything(checkpoint.load(str(path)))
 
 
 @pytest.mark.slow
@@ -462,7 +455,7 @@ def test_mutations(good, values, tmp_path):
     """Damaged anywhere, in any of eight ways, it gives the right values or is refused."""
     rng = random.Random(5)
     n = often(30_000, 200_000)
-    accepted = sum(check(tmp_path / "c", mutate(rng, good), values) for _ in range(n))
+    accepted = sum(is_accepted(values_in, tmp_path / "c", mutate(rng, good), values) for _ in range(n))
     assert accepted < n / 20  # bytes that say nothing, such as dates
 
 
@@ -476,7 +469,7 @@ def test_every_bit_outside_of_the_arrays(good, values, tmp_path):
         for bit in range(8) if often(0, 1) else [i % 8]:
             data = bytearray(good)
             data[i] ^= 1 << bit
-            check(tmp_path / "c", bytes(data), values)
+            is_accepted(values_in, tmp_path / "c", bytes(data), values)
 
 
 @pytest.mark.slow

@@ -177,7 +177,7 @@ def test_a_process_that_dies_is_replaced():
         assert other.result() is None
 
 
-@pytest.mark.skipif(find_spec("distributed") is None, reason="needs distributed, the extra [dask]")
+@needs_dask
 def test_a_dask_worker_that_is_killed(expected, folder):
     """Dask's own second try goes on with a trial whose worker died; without a scheduler the sweep ends, and resumes."""
     with cluster() as running:
@@ -300,7 +300,7 @@ def test_an_extra_that_is_missing(folder):
     assert not (folder / "s").exists()
 
 
-@pytest.mark.skipif(find_spec("distributed") is None, reason="needs distributed, the extra [dask]")
+@needs_dask
 def test_a_scheduler_that_does_not_answer(folder, monkeypatch):
     """An address where no scheduler is, is one line, exit 1, and nothing is written."""
     monkeypatch.setattr(executors, "DASK_SECONDS", 0.3)
