@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,11 +25,11 @@ class Contender:
         os.environ.update(dict.fromkeys(LIBRARIES, str(n_threads)))  # which they read as they are loaded
         self.process.start()
         theirs.close()
-        missing, seconds = self.connection.recv()
+        missing, many = self.connection.recv()
         if missing is not None:
             raise ImportError(missing)
-        many = int(SECONDS / seconds) + 2
-        self.lengths = max(1, many // 10), many + 1
+        many = max(5, many)  # for documents differ in length
+        self.lengths = max(1, many // 10), many
 
     def measure(self):
         self.connection.send(self.lengths)
@@ -40,7 +41,7 @@ class Contender:
 
 
 def contend(connection, make, config, n_threads):
-    """What a contender's process does: says how long a step takes, or what is missing, and then measures."""
+    """What a contender's process does: says how many steps a round has, or what is missing, and then measures."""
     if n_threads == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     try:
@@ -48,10 +49,12 @@ def contend(connection, make, config, n_threads):
     except ImportError as error:
         connection.send((str(error), None))
         return
-    start = time.perf_counter()
-    step()
-    step()
-    connection.send((None, (time.perf_counter() - start) / 2))
+    step()  # the first takes longer, and so do the next few hundred of a small model
+    many, end = 0, time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        step()
+        many += 1
+    connection.send((None, many))
     while lengths := connection.recv():
         connection.send(per_step(step, *lengths))
 
@@ -96,8 +99,8 @@ def steps(contenders, rounds, beside=None):
 
 def run(command):
     """(seconds of processor time, its children's too; seconds of the clock; what it prints) of a whole command."""
-    before, start = os.times(), time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    elapsed, after = time.perf_counter() - start, os.times()
-    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    elapsed, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return processor, elapsed, process.stdout

@@ -27,8 +27,8 @@ def draw(rows, path):
                               fontsize="small", color="white" if name not in PEERS else "0.1")  # fmt: skip
         axes.hlines(row["floor_us"], x - 0.5, x + len(bars) - 0.5, color="black", linewidth=1)
         if row is rows[0]:
-            axes.annotate("floor: the arithmetic at the peak", (x + len(bars) - 0.5, row["floor_us"]), (3, -3),
-                          textcoords="offset points", fontsize="x-small")  # fmt: skip
+            axes.annotate("floor:\nthe arithmetic\nat the peak", (x - 0.5, row["floor_us"]), (-4, 0), va="center",
+                          textcoords="offset points", ha="right", fontsize="x-small")  # fmt: skip
         places.append(x + (len(bars) - 1) / 2)
         batch = f"{row['batch_size']} document" + "s" * (row["batch_size"] > 1)
         names.append(f"{batch}\n{row['n_embd']} wide\n{row['dtype']}")

@@ -110,7 +110,7 @@ def long_lines(arguments):
 
 def large(arguments):
     """6 layers, 384 wide, 256 long, 12 lines of names a step."""
-    sizes = {"batch_size": 12, "n_layer": 6, "n_embd": 384, "n_head": 6, "block_size": 256}
+    sizes = {"batch_size": 12, "n_layer": 6, "n_embd": 384, "n_head": 6, "block_size": 256, "init_std": 0.02}
     yield Config(long_lines(arguments), dtype="float32", num_steps=NEVER, **sizes)
 
 

@@ -69,8 +69,9 @@ class Ranks:
         of its half then half with the next, and so on.  On the way back it gets from each what that one has added up.
         So it sends each number about twice, however many ranks there are.
         """
-        if self._theirs is None:
-            self._theirs = np.empty_like(gradient[: gradient.size // 2 + 1])
+        most = gradient[: gradient.size // 2 + 1]
+        if self._theirs is None or (self._theirs.size, self._theirs.dtype) != (most.size, most.dtype):
+            self._theirs = np.empty_like(most)  # a message that is longer than its place would write beyond it
         distances = [1 << i for i in range(self.size.bit_length() - 1)]
         mine, halves = gradient, []
         for distance in distances:

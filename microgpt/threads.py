@@ -1,4 +1,4 @@
-"""How many threads work: as many as there are cores to use, unless it is said otherwise, and as the work can feed.
+"""How many threads work: as many as there are cores, unless it is said otherwise, and as the work can feed.
 
 The bits of a result do not depend on it.
 """
@@ -13,6 +13,7 @@ from .errors import ConfigError, EnvironmentVariableError, named
 from .terminal import shown
 
 MOST = 256
+SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # of a core: the same text for each
 FEED = 200_000  # multiply-adds of a step, without which one thread more costs time
 
 
@@ -46,8 +47,14 @@ def default() -> int:
 
 
 def cores() -> int:
-    """The processors that this process may use, and that its container pays for."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use, and that its container pays for.
+
+    Hyperthreads share a core's arithmetic, of which a kernel takes all: they count as one.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        n = len({container.read(SIBLINGS.format(cpu)) or cpu for cpu in os.sched_getaffinity(0)})
+    else:
+        n = os.cpu_count() or 1
     quotas = [text.split() for text in container.limits("cpu", "cpu.max", "cpu.cfs_quota_us")]
     periods = [text.split() for text in container.limits("cpu", "cpu.max", "cpu.cfs_period_us")]
     for quota, period in zip(quotas, periods):

@@ -209,6 +209,15 @@ def test_threads_sleep(tmp_path):
     assert time.process_time() - before < 0.1
 
 
+@pytest.mark.skipif(cores() < 2, reason="needs two cores")
+def test_hyperthreads_count_as_one(tmp_path, monkeypatch):
+    """Processors that share a core are one, for its arithmetic is all that a thread needs."""
+    monkeypatch.setattr("microgpt.threads.SIBLINGS", str(tmp_path / "{}"))
+    for cpu in os.sched_getaffinity(0):
+        (tmp_path / str(cpu)).write_text("0-255\n")
+    assert cores() == 1
+
+
 def test_numbers(monkeypatch):
     """What is said counts; else the environment, and else the cores, as far as the work feeds them."""
     monkeypatch.delenv("MICROGPT_THREADS", raising=False)
