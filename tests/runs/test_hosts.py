@@ -1,6 +1,8 @@
 """Across hosts: network namespaces of this machine, each with an address and a name of its own, over real TCP."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -129,3 +131,35 @@ def test_mpi_loses_a_host(hosts, folder):
     assert straight.returncode == 0
     for name in run.CHECKPOINT, run.METRICS:
         assert (folder / "run" / name).read_bytes() == (folder / "straight" / name).read_bytes()
+
+
+def test_dask_loses_a_host(hosts, folder, monkeypatch):
+    """When a worker's host falls silent its trials are given to another, and the sweep is what it would have been."""
+    pytest.importorskip("distributed", reason="needs distributed: pip install distributed")
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "5s")  # after which a silent worker is lost
+    address, dask = f"{hosts.address(1)}:8786", [sys.executable, "-m"]
+    scheduler = hosts.start(1, *dask, "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard", cwd=folder)
+    options = ["--nthreads", 1, "--no-nanny", "--no-dashboard", "--death-timeout", 60]
+    for host in 2, 3:
+        hosts.start(host, *dask, "distributed.cli.dask_worker", address, *options, cwd=folder)
+    registered = (line for line in scheduler.stderr if "Register worker" in line)
+    assert next(registered) and next(registered)
+    sweep = ["sweep", "s", *FLAGS[:2], "--trials", 6, "--num-steps", 20000, "--learning-rate", "1e-3..1e-1:log"]
+    process = hosts.start(1, *dask, "microgpt", *sweep, "--executor", f"dask:{address}", cwd=folder)
+    while not (folder / "s" / "trial-00001" / run.METRICS).exists():  # then the second worker is at work, too
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    hosts.unplug(3)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    scheduler.terminate()
+    lost = rf"Worker failed to heartbeat .* removing: <WorkerState 'tcp://{hosts.address(3)}:"
+    assert re.search(lost, scheduler.stderr.read())
+    alone = microgpt(*sweep[:1], "alone", *sweep[2:], "--executor", "process:1", cwd=folder)
+    assert alone.returncode == 0
+    found, expected = ((folder / name / "trials.jsonl").read_text().splitlines() for name in ("s", "alone"))
+    assert [without_times(line) for line in found] == [without_times(line) for line in expected]
+
+
+def without_times(line):
+    return {name: value for name, value in json.loads(line).items() if name not in ("started", "seconds")}
