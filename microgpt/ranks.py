@@ -26,7 +26,7 @@ class Ranks:
     job: ClassVar[Ranks | None] = None  # of which this process is a part
 
     def __init__(self) -> None:
-        self._mpi = mpi = optional("mpi4py.MPI", "mpi", named("mpi"), MPI_PACKAGES)
+        mpi = optional("mpi4py.MPI", "mpi", named("mpi"), MPI_PACKAGES)
         self._comm = mpi.COMM_WORLD
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         self.n_here = self._comm.Split_type(mpi.COMM_TYPE_SHARED).Get_size()  # on this host
@@ -67,25 +67,24 @@ class Ranks:
 
         With the partner at each distance a rank exchanges halves: it adds up one, and leaves the other to the partner;
         of its half then half with the next, and so on.  On the way back it gets from each what that one has added up.
-        So it sends each number about twice, however many ranks there are.
+        So it sends each number about twice, however many ranks there are.  With the losses they tell of signals.
         """
         most = gradient[: gradient.size // 2 + 1]
         if self._theirs is None or (self._theirs.size, self._theirs.dtype) != (most.size, most.dtype):
             self._theirs = np.empty_like(most)  # a message that is longer than its place would write beyond it
         distances = [1 << i for i in range(self.size.bit_length() - 1)]
-        mine, halves = gradient, []
+        mine, halves, last = gradient, [], max(self._signals, default=0)
         for distance in distances:
             parts = mine[: mine.size // 2], mine[mine.size // 2 :]
             mine, other = parts if self.rank & distance == 0 else parts[::-1]
             self._exchange(distance, other, received := self._theirs[: mine.size])
             mine += received
-            losses = np.array([loss, 0])
-            self._exchange(distance, losses[:1], losses[1:])
-            loss = float(losses[0] + losses[1])
+            said = np.array([(loss, last), (0, 0)], np.float64)
+            self._exchange(distance, said[0], said[1])
+            loss, last = float(said[0, 0] + said[1, 0]), int(said[:, 1].max())
             halves.append((mine, other))
         for distance, (mine, other) in zip(distances[::-1], halves[::-1]):
             self._exchange(distance, mine, other)
-        last = self._comm.allreduce(max(self._signals, default=0), op=self._mpi.MAX)
         if last and not self._agreed:
             self._agreed.append(Signals(last))
         return loss
