@@ -1,7 +1,8 @@
 /* A network of two layers that learns exclusive or, in C against kernels.h:
 
        CSRC=$(python -c 'import microgpt; print(microgpt.get_include())')
-       gcc -O3 -ffp-contract=off -mavx2 -mfma -I"$CSRC" examples/exclusive_or.c "$CSRC"/{f32,f64,common}.c -lm -o xor
+       gcc -O3 -ffp-contract=off -mavx2 -mfma -I"$CSRC" examples/exclusive_or.c \
+           "$CSRC"/f32.c "$CSRC"/f64.c "$CSRC"/common.c -lm -o xor
 
    A matrix is column-major, and after its size each call takes its leading dimensions: from one column to the next. */
 
@@ -19,7 +20,7 @@ int main(void)
     const double weights[N] = {0.25, 0.25, 0.25, 0.25}; /* of the mean loss */
     double params[N_PARAMS], grads[N_PARAMS], m[N_PARAMS] = {0}, v[N_PARAMS] = {0};
     double *const w1 = params, *const w2 = params + N_W1, *const dw1 = grads, *const dw2 = grads + N_W1;
-    double hidden[N_HIDDEN * N], dhidden[N_HIDDEN * N];
+    double z[N_HIDDEN * N], dz[N_HIDDEN * N], hidden[N_HIDDEN * N], dhidden[N_HIDDEN * N];
     double logits[N_CLASSES * N], probs[N_CLASSES * N], dlogits[N_CLASSES * N], losses[N], loss;
     double beta1_power = 1, beta2_power = 1;
 
@@ -28,17 +29,17 @@ int main(void)
         params[i] = (double)((state = state * 1664525u + 1013904223u) >> 8) / (1 << 23) - 1;
 
     for (int step = 1; step <= N_STEPS; step++) {
-        microgpt_matmul_forward_f64(hidden, w1, x, N_HIDDEN, N_IN, N, N_HIDDEN, N_HIDDEN, N_IN);
-        microgpt_relu_forward_f64(hidden, hidden, (size_t)(N_HIDDEN * N));
+        microgpt_matmul_forward_f64(z, w1, x, N_HIDDEN, N_IN, N, N_HIDDEN, N_HIDDEN, N_IN);
+        microgpt_relu_forward_f64(hidden, z, (size_t)(N_HIDDEN * N));
         microgpt_matmul_forward_f64(logits, w2, hidden, N_CLASSES, N_HIDDEN, N, N_CLASSES, N_CLASSES, N_HIDDEN);
         microgpt_cross_entropy_forward_f64(losses, probs, &loss, logits, targets, weights, N_CLASSES, N);
 
         microgpt_cross_entropy_backward_f64(dlogits, probs, targets, weights, N_CLASSES, N, 0);
         microgpt_matmul_backward_f64(dw2, dhidden, dlogits, w2, hidden, N_CLASSES, N_HIDDEN, N, N_CLASSES, N_HIDDEN,
                                      N_CLASSES, N_CLASSES, N_HIDDEN, 0);
-        microgpt_relu_backward_f64(dhidden, dhidden, hidden, (size_t)(N_HIDDEN * N), 0);
-        microgpt_matmul_backward_f64(dw1, NULL, dhidden, w1, x, N_HIDDEN, N_IN, N, N_HIDDEN, N_IN, N_HIDDEN, N_HIDDEN,
-                                     N_IN, 0);
+        microgpt_relu_backward_f64(dz, dhidden, hidden, (size_t)(N_HIDDEN * N), 0);
+        microgpt_matmul_backward_f64(dw1, NULL, dz, w1, x, N_HIDDEN, N_IN, N, N_HIDDEN, N_IN, N_HIDDEN, N_HIDDEN, N_IN,
+                                     0);
 
         beta1_power *= 0.9, beta2_power *= 0.99;
         microgpt_adam_f64(params, m, v, grads, 0.05, 0.9, 0.99, 1e-8, 1 - beta1_power, 1 - beta2_power, N_PARAMS);

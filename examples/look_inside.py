@@ -37,7 +37,8 @@ for head, (axes, weights) in enumerate(zip(panels, heads)):
     axes.set_yticklabels(["·", *name])
 figure.savefig("attention.png")
 
-# %% Any intermediate by its name, a column for each token: how long each token's vector is, before and after each part
+# %% Any intermediate by its name, a column for each token: how long each token's vector is, before and after each part;
+# the residual stream begins with x, the embedding after its norm
 inside = model.inspect(name)
-for part in "embedding", "layer0.x_attn", "layer0.x_mlp":
+for part in "embedding", "x", "layer0.x_attn", "layer0.x_mlp":
     print(f"{part:<14}", *(f"{np.linalg.norm(column):6.2f}" for column in inside[part].T))

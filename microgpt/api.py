@@ -188,7 +188,9 @@ class Model:
     `history`."""
 
     def __init__(self, saved: "Checkpoint", threads: int | None = None, history: History | None = None) -> None:
-        """The model of a Checkpoint, such as Trainer.checkpoint()."""
+        """The model of a Checkpoint, such as Trainer.checkpoint(); load() reads one from a file."""
+        if not hasattr(saved, "to_bytes"):
+            raise TypeError(f"saved: expected a Checkpoint, found {type(saved).__name__}")
         self.params = Parameters(saved.config, saved.vocab)
         self.params.copy_from(saved.params)
         self.config, self.vocab = saved.config, saved.vocab

@@ -75,7 +75,7 @@ def indices(name: str, a: Any, limit: int) -> Any:
     if a.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, found {a.dtype}")
     if a.ndim != 1 or a.size > MAX_SIZE:
-        raise ValueError(f"{name}: expected one dimension below 2**30, found shape {a.shape}")
+        raise ValueError(f"{name}: expected 1 dimension below 2**30, found shape {a.shape}")
     a = np.array(a)
     if a.size and not (a.min() >= 0 and a.max() < limit):
         wrong = a[(a < 0) | (a >= limit)][0]

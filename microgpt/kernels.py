@@ -20,7 +20,7 @@ A matrix is features x tokens, one column per token.  What holds for every funct
   are; any other is copied first.  Whatever has __dlpack__ or __array__, such as a PyTorch tensor, is read in place too.
 - Results are new column-major arrays, or go into `out` and are returned as it: exactly the right dtype and shape,
   column-major, aligned, writeable, and overlapping no input and no other output.
-- `accumulate=True` adds a gradient to what `out` holds; otherwise `out` is overwritten.
+- `accumulate=True` adds a gradient to what `out` holds; otherwise `out` is overwritten, and a new result begins at 0.
 - TypeError for a wrong type or dtype, ValueError for a wrong shape, layout, range or overlap, each naming the argument;
   no byte of an output has then changed.  Every size is below 2**30.
 - NaN and infinity spread as arithmetic has it.  Same arguments, same bits (but for which NaN a NaN is), on any machine
@@ -55,7 +55,7 @@ from .arguments import (
     whole,
 )
 from .table import KERNELS
-from .threads import check
+from .threads import MOST
 
 Real = TypeVar("Real", np.float32, np.float64)
 Array = np.ndarray[Any, np.dtype[Real]]
@@ -74,8 +74,12 @@ def set_threads(n: SupportsIndex) -> int:
 
     >>> set_threads(set_threads(2)), set_threads(1)
     (2, 1)
+
+    Raises TypeError for what is no integer, ValueError for another number.
     """
-    return c.set_threads(check(n))
+    if not 1 <= (value := count("n", n)) <= MOST:
+        raise ValueError(f"n: expected an integer from 1 to {MOST}, found {value}")
+    return c.set_threads(value)
 
 
 # ---- matmul ----

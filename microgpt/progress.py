@@ -11,10 +11,11 @@ NARROW = 70  # columns, below which the bar says less
 
 
 def smoothed(mean: float, loss: float, n: int) -> float:
-    """What the bar and plots show: the mean of the first hundred of n losses, later one in which the last weigh most.
+    """What the bar and plots show: a mean of n losses in which the last tenth, and at most a hundred, weigh most.
 
-    `mean` is that of the loss before."""
-    return mean + (loss - mean) / min(n, 100)
+    `mean` is that of the loss before.  So it follows the fall at the beginning, and stands beside held-out losses.
+    """
+    return mean + (loss - mean) / min(1 + n // 10, 100)
 
 
 class Reporter:

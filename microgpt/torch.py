@@ -11,28 +11,50 @@
 
 Shapes, formulas and errors are those of microgpt.kernels: a matrix is features x tokens.  Results are column-major, as
 is x.t() of a contiguous x, and column-major tensors are read in place; others are copied.  Each function can be
-differentiated once.  Needs PyTorch, an optional extra ([torch]).
+differentiated once: create_graph=True is a RuntimeError.  Needs PyTorch, an optional extra ([torch]).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from . import kernels
 
 
 def _array(x: Tensor) -> Any:
-    return x.detach().numpy() if isinstance(x, Tensor) else x  # kernels refuses what is no array, naming it
+    """The tensor as an array; what cannot be one as it is, which kernels refuses, naming it."""
+    try:
+        return x.detach().numpy()
+    except (AttributeError, TypeError, RuntimeError):  # no tensor; bfloat16; not on the CPU
+        return x
 
 
 def _tensors(*arrays: Any) -> Any:
     return tuple(None if a is None else torch.from_numpy(a) for a in arrays)
+
+
+def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward pass that cannot be differentiated itself, and says so instead of giving gradients without it.
+
+    PyTorch's own once_differentiable lets some graphs through.
+    """
+
+    @wraps(backward)
+    def checked(ctx: Any, *gradients: Any) -> Any:
+        if torch.is_grad_enabled():  # within a backward pass: only for create_graph=True
+            raise RuntimeError(
+                "microgpt.torch: each function can be differentiated once; create_graph=True asks for more"
+            )
+        return backward(ctx, *gradients)
+
+    return checked
 
 
 class _MatMul(Function):
@@ -42,7 +64,7 @@ class _MatMul(Function):
         return torch.from_numpy(kernels.matmul_forward(_array(w), _array(x)))
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dy: Tensor) -> Any:
         w, x = (_array(saved) for saved in ctx.saved_tensors)
         dw, dx = (np.empty_like(a, order="F") if needed else None for a, needed in zip((w, x), ctx.needs_input_grad))
@@ -57,7 +79,7 @@ class _Softmax(Function):
         return p
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dp: Tensor) -> Any:
         (p,) = ctx.saved_tensors
         return torch.from_numpy(kernels.softmax_backward(_array(dp), _array(p)))
@@ -71,7 +93,7 @@ class _RMSNorm(Function):
         return y  # type: ignore[no-any-return]
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dy: Tensor) -> Any:
         y, rstd = ctx.saved_tensors
         return torch.from_numpy(kernels.rmsnorm_backward(_array(dy), _array(y), _array(rstd))), None
@@ -85,7 +107,7 @@ class _ReLU(Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dy: Tensor) -> Any:
         (y,) = ctx.saved_tensors
         return torch.from_numpy(kernels.relu_backward(_array(dy), _array(y)))
@@ -97,7 +119,7 @@ class _Add(Function):
         return torch.from_numpy(kernels.add_forward(_array(a), _array(b)))
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dy: Tensor) -> Any:
         return _tensors(*kernels.add_backward(_array(dy)))
 
@@ -111,7 +133,7 @@ class _Embedding(Function):
         return torch.from_numpy(x)
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dx: Tensor) -> Any:
         return *_tensors(*kernels.embedding_backward(_array(dx), *ctx.indices, **ctx.sizes)), None, None
 
@@ -124,7 +146,7 @@ class _Attention(Function):
         return torch.from_numpy(out)
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dout: Tensor) -> Any:
         q, k, v = map(_array, ctx.saved_tensors)  # the cache has them too, but here a change since is an error
         cache = ctx.cache._replace(q=q, k=k, v=v)
@@ -136,13 +158,15 @@ class _CrossEntropy(Function):
     def forward(ctx: Any, logits: Tensor, targets: Any, weights: Any) -> Tensor:
         weights = None if weights is None else np.array(_array(weights))
         ctx.targets, ctx.weights = np.array(_array(targets)), weights
-        loss, _, ctx.probs = kernels.cross_entropy_forward(_array(logits), ctx.targets, weights)
+        loss, _, probs = kernels.cross_entropy_forward(_array(logits), ctx.targets, weights)
+        ctx.save_for_backward(torch.from_numpy(probs))
         return torch.tensor(loss, dtype=logits.dtype)
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dloss: Tensor) -> Any:
-        dlogits = kernels.cross_entropy_backward(ctx.probs, ctx.targets, ctx.weights)
+        (probs,) = ctx.saved_tensors
+        dlogits = kernels.cross_entropy_backward(_array(probs), ctx.targets, ctx.weights)
         return torch.from_numpy(dlogits) * dloss, None, None
 
 

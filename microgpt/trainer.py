@@ -11,7 +11,7 @@ import numpy as np
 
 from . import c, kernels, memory, model
 from .adam import Adam
-from .config import Config
+from .config import Config, suggestion
 from .data import MAX_COUNT, Dataset
 from .documents import Documents
 from .errors import ConfigError, NotFiniteError, SamplingError, named
@@ -37,6 +37,8 @@ class Trainer:
     `threads` is how many to use: unless given, as many as there are cores and the work can feed.
     `ranks` are the processes of an MPI job that share out the shards of each step.
     `saves` says that there will be checkpoints, for which memory is needed too; `input` where the settings' input is.
+    Of use to others: `params` and `grads` (matrices by name), `adam`, `documents`, `vocab`, `config`, `rng`.
+    A step trains and no more: what train() does every so many steps, such as to evaluate, is left to the caller.
     Raises DataError for a file that cannot be trained on, ConfigError for a model that does not fit into memory.
     """
 
@@ -49,6 +51,8 @@ class Trainer:
         threads: int | None = None,
         ranks: Ranks | None = None,
     ) -> None:
+        if not isinstance(config, Config):
+            raise TypeError(f"config: expected a Config, found {type(config).__name__}")
         self.config, self._ranks = config, ranks
         self.rng = random.Random(config.seed)
         self.input = config.input if input is None else input
@@ -129,7 +133,9 @@ class Trainer:
             append(step())
 
     def evaluate(self) -> float:
-        """The loss of the held-out documents, which early stopping counts."""
+        """The loss of the held-out documents, which early stopping counts.  ConfigError when there are none."""
+        if not self.documents.held_out:
+            raise ConfigError(f"{named('val_fraction')}: expected a part to be held out, found none")
         if self._evaluator is None:
             from .evaluate import Evaluator
 
@@ -183,10 +189,9 @@ class Trainer:
         """An intermediate of the last step as a view: rows x columns, one column per token (see model.py for names)."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
-        if name not in self.replay.values:
-            raise ValueError(f"value: expected one of {', '.join(self.replay.values)}, found {name!r}")
-        if name.endswith(".probs") or name == "work":
-            raise ValueError(f"{name}: expected an array of one column per token; see Trainer.attention")
+        names = [name for name in self.replay.values if not name.endswith(".attn.probs") and name != "work"]
+        if name not in names:
+            raise ValueError(f"name: expected one of {', '.join(names)}, found {name!r}{suggestion(str(name), names)}")
         return self.replay.values[name][:, : self.n_columns]
 
     def attention(self, layer: int) -> list[Any]:

@@ -125,8 +125,9 @@ def test_baselines(split):
 
 
 def test_smoothing():
-    """At first the mean of all losses, and of a thousand steps that of the last hundred or so."""
-    assert smooth([4.0, 2.0, 0.0]) == [4.0, 3.0, 2.0]
+    """It keeps to the last tenth of the losses, so that a beginning is soon forgotten, and at most to a hundred."""
+    assert smooth([4.0, 2.0, 0.0]) == [4.0, 2.0, 0.0]
+    assert smooth([4.0] * 20 + [1.0] * 80)[99] == pytest.approx(1, abs=1e-3)
     losses = [9.0] * 1000 + [1.0] * 500
     assert smooth(losses)[999] == pytest.approx(9) and 1 < smooth(losses)[-1] < 1.1
 

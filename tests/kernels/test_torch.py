@@ -122,12 +122,33 @@ def test_tensors_that_cannot_go_in(bad):
         kernels.softmax_forward(bad(torch.zeros(3, 2, dtype=torch.float64)))
 
 
-def test_only_once():
-    """A second derivative is refused, not wrong."""
-    x = tensor(3, 2)
+def penalty(x):
     (g,) = torch.autograd.grad(k.softmax(x)[0].sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError):
-        g.sum().backward()
+    (k.softmax(x)[0].sum() + g.pow(2).sum()).backward()
+
+
+def norm_of_gradient(x):
+    z = x * x
+    (g,) = torch.autograd.grad((k.softmax(z) * z).pow(2).sum(), x, create_graph=True)
+    torch.autograd.grad(g.pow(2).sum(), x)
+
+
+@pytest.mark.parametrize("twice", [penalty, norm_of_gradient])
+def test_only_once(twice):
+    """A second derivative is refused, not wrong, in whatever graph it is asked for."""
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        twice(tensor(3, 2))
+
+
+def test_a_graph_is_freed():
+    """A backward pass frees what it needed, so that a second one without retain_graph is PyTorch's own error."""
+    for name, case in CASES.items():
+        function, inputs = case()
+        y = function(*inputs).sum()
+        y.backward()
+        if name not in ("add", "embedding"):  # which need no tensor
+            with pytest.raises(RuntimeError, match="second time"):
+                y.backward()
 
 
 def test_saved_tensors_may_not_change():

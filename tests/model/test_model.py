@@ -207,10 +207,11 @@ def test_nothing_to_look_at_yet(tmp_path):
     with pytest.raises(ValueError, match="expected a step before"):
         trainer.attention(0)
     trainer.step()
-    with pytest.raises(ValueError, match=r"value: expected one of embedding, x, .* found 'nope'"):
+    with pytest.raises(ValueError, match=r"name: expected one of embedding, x, .* found 'nope'"):
         trainer.value("nope")
     for layer in 1, 9, -1:
         with pytest.raises(ValueError, match=rf"layer: expected one in range\(1\), found {layer}"):
             trainer.attention(layer)
-    with pytest.raises(ValueError, match=r"layer0\.attn\.probs: expected"):
-        trainer.value("layer0.attn.probs")
+    for name in "layer0.attn.probs", "work":
+        with pytest.raises(ValueError, match=rf"name: expected one of (?!.*{name},)"):
+            trainer.value(name)
