@@ -369,6 +369,9 @@ class Model:
 
 def unknown(text: str, known: set[str], vocab: list[str]) -> str:
     """What to say of the first character that is not known."""
+    from unicodedata import combining
+
     i = next(i for i, char in enumerate(text) if char not in known)
     shown = "".join(vocab) if len(vocab) <= 100 else "".join(vocab[:100]) + "..."
-    return f"expected characters of the vocabulary {shown!r}, found {text[i]!r} at position {i + 1} of {text!r:.100}"
+    found = ascii(text[i]) if combining(text[i]) else repr(text[i])  # which would join the quotation mark
+    return f"expected characters of the vocabulary {shown!r}, found {found} at position {i + 1} of {text!r:.100}"

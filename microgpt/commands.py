@@ -187,7 +187,12 @@ def train(arguments: argparse.Namespace) -> int | None:
             notice(stopped(f"by {stop[0].name}", trainer, run))
             return 128 + stop[0]
         if trainer.step_count < config.num_steps:
-            notice(f"stopped early: no better held-out loss in {config.patience} measurements{where_the_best_is(run)}")
+            notice(
+                f"stopped early: no better held-out loss in {config.patience} measurements; --patience 0 with --resume "
+                f"goes on"
+            )
+        if trainer.n_worse:
+            notice(where_the_best_is(trainer, run))
     if config.num_samples and (ranks is None or ranks.rank == 0):
         say_samples(trainer)
     return None
@@ -225,12 +230,14 @@ def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
     return f"stopped {why} after step {trainer.step_count}; {saved}"
 
 
-def where_the_best_is(run: Run | None) -> str:
-    if run is None:
-        return ""
+def where_the_best_is(trainer: Trainer, run: Run | None) -> str:
+    """What to say of a held-out loss that was better before the end, as it is of a model that learns by heart."""
     from .run import BEST
 
-    return f"; {run.file(BEST)} has the best weights"
+    weights = f"{run.file(BEST)} has those weights" if run is not None else "with --out they would have been kept"
+    n = trainer.n_worse
+    ago = f"{n} measurement{'s' * (n > 1)} before the last"
+    return f"the held-out loss was lowest, {trainer.best_val_loss:.4f}, {ago}; {weights}"
 
 
 def say_what_happens(trainer: Trainer, run: Run | None) -> None:

@@ -37,8 +37,10 @@ def read(path: str, split: str = Config.split) -> tuple[list[str], bool]:
         with open(path, encoding="utf-8", opener=open_file) as file:
             text = file.read()
     except UnicodeDecodeError as error:
+        code = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"  # as Windows writes it
         raise DataError(
-            f"{path}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}"
+            f"{path}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}; "
+            f"of a file in {code} 'iconv -f {code} -t UTF-8' makes one"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"{path}: cannot be read: {reason(error)}") from None

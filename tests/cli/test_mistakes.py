@@ -101,6 +101,8 @@ model.sample(prompt='annaanna')
     ConfigError: prompt: expected at most 3 characters (block_size), found 8
 model.score({'anna'})
     ConfigError: text: expected text, found {'anna'}
+model.score('a\u0308')
+    ConfigError: text: expected characters of the vocabulary 'aenoz', found '\u0308' at position 2 of 'ä'
 model.score('a b')
     ConfigError: text: expected characters of the vocabulary 'aenoz', found ' ' at position 2 of 'a b'
 model.evaluate('anna')
