@@ -57,6 +57,30 @@ from .arguments import (
 from .table import KERNELS
 from .threads import MOST
 
+__all__ = [
+    "ISA",
+    "RMSNORM_EPS",
+    "AttentionCache",
+    "add_backward",
+    "add_forward",
+    "attention_backward",
+    "attention_forward",
+    "attention_weights",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "matmul_backward",
+    "matmul_forward",
+    "relu_backward",
+    "relu_forward",
+    "rmsnorm_backward",
+    "rmsnorm_forward",
+    "set_threads",
+    "softmax_backward",
+    "softmax_forward",
+]
+
 Real = TypeVar("Real", np.float32, np.float64)
 Array = np.ndarray[Any, np.dtype[Real]]
 Integers = np.ndarray[Any, np.dtype[Any]]
