@@ -223,8 +223,13 @@ class Model:
         return cls(module.checkpoint(), threads)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint file, which load() and the commands take.  Raises OSError."""
-        files.write(text_of(path, "path"), self._saved.to_bytes())
+        """Write a checkpoint file, PATH.npz, which load() and the commands take.  Raises ConfigError, OSError."""
+        name = text_of(path, "path")
+        if not name.endswith(".npz"):
+            raise ConfigError(
+                f"save: expected a name that ends in .npz, found {name!r}; microgpt export writes other kinds"
+            )
+        files.write(name, self._saved.to_bytes())
 
     @accepts(Sampling)
     def sample(self, given: Given) -> list[str]:

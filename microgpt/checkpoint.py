@@ -216,10 +216,10 @@ def read_whole(file: BinaryIO, size: int, start: bytes = b"") -> bytes:
     return data
 
 
-def check_arrays(arrays: dict[str, NDArray[Any]], state: State) -> None:
+def check_arrays(arrays: dict[str, NDArray[Any]], state: State, advice: str = "") -> None:
     found = digest(state, arrays.values())
     if found != state["sha256"]:
-        raise CheckpointError(f"expected content of SHA-256 {state['sha256']}, found {found}")
+        raise CheckpointError(f"expected content of SHA-256 {state['sha256']}, found {found}{advice}")
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise CheckpointError(f"expected finite numbers in {name}, found others")

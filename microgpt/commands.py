@@ -386,7 +386,7 @@ def trace(arguments: argparse.Namespace) -> None:
     from .documents import at_hand
     from .export import write
 
-    if not arguments.output.endswith(".safetensors"):
+    if not arguments.output.lower().endswith(".safetensors"):
         raise ConfigError(f"--output: expected a name that ends in .safetensors, found {arguments.output!r}")
     steps = Tracing(**parsed(Tracing, vars(arguments))).steps
     settings = run_settings(arguments)

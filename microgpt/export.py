@@ -32,7 +32,7 @@ def write(output: str, data: bytes) -> None:
 def writer(output: str) -> Callable[[Model, str], bytes]:
     """What makes the bytes of such a file.  Raises ConfigError, which names the known endings."""
     for ending, function in FORMATS.items():
-        if output.endswith(ending):
+        if output.lower().endswith(ending):
             return function
     raise ConfigError(f"{named('output')}: expected a name that ends in {' or '.join(FORMATS)}, found {output!r}")
 

@@ -32,7 +32,7 @@ def load(path: str) -> Checkpoint:
     """
     folder = opened(path)
     if folder is None:
-        if path.endswith(".safetensors"):
+        if path.lower().endswith(".safetensors"):
             from . import safetensors
 
             return safetensors.load(path)

@@ -22,6 +22,7 @@ from .tokens import Tokens
 FORMAT = 1
 KEYS = ["format", "config", "vocab", "data_sha256", "sha256"]
 DTYPES = {"float64": "F64", "float32": "F32"}
+CHANGED = "; weights are changed by Model.params, Model.save() and export"
 MAX_PARTS = 60_000  # brackets and commas of a header, which take memory when it is parsed: 1,000 layers have 54,000
 
 
@@ -77,7 +78,7 @@ def read(file: BinaryIO) -> Checkpoint:
         name: np.frombuffer(data, dtype, math.prod(shape), start + begins[name]).reshape(shape)
         for name, shape in shapes.items()
     }
-    check_arrays({name: matrix.T for name, matrix in rows.items()}, state)
+    check_arrays({name: matrix.T for name, matrix in rows.items()}, state, CHANGED)
     return Checkpoint.beginning(config, vocab, **scalars, params=by_rows(rows))
 
 
@@ -110,7 +111,11 @@ def layout(header: State, shapes: Mapping[str, tuple[int, int]], dtype: str) -> 
     for name, found in header.items():
         begin, end = end, end + math.prod(shapes[name]) * np.dtype(dtype).itemsize
         expected = {"dtype": DTYPES[dtype], "shape": [*shapes[name]], "data_offsets": [begin, end]}
-        if found != expected:
-            raise CheckpointError(f"expected {name} to be {expected}, found {shown(found)}")
+        for what, wanted in expected.items():
+            other = found.get(what) if type(found) is dict else found
+            if other != wanted:
+                raise CheckpointError(f"expected {name} of {what} {wanted}, found {shown(other)}")
+        if len(found) != len(expected):
+            raise CheckpointError(f"expected {name} of {', '.join(expected)}, found {shown(found)}")
         begins[name] = begin
     return begins, end

@@ -59,6 +59,12 @@ def test_save(tmp_path):
         model.save(tmp_path / "missing" / "model.npz")
     with pytest.raises(TypeError, match="path: expected a path, found 1"):
         model.save(1)
+    for name in ("model.safetensors", "model.py", "model"):
+        with pytest.raises(
+            microgpt.ConfigError, match=f"save: expected a name that ends in .npz, found '.*{name}'; .* export"
+        ):
+            model.save(tmp_path / name)
+        assert not (tmp_path / name).exists()
 
 
 def test_a_saved_model_is_as_it_was(tmp_path):

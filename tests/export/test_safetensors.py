@@ -106,6 +106,30 @@ def test_too_much_for_a_header(trained):
         export(model, "m", "never.safetensors")
 
 
+def test_what_was_changed_elsewhere(trained, tmp_path):
+    """Weights of another precision, shape or content are refused with what differs, and with how they are changed."""
+    model, path = trained(NAMES), tmp_path / "m.safetensors"
+    export(model, "m", str(path))
+    with safetensors.safe_open(path, "np") as file:
+        metadata = file.metadata()
+    good = numpy_io.load_file(path)
+    for changed, said in [
+        (good["wpe"].astype(np.float32), "expected wpe of dtype F64, found 'F32'"),
+        (good["wpe"][:, :1].copy(), r"expected wpe of shape \[8, 8\], found \[8, 1\]"),
+        (good["wpe"] + 1, r"expected content of .*; weights are changed by Model\.params"),
+    ]:
+        numpy_io.save_file(good | {"wpe": changed}, path, metadata)
+        with pytest.raises(DataError, match=said):
+            load(path)
+
+
+def test_capitals(trained, tmp_path):
+    """An ending in capitals is the same ending, to write a file and to read it."""
+    model, path = trained(NAMES), str(tmp_path / "M.SAFETENSORS")
+    export(model, "m", path)
+    assert load(path).params.flat.tobytes() == model.params.flat.tobytes()
+
+
 def test_no_ending(trained):
     """A file of another ending is refused, with the endings that there are."""
     with pytest.raises(ConfigError, match=r"\.safetensors"):
