@@ -3,11 +3,13 @@
     python FILE --num-samples 20 --temperature 0.5 --seed 42
     python FILE --score TEXT ...
 
-It needs no library.  `microgpt export` has put the model at the end: sizes, characters, and weights row by row.
+It needs Python 3.11 or newer, and no library.  `microgpt export` has put the model at the end: sizes, characters, and
+weights row by row.
 """
 
 import argparse
 import math
+import os
 import random
 import sys
 from bisect import bisect
@@ -103,12 +105,14 @@ def samples(
     num_samples: int = 20, temperature: float = 0.5, top_k: int = 0, top_p: float = 1.0, prompt: str = "",
     length: int = 0, seed: int = 42,
 ) -> Iterator[str]:  # fmt: skip
-    """Invented texts.  Sample i is the same however many there are."""
+    """Invented texts, one after another.  Sample i is the same however many there are."""
     given = encode(prompt, "--prompt", None if RUNNING or length else BLOCK_SIZE - 1)
     most = len(given) + (length or (500 if RUNNING else BLOCK_SIZE - len(given)))
-    rng = random.Random(seed)
+    rng, uniforms = random.Random(seed), iter(list[float]())
     for _ in range(num_samples):
-        uniforms = [rng.random() for _ in range(most)]  # one for each character that it may have
+        for _ in uniforms:  # that the text before has left of its own
+            pass
+        uniforms = (rng.random() for _ in range(most))  # one for each character that it may have
         context, ids = Context([]), list[int]()
         for i, uniform in enumerate(uniforms):
             if i == 1 and RUNNING and given:
@@ -164,14 +168,15 @@ def score(text: str) -> Vector:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=DESCRIPTION, allow_abbrev=False)
-    whole, real = number(int, 0, 2**63 - 1), number(float, 0, 1000)
+    whole, real = number(int, 0, 10**9), number(float, 0, 1000)
     parser.add_argument("--num-samples", type=whole, default=20, help="texts to invent")
     parser.add_argument("--temperature", type=real, default=0.5, help="how freely; 0 always takes the likeliest")
     parser.add_argument("--top-k", type=whole, default=0, help="draw from the K likeliest characters; 0 is all")
-    parser.add_argument("--top-p", type=number(float, 1e-300, 1), default=1.0, help="or those that make up this much")
+    part = number(float, 0, 1, above=True)
+    parser.add_argument("--top-p", type=part, default=1.0, help="or those that make up this much")
     parser.add_argument("--prompt", default="", help="what every text begins with")
     parser.add_argument("--length", type=whole, default=0, help="how many characters to go on for; 0 is the default")
-    parser.add_argument("--seed", type=whole, default=42, help="of the draws")
+    parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=42, help="of the draws")
     parser.add_argument("--score", metavar="TEXT", nargs="+", help="say how much each character surprises, in bits")
     settings = vars(parser.parse_args())
     texts = settings.pop("score")
@@ -181,8 +186,16 @@ def main() -> None:
             print_scores(texts)
         else:
             print_samples(samples(**settings))
+        sys.stdout.flush()
     except ValueError as error:
         sys.exit(f"{parser.prog}: {error}")
+    except KeyboardInterrupt:
+        os._exit(130)
+    except OSError as error:  # what stdout still holds is not tried again
+        if isinstance(error, BrokenPipeError):  # `| head` has read enough
+            os._exit(0)
+        print(f"{parser.prog}: stdout: {error.strerror}", file=sys.stderr)
+        os._exit(1)
 
 
 def print_samples(texts: Iterator[str]) -> None:
@@ -200,13 +213,18 @@ def print_scores(texts: list[str]) -> None:
         print(f"{shown(text)}: loss {math.fsum(losses) / len(losses):.4f}, bits  {'  '.join(bits)}")
 
 
-def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
+def number(kind: Callable[[str], float], low: float, high: float, above: bool = False) -> Callable[[str], float]:
     """What argparse makes such a number with."""
+    what = "a whole number" if kind is int else "a number"
+    wanted = f"expected {what} {'above' if above else 'at least'} {low} and at most {high}"
 
     def parse(text: str) -> float:
-        value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected a number from {low} to {high}, found {text}")
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{wanted}, found {text!r:.100}")
         return value
 
     return parse

@@ -4,6 +4,7 @@ import ast
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -165,12 +166,41 @@ def test_mistakes(tmp_path):
         (["--prompt", "Z"], "'Z' at position 1"), (["--prompt", "a" * 8], "at most 7"),
         (["--score", "a" * 9], "at most 8"),
         (["--score", "aZ\n"], "'Z' at position 2"), (["--temperature", "-1"], "--temperature"),
-        (["--temperature", "nan"], "--temperature"), (["--top-p", "0"], "--top-p"), (["--top-k", "-1"], "--top-k"),
+        (["--temperature", "nan"], "--temperature"), (["--top-k", "-1"], "--top-k"),
+        (["--top-p", "0"], "--top-p: expected a number above 0 and at most 1, found '0'"),
+        (["--temperature", "0,5"], "--temperature: expected a number at least 0 and at most 1000, found '0,5'"),
+        (["--length", "1000000001"], "--length: expected a whole number at least 0 and at most 1000000000, found"),
         (["--seed", "x"], "--seed"), (["--num", "3"], "--num"),
     ]:  # fmt: skip
         done = subprocess.run([*PYTHONS[0], "m.py", *given], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode in (1, 2) and done.stdout == "" and "Traceback" not in done.stderr
         assert said in done.stderr.splitlines()[-1]
+
+
+def test_stopped(tmp_path):
+    """A reader that has gone is no failure, a full disk is one line, and Ctrl-C is silent, as with the command."""
+    export(trained(tmp_path, ["anna"]), "m", str(tmp_path / "m.py"))
+    endless = [*PYTHONS[0], tmp_path / "m.py", "--num-samples", "1000000000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    for stop, code in ((lambda run: run.stdout.close(), 0), (lambda run: run.send_signal(signal.SIGINT), 130)):
+        with subprocess.Popen(endless, **pipes) as run:
+            assert run.stdout.readline().startswith("sample  1: ")
+            stop(run)
+            assert (run.wait(60), run.stderr.read()) == (code, "")
+    with open("/dev/full", "w") as full:
+        for n in ("3", "1000000000"):
+            done = subprocess.run([*endless[:-1], n], stdout=full, stderr=subprocess.PIPE, text=True)
+            assert (done.returncode, done.stderr) == (1, "m.py: stdout: No space left on device\n")
+
+
+def test_long_text(tmp_path):
+    """A text that ends soon takes no memory for how long it might have become."""
+    model = trained(tmp_path, ["anna"])
+    export(model, "m", str(tmp_path / "m.py"))
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))"
+    code = f"{limit}; import m; print(next(m.samples(temperature=1.0, length=10**9)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (model.sample(1, temperature=1.0, length=99), "")
 
 
 def test_weights_too_large(tmp_path):
