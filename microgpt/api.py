@@ -219,7 +219,8 @@ class Model:
         Raises ConfigError for another precision than float64 or float32, other shapes, or numbers that are not finite.
         """
         if not isinstance(module, gpt("from_torch()")):
-            raise TypeError(f"module: expected what to_torch() gave, found {shown(module)}")
+            found = f"{type(module).__name__}; of a compiled one give the module that was compiled"
+            raise TypeError(f"module: expected what to_torch() gave, found {found}")
         return cls(module.checkpoint(), threads)
 
     def save(self, path: Path) -> None:

@@ -63,6 +63,12 @@ class GPT(nn.Module):
             self.add_module(f"layer{layer}", Layer(self.config.n_head, own))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Logits, [batch, time, vocab_size], of ids, [batch, time].  Raises ValueError beyond block_size."""
+        if tokens.ndim != 2 or tokens.shape[1] > self.config.block_size:
+            raise ValueError(
+                f"tokens: expected [batch, time] with at most {self.config.block_size} of time, "
+                f"found {list(tokens.shape)}"
+            )
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = rmsnorm(F.embedding(tokens, self.wte) + F.embedding(positions, self.wpe))
         for layer in self.children():
@@ -71,8 +77,10 @@ class GPT(nn.Module):
 
     def checkpoint(self) -> Checkpoint:
         """A run that begins with the weights as they are now.  Raises ConfigError where there can be none."""
-        weights, vocab = self.state_dict(), self.vocab
-        config = replace(self.config, dtype=str(self.wte.dtype).removeprefix("torch."))
+        weights, vocab, dtype = self.state_dict(), self.vocab, str(self.wte.dtype).removeprefix("torch.")
+        if dtype not in ("float64", "float32"):
+            raise ConfigError(f"module: expected float64 or float32, found {dtype}: call .float() or .double() before")
+        config = replace(self.config, dtype=dtype)
         for name, shape in row_shapes(config, Tokens(vocab, config.split).size).items():
             found = weights[name]
             if found.shape != shape or found.dtype != self.wte.dtype or not found.isfinite().all():
