@@ -89,7 +89,8 @@ def measured(model: Model, documents: Documents, most: int) -> list[str]:
 
 
 def losses_by(model: Model, texts: Sequence[str]) -> dict[str, Any]:
-    """The mean loss in bits at each position of the context, and of each character, each with how many it is of."""
+    """The mean loss in bits at each position of the context, and of each character, each with how many it is of; and
+    what each position's characters would cost who knows their shares there, and nothing of what came before."""
     size, tokens = model.config.block_size, model.params.tokens
     bits = Evaluator(model.params, texts, model.threads).losses() / math.log(2)
     ids = tokens.encode(texts)[1:]  # what is predicted
@@ -105,6 +106,7 @@ def losses_by(model: Model, texts: Sequence[str]) -> dict[str, Any]:
         "n_tokens": len(bits),
         "bits": math.fsum(bits) / len(bits),
         "positions": means(bits, positions),
+        "by_position_alone": entropies(ids, positions).tolist(),
         "characters": [(says[i], mean, n) for i, (mean, n) in enumerate(means(bits, ids)) if n],
     }
 
@@ -113,6 +115,14 @@ def means(values: Any, groups: Any) -> list[tuple[float, int]]:
     """The mean of each group's values, and how many they are."""
     counts, sums = np.bincount(groups), np.bincount(groups, values)
     return [(float(total) / max(1, int(n)), int(n)) for total, n in zip(sums, counts)]
+
+
+def entropies(ids: Any, groups: Any) -> Any:
+    """The entropy in bits of each group's ids, none of the groups being empty."""
+    size = int(ids.max()) + 1
+    pairs, n = np.unique(groups * size + ids, return_counts=True)
+    of_group = np.bincount(pairs // size, n)
+    return np.bincount(pairs // size, n * np.log2(of_group[pairs // size] / n)) / of_group
 
 
 def embedding(model: Model) -> dict[str, Any]:

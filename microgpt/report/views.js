@@ -226,7 +226,7 @@ function attentionView(found) {
               "td",
               {},
               token(labels[most(rows[i])]),
-              ` at ${most(rows[i]) + 1}, ${percent(rows[i][most(rows[i])])}`,
+              ` at ${most(rows[i])}, ${percent(rows[i][most(rows[i])])}`,
             ),
           ),
         ]),
@@ -316,7 +316,7 @@ function embeddingView({ embedding }) {
   const pair = kinds
     .map((kind) => `${kind}: ${characters.filter(([char]) => kindOf(char) === kind).length}`)
     .join(", ");
-  const labels = positions.map((_, i) => String(i + 1));
+  const labels = positions.map((_, i) => String(i));
   return [
     element(
       "ul",
@@ -366,7 +366,7 @@ function embeddingView({ embedding }) {
       table(
         "Cosines",
         ["position", ...labels],
-        positions.map((row, i) => [i + 1, ...row.map((value) => number(value))]),
+        positions.map((row, i) => [i, ...row.map((value) => number(value))]),
       ),
     ),
   ];
@@ -377,13 +377,13 @@ function embeddingView({ embedding }) {
 const MOST_CHARACTERS = 100;
 
 function placesView({ losses }) {
-  const { positions, characters, bits } = losses,
+  const { positions, by_position_alone: alone, characters, bits } = losses,
     width = room(),
     height = 240;
-  const highest = Math.max(...positions.map(([mean]) => mean)),
+  const highest = Math.max(...positions.map(([mean]) => mean), ...alone),
     n = positions.length;
-  const { x, y, marks } = axes(width, height, [0.5, n + 0.5], [0, highest * 1.05], "position in the context", "bits");
-  const wide = Math.max(1, (x(2) - x(1)) * 0.8);
+  const { x, y, marks } = axes(width, height, [-0.5, n - 0.5], [0, highest * 1.05], "position in the context", "bits");
+  const wide = Math.max(1, (x(1) - x(0)) * 0.8);
   const often = [...characters]
     .sort((a, b) => b[2] - a[2])
     .slice(0, MOST_CHARACTERS)
@@ -405,17 +405,20 @@ function placesView({ losses }) {
         `From ${number(positions[0][0])} bits at the first position to ` + `${number(positions[n - 1][0])} at the last`,
         marks,
         positions.map(([mean], i) =>
-          svg("rect", { x: x(i + 1) - wide / 2, y: y(mean), width: wide, height: y(0) - y(mean), class: "column" }),
+          svg("rect", { x: x(i) - wide / 2, y: y(mean), width: wide, height: y(0) - y(mean), class: "column" }),
         ),
-        svg("line", { x1: x(0.5), x2: x(n + 0.5), y1: y(bits), y2: y(bits), class: "baseline" }),
+        alone.map((cost, i) => svg("line", { x1: x(i - 0.5), x2: x(i + 0.5), y1: y(cost), y2: y(cost), class: "alone" })),
+        svg("line", { x1: x(-0.5), x2: x(n - 0.5), y1: y(bits), y2: y(bits), class: "baseline" }),
       ),
-      "The dotted line is the average. Bars that get shorter to the right show that the model uses what came before.",
+      "The dotted line is the average. The mark at each bar is what knowing the position alone would cost, with the " +
+        "shares of the characters there counted in these very texts: a bar below its mark is what the model gains " +
+        "from the characters before. Where few characters were counted their mark is too low.",
     ),
     details("Positions as numbers", () =>
       table(
         "Loss by position",
-        ["position", "bits", "characters"],
-        positions.map(([mean, n], i) => [i + 1, number(mean), n]),
+        ["position", "bits", "by position alone", "characters"],
+        positions.map(([mean, n], i) => [i, number(mean), number(alone[i]), n]),
       ),
     ),
     element("h3", {}, "By character"),

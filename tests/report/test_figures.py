@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+from collections import Counter
 from itertools import accumulate
 
 import numpy as np
@@ -128,6 +129,21 @@ def test_losses_by_position_and_character(model):
         for name, mean, n in means:
             own = [each[2] for each in of_each if each[key] == name]
             assert n == len(own) and mean == pytest.approx(sum(own) / n, abs=1e-6)
+
+
+def test_cost_of_the_position_alone(model):
+    """A position's own cost is the entropy of what counting finds there, ends included."""
+    documents = model.documents()
+    texts = documents.held_out or documents.training
+    size, running = model.config.block_size, model.params.tokens.end is None
+    found = figures.losses_by(model, figures.measured(model, documents, 10**9))
+    counts = [Counter() for _ in found["positions"]]
+    for text in texts:
+        for i, char in enumerate(text if running else [*text, None][:size]):
+            counts[i % size][char] += 1
+    for alone, (_, n), counted in zip(found["by_position_alone"], found["positions"], counts, strict=True):
+        assert n == counted.total()
+        assert alone == pytest.approx(sum(k / n * math.log2(n / k) for k in counted.values()), abs=1e-12)
 
 
 def test_measured_is_capped(model):
