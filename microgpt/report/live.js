@@ -7,7 +7,7 @@ const LIKELIEST = 12; // outcomes to show at first
 const SLICE = 12; // milliseconds of drawing between two looks at what the reader does
 
 const FIELDS = [ // the settings of `microgpt sample`, with its defaults
-  ["num_samples", "Samples", "20", { type: "number", min: 1, max: 1000 }],
+  ["num_samples", "How many", "20", { type: "number", min: 1, max: 1000 }],
   ["temperature", "Temperature", "0.5", { type: "number", min: 0, max: 1000, step: "any" }],
   ["top_k", "Top-k, 0 is all", "0", { type: "number", min: 0, max: 1e9 }],
   ["top_p", "Top-p, 1 is all", "1", { type: "number", min: 0.000001, max: 1, step: "any" }],
@@ -22,7 +22,7 @@ function live(container, model) {
   const summary = element("p", { class: "muted", role: "status" });
   const typed = textField(model, { "aria-describedby": "live-message", input: () => type(typed.value) });
   const most = model.end === null ? RUNNING_MOST : model.config.block_size;
-  const label = `Beginning of a text${model.end === null ? "" : `, up to ${most - 1} characters`}`;
+  const label = `Beginning of a text${model.end === null ? "" : `, up to ${most} characters`}`;
   let chars = []; // those that can be looked at
   let losses = [];
 
@@ -100,7 +100,7 @@ function fullText(model, n) {
   if (model.end === null) {
     return n <= size ? "" : `The context of ${size} tokens is full: its older half was dropped to make room.`;
   }
-  return n < size ? "" : `The context of ${size} tokens is full: nothing can follow.`;
+  return n < size ? "" : `The start and ${size - 1} characters fill the context: nothing can follow character ${size}.`;
 }
 
 function summaryText(model, { step, last, probs, ranked, next, context }) {
@@ -337,7 +337,7 @@ function drawingView(model, look) {
     if (drawing !== null) drawing = null;
     else if (unknown >= 0) said.textContent = unknownText(model, chars[unknown], unknown);
     else {
-      command.textContent = commandText(given);
+      command.replaceChildren(...commandWords(given));
       drawAll(given);
     }
   }
@@ -345,16 +345,16 @@ function drawingView(model, look) {
   const form = element("form", { class: "settings", submit },
     ...fields.map(([name, label]) => element("label", { class: "field" }, label, inputs[name])),
     element("label", { class: "field wide" }, "Beginning", prompt), button);
-  command.textContent = commandText(settings());
+  command.replaceChildren(...commandWords(settings()));
   return element("div", {}, element("h3", {}, "Samples"), form, said, list,
     element("p", { class: "muted" }, "The same on the command line: ", command));
 }
 
-/** The command that prints these samples. */
-function commandText(given) {
+/** The command that prints these samples, which is broken between its words alone. */
+function commandWords(given) {
   const flags = Object.entries(given).filter(([, value]) => value !== "").map(([name, value]) => {
     const word = /^[\w.]+$/.test(value) ? value : `'${value.replaceAll("'", "'\\''")}'`;
     return `--${name.replace("_", "-")}=${word}`;
   });
-  return `microgpt sample RUN ${flags.join(" ")}`;
+  return ["microgpt", "sample", "RUN", ...flags].flatMap((word) => [element("span", {}, word), " "]);
 }

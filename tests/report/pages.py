@@ -59,7 +59,7 @@ class Live:
 
     def draw(self, **settings):
         """The samples, when they are all drawn."""
-        labels = {"num_samples": "Samples", "temperature": "Temperature", "top_k": "Top-k, 0 is all", "seed": "Seed"}
+        labels = {"num_samples": "How many", "temperature": "Temperature", "top_k": "Top-k, 0 is all", "seed": "Seed"}
         labels |= {"top_p": "Top-p, 1 is all", "prompt": "Beginning", "length": "Characters"}
         for name, value in settings.items():
             self.page.get_by_label(labels[name], exact=True).fill(str(value))

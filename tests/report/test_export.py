@@ -84,7 +84,7 @@ def test_stopping(exported, trained):
     """While samples are drawn, which may be many, the page answers: what is typed, and Stop."""
     model = trained(NAMES, steps=1, n_layer=4, n_embd=64, block_size=16)
     shown = exported(model)
-    shown.page.get_by_label("Samples", exact=True).fill("1000")
+    shown.page.get_by_label("How many", exact=True).fill("1000")
     shown.page.get_by_role("button", name="Draw samples").click()
     shown.typed.fill("ha")
     shown.page.get_by_role("button", name="Stop").click()
@@ -130,7 +130,7 @@ def test_what_cannot_be_typed(exported, trained):
     draw.click()
     assert shown.page.get_by_text("Beginning: expected at most 7 characters, found 8").count() == 1
     shown.page.get_by_label("Beginning", exact=True).fill("a")
-    shown.page.get_by_label("Samples", exact=True).fill("0")
+    shown.page.get_by_label("How many", exact=True).fill("0")
     draw.click()  # which the browser refuses
     assert shown.page.locator(".samples li").count() == 0
 

@@ -146,6 +146,32 @@ def test_no_page_is_wider_than_its_window(chromium, pages, kind, width):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_two_squares_stand_beside_each_other(chromium, pages):
+    """On a narrow page the attention of seven characters takes half the width, so that two heads can be compared."""
+    with opened(chromium, pages["line"], 360) as page:
+        page.evaluate("""() => {
+            const rows = Array.from({ length: 8 }, (_, i) => Array(i + 1).fill(0.5)), inputs = [null, ..."abcdefg"];
+            document.getElementById("attention").append(...attentionView({ inputs, attention: [[rows, rows]] }));
+        }""")
+        boxes = [figure.bounding_box() for figure in page.locator("#attention > .heads figure").all()]
+        assert len(boxes) == 2 and boxes[0]["y"] == boxes[1]["y"]
+
+
+def test_the_command_breaks_between_flags(chromium, pages):
+    """No flag of the command that is to be copied is broken, however narrow the page."""
+    with opened(chromium, pages["line"], 360) as page:
+        words = page.locator("#try code span")
+        assert page.locator("#try code").inner_text().split() == words.all_inner_texts()
+        assert len({word.bounding_box()["height"] for word in words.all()}) == 1
+
+
+def test_kinds_of_characters(chromium, pages):
+    """A vowel is one with a mark or a ligature too, and a letter of another script is not called a consonant."""
+    with opened(chromium, pages["line"]) as page:
+        kinds = page.evaluate("[...'aÉøæœybßя7'].map(kindOf)")
+        assert kinds == 5 * ["vowel"] + 3 * ["consonant"] + 2 * ["other"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("kind", ["line", "running", "missing"])
