@@ -156,9 +156,11 @@ function axes(width, height, [x0, x1], [y0, y1], xName, yName, whole = true) {
 
 /** A square for each number of a triangle of rows, as strong as `strength` of it says. */
 function heatmap(rows, labels, title, description, strength = (value) => value) {
-  const cell = rows.length <= 20 ? 18 : rows.length <= FEW ? 12 : 10,
-    longest = Math.max(...labels.map((label) => label.length));
-  const margin = 12 + 7 * longest,
+  const longest = Math.max(...labels.map((label) => label.length)),
+    margin = 12 + 7 * longest;
+  const most = rows.length <= 20 ? 18 : rows.length <= FEW ? 12 : 10,
+    half = Math.floor((room() / 2 - GAP - margin) / rows.length); // with which two fit beside each other
+  const cell = half >= 12 ? Math.min(half, most) : most,
     size = margin + cell * rows.length + 2;
   const letter = cell < 12 ? "tiny" : false;
   return picture(
@@ -179,7 +181,8 @@ function heatmap(rows, labels, title, description, strength = (value) => value) 
   );
 }
 
-const FEW = 36,
+const GAP = 6,
+  FEW = 36,
   LEVELS = 24;
 
 /** One for each number, with what it is. */
