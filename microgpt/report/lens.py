@@ -60,7 +60,7 @@ def triangles(heads: Any) -> list[list[list[float]]]:
 
 def logit_lens(model: Model, found: Any) -> Named:
     """The probabilities that lm_head would read off the residual stream as it begins, and after each addition to it."""
-    stages = [("embedding", "x")]
+    stages = [("normed embedding", "x")]
     for layer in range(model.config.n_layer):
         stages += [(f"attention {layer}", f"layer{layer}.x_attn"), (f"MLP {layer}", f"layer{layer}.x_mlp")]
     lm_head = model.params["lm_head"]
@@ -79,7 +79,7 @@ def parts(model: Model, found: Any) -> Named:
     def given(part: Any) -> Any:
         return (rows * part).sum(axis=0)
 
-    named, size = [("embedding", given(found["x"]))], config.n_embd // config.n_head
+    named, size = [("normed embedding", given(found["x"]))], config.n_embd // config.n_head
     for layer in range(config.n_layer):
         wo = model.params[f"layer{layer}.attn_wo"].astype(np.float64)
         for head in range(config.n_head):

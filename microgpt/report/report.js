@@ -60,7 +60,7 @@ function report(data, main) {
   reading(
     "lens",
     "Logit lens",
-    "From left to right, what the model would predict if it stopped there: after the embedding, and " +
+    "From left to right, what the model would predict if it stopped there: after the embedding and its norm, and " +
       "after each attention and MLP has added its part; the last step is its prediction.",
     lensView,
   );

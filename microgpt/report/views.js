@@ -12,7 +12,9 @@ function runView({ run, runs, notices }) {
   const size =
     `This run is a GPT of ${count(run.n_params, "parameter")}: ${count(s.n_layer, "layer")} of ` +
     `${count(s.n_head, "attention head")} and an MLP of ${count(4 * s.n_embd, "neuron")}, ${s.n_embd} wide. ` +
-    `It predicts the next character from up to ${s.block_size} before it.`;
+    (run.running
+      ? `It predicts a character from up to ${s.block_size} before it.`
+      : `It predicts a character from the start and up to ${count(s.block_size - 1, "character")} before it.`);
   const training =
     `It was trained for ${count(run.step, "step")} of ${s.batch_size} ` +
     `${run.running ? (s.batch_size === 1 ? "window" : "windows") : s.batch_size === 1 ? one : many} each`;
@@ -52,7 +54,7 @@ function runView({ run, runs, notices }) {
 const HUES = ["--first", "--second", "--third", "--fourth"],
   DASHES = ["", "8 3", "2 3", "8 3 2 3"];
 
-function lossesView({ runs }) {
+function lossesView({ run, runs }) {
   const drawn = runs.map((run, i) => ({ ...run, i })).filter((run) => run.train.length);
   if (!drawn.length) return [element("p", { class: "notice" }, "This run has no losses to draw.")];
   const baselines = new Map();
@@ -60,6 +62,7 @@ function lossesView({ runs }) {
     baselines.set(`${name} ${number(loss)}`, loss);
   }
   const points = drawn.flatMap((run) => [...run.train, ...run.held_out]);
+  const n = run.vocab.length + (run.running ? 0 : 1);
   const losses = [...points.map(([, loss]) => loss), ...baselines.values()];
   const width = room(),
     height = 320,
@@ -72,7 +75,7 @@ function lossesView({ runs }) {
     [0, Math.max(...points.map(([step]) => step))],
     [low - spare, high + spare],
     "step",
-    "loss",
+    "loss (nats)",
   );
   const line = (points) => points.map(([step, loss]) => `${x(step).toFixed(1)},${y(loss).toFixed(1)}`).join(" ");
   const look = ({ i }) => ({ stroke: `var(${HUES[i % 4]})`, strokeDasharray: DASHES[Math.floor(i / 4) % 4] });
@@ -124,8 +127,10 @@ function lossesView({ runs }) {
         (heldOut ? "; circles and thin lines those of what was held out" : "") +
         (baselines.size
           ? "; dotted are the losses of guessing every character alike, and of a table of which character " +
-            "follows which."
-          : "."),
+            "follows which"
+          : "") +
+        `. A loss is in nats, of which one is 1.44 bits: a uniform guess among ${n} costs log ${n} = ` +
+        `${number(Math.log(n))}.`,
     ),
     drawn.length > 1 ? element("ul", { class: "key" }, drawn.map(key)) : [],
     details("The losses as numbers", () =>
@@ -287,8 +292,8 @@ const KINDS = {
 
 function kindOf(char) {
   if (char === null) return "start and end";
-  if (!/\p{L}/u.test(char)) return "other";
-  return "aeiou".includes(char.normalize("NFD")[0].toLowerCase()) ? "vowel" : "consonant";
+  if (!/\p{Script=Latin}/u.test(char)) return "other"; // of other letters nobody here knows it
+  return "aeiouæœøıəɛɔ".includes(char.normalize("NFD")[0].toLowerCase()) ? "vowel" : "consonant";
 }
 
 function mark(kind, x, y) {
