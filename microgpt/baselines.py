@@ -6,8 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from .config import Config
+from .documents import Documents
 from .evaluate import mean
 from .tokens import Tokens
+
+
+def losses(config: Config, tokens: Tokens, documents: Documents | None) -> dict[str, float]:
+    """{"uniform guess": loss, "bigram table": loss} of a run's texts; without them the first alone."""
+    found = {"uniform guess": uniform(tokens)}
+    if documents is not None:
+        measured = documents.held_out or documents.training
+        found["bigram table"] = bigram(documents.training, measured, tokens, config.block_size)
+    return found
 
 
 def uniform(tokens: Tokens) -> float:

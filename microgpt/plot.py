@@ -55,18 +55,15 @@ def read_baselines(path: str) -> dict[str, float]:
     except CheckpointError as error:
         notice(f"{path}: drawn without baselines: {error}")
         return {}
-    config, tokens = model.config, model.params.tokens
-    losses = {"uniform guess": baselines.uniform(tokens)}
+    config, documents = model.config, None
     try:
         documents = model.documents(run.input_of(path, config.input))
-        training, measured = documents.training, documents.held_out or documents.training
-        losses["bigram table"] = baselines.bigram(training, measured, tokens, config.block_size)
     except (ConfigError, DataError):
         notice(
             f"{path}: drawn without a bigram table: expected the text that it was trained on, {config.input}, "
             "found none, or another"
         )
-    return losses
+    return baselines.losses(config, model.params.tokens, documents)
 
 
 def labels(paths: list[str]) -> list[str]:

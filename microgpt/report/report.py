@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .. import plot, run
+from .. import baselines, plot, run
 from ..api import Model
 from ..errors import ConfigError, DataError, SamplingError, named
 from ..export import write
@@ -50,9 +50,11 @@ def collect(paths: list[str], model: Model, step: int, texts: list[str] | None =
     looked_into = None if documents is None else figures.measured(model, documents, figures.LOOKED_INTO)
     if looked_into is not None and model.params.tokens.end is None:
         looked_into = figures.pieces(looked_into[0], model.config.block_size)
+    curves = [losses(path, name, notices) for path, name in zip(paths, names)]
+    known = [baselines.losses(model.config, model.params.tokens, documents), *map(plot.read_baselines, paths[1:])]
     data = {
         "notices": notices,
-        "runs": [losses(path, name, notices) for path, name in zip(paths, names)],
+        "runs": [each | {"baselines": found} for each, found in zip(curves, known)],
         "run": figures.settings(model, step, documents),
         "texts": [reading(model, text) for text in texts or figures.excerpts(model, documents)],
         "embedding": figures.embedding(model),
@@ -87,14 +89,14 @@ def documents_of(path: str, model: Model, notices: list[str]) -> Documents | Non
 
 
 def losses(path: str, name: str, notices: list[str]) -> dict[str, Any]:
-    """A run's name, its curves and its baselines, as far as its files are there to tell."""
+    """A run's name and its curves, which are empty where its files do not tell."""
     try:
         curves = figures.curves(plot.read_metrics(path))
     except DataError as error:
         notice(f"{path}: reported without its losses: {error}")
         notices.append(f"{name} has no losses to draw: they are in the metrics.jsonl of a run's directory.")
-        return {"name": name, "train": [], "held_out": [], "baselines": {}}
-    return {"name": name, **curves, "baselines": plot.read_baselines(path)}
+        return {"name": name, "train": [], "held_out": []}
+    return {"name": name, **curves}
 
 
 def rounded(value: Any) -> Any:
