@@ -12,11 +12,11 @@ from .config import Config, Given, Sweep
 from .documents import Documents
 from .errors import ConfigError, DataError, named
 from .files import Folder
+from .run import SWEEP
 from .space import Space, as_text, at_random, ends, grid, grid_size, import_optuna, space_of, to_json, tpe
 from .terminal import reason
 from .trial import Trial, input_of
 
-SWEEP = "sweep.json"
 VAL_FRACTION = 0.1  # unless it is given: without a held-out part there is nothing to compare
 
 

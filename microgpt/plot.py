@@ -9,7 +9,7 @@ from typing import Any
 from . import files
 from .errors import CheckpointError, ConfigError, DataError, PlotError, named, optional
 from .progress import smoothed
-from .run import METRICS
+from .run import METRICS, of_weights
 from .terminal import escaped, notice, reason
 
 Series = dict[str, tuple[list[int], list[float]]]  # name: steps, losses
@@ -19,6 +19,9 @@ def read_metrics(path: str) -> Series:
     """{"train": (steps, losses), "held-out": (steps, losses)} of a metrics file, or of the one in a run's directory."""
     series: Series = {"train": ([], []), "held-out": ([], [])}
     text = ""
+    if path.endswith((".npz", ".safetensors")) and os.path.isfile(path):
+        near = "" if (directory := of_weights(path)) == path else f"; {directory} is the run"
+        raise PlotError(f"{path}: expected a run's directory or its metrics, found weights, which have no losses{near}")
     try:
         with ExitStack() as stack:
             opener = files.open_file

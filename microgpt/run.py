@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
 BEST = "best.npz"  # the checkpoint of the best held-out loss
 METRICS, CONFIG = "metrics.jsonl", "config.toml"
+SWEEP = "sweep.json"  # what a directory has that is no run, but of which each trial is one
 
 
 def load(path: str) -> Checkpoint:
@@ -74,10 +75,19 @@ def load_newest(folder: Folder) -> tuple[Checkpoint, CheckpointError | None]:
 def no_run(folder: Folder) -> str:
     """What to say of a directory that has no checkpoint, but may have runs in it."""
     runs = []
+    if os.path.exists(folder.file(SWEEP)):
+        return "expected a run's directory, found that of a sweep, of which each trial is a run"
     with suppress(OSError):  # it is but a hint
         runs = [p for p in map(folder.file, sorted(os.listdir(folder.fd))) if os.path.exists(f"{p}/{CHECKPOINT}")]
     near = f"; did you mean {runs[0]!r}?" if runs else ""
     return f"expected a run's directory, found one without {CHECKPOINT}{near}"
+
+
+def of_weights(path: str) -> str:
+    """The directory of the run that a checkpoint file lies in, with the run's metrics; any other path as it is."""
+    directory = os.path.dirname(path) or os.curdir
+    beside = path.endswith(".npz") and os.path.isfile(path) and os.path.isfile(os.path.join(directory, METRICS))
+    return directory if beside else path
 
 
 def input_of(path: str, name: str) -> str:

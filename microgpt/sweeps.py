@@ -21,8 +21,9 @@ from . import executors, trial
 from .config import Given, Sweep, read_recipe
 from .errors import ConfigError, DataError, named
 from .files import Folder, folder_at, write_all
-from .plan import SWEEP, Plan
+from .plan import Plan
 from .progress import progress_bar
+from .run import SWEEP
 from .signals import interrupt_at_the_end
 from .space import varied
 from .terminal import reason, shown

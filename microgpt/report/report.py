@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 from .. import baselines, plot, run
@@ -42,7 +43,7 @@ def report(
 
 def collect(paths: list[str], model: Model, step: int, texts: list[str] | None = None) -> dict[str, Any]:
     """The page's data.  What cannot be had is None, and `notices` says why."""
-    names = [escaped(name) for name in plot.last_names(paths)]
+    names = names_of(paths)
     notices: list[str] = []
     if texts is not None:
         check(model, texts)
@@ -51,7 +52,10 @@ def collect(paths: list[str], model: Model, step: int, texts: list[str] | None =
     if looked_into is not None and model.params.tokens.end is None:
         looked_into = figures.pieces(looked_into[0], model.config.block_size)
     curves = [losses(path, name, notices) for path, name in zip(paths, names)]
-    known = [baselines.losses(model.config, model.params.tokens, documents), *map(plot.read_baselines, paths[1:])]
+    known = [
+        baselines.losses(model.config, model.params.tokens, documents),
+        *map(plot.read_baselines, map(run.of_weights, paths[1:])),
+    ]
     data = {
         "notices": notices,
         "runs": [each | {"baselines": found} for each, found in zip(curves, known)],
@@ -65,6 +69,15 @@ def collect(paths: list[str], model: Model, step: int, texts: list[str] | None =
         "samples": figures.samples(model, documents),
     }
     return rounded(data)  # type: ignore[no-any-return]
+
+
+def names_of(paths: list[str]) -> list[str]:
+    """What tells the runs apart; of weights that lie in a run's directory the run's name, and the file's."""
+    names = plot.last_names(paths)
+    for i, path in enumerate(paths):
+        if run.of_weights(path) != path and os.sep not in names[i]:
+            names[i] = os.sep.join(os.path.abspath(path).split(os.sep)[-2:])
+    return list(map(escaped, names))
 
 
 def check(model: Model, texts: list[str]) -> None:
@@ -91,9 +104,9 @@ def documents_of(path: str, model: Model, notices: list[str]) -> Documents | Non
 def losses(path: str, name: str, notices: list[str]) -> dict[str, Any]:
     """A run's name and its curves, which are empty where its files do not tell."""
     try:
-        curves = figures.curves(plot.read_metrics(path))
+        curves = figures.curves(plot.read_metrics(run.of_weights(path)))
     except DataError as error:
-        notice(f"{path}: reported without its losses: {error}")
+        notice(f"{path}: reported without its losses: {str(error).removeprefix(f'{path}: ')}")
         notices.append(f"{name} has no losses to draw: they are in the metrics.jsonl of a run's directory.")
         return {"name": name, "train": [], "held_out": []}
     return {"name": name, **curves}

@@ -388,10 +388,26 @@ def test_without_input(folder, tmp_path, name):
         (folder / "hidden").rename(hidden)
 
 
-def test_without_losses(folder):
-    """Of a checkpoint file, and of a run without its metrics, the losses are left out and the page says so."""
-    for path in ("line/checkpoint.npz", "line/best.npz"):
-        data = report.report([str(folder / path), str(folder / "running")], None, required=False)
+def test_weights_of_a_run(folder, capsys):
+    """Weights in a run's directory are reported with its losses, under its name and theirs."""
+    data = report.report([str(folder / "line" / "best.npz"), str(folder / "running")], None, required=False)
+    (whole,) = report.report([str(folder / "line")], None, required=False)["runs"]
+    assert data["runs"][0] == whole | {"name": "line/best.npz"} and data["runs"][1]["name"] == "running"
+    assert data["notices"] == [] and capsys.readouterr().err == ""
+
+
+def test_without_losses(folder, tmp_path, capsys):
+    """Of weights alone, and of a run without its metrics, the losses are left out and the page says so."""
+    shutil.copytree(folder / "line", tmp_path / "line")
+    (tmp_path / "line" / "metrics.jsonl").unlink()
+    for name, why in (
+        ("line/best.npz", "found weights, which have no losses\n"),
+        ("line", "metrics.jsonl: cannot be read"),
+    ):
+        path = str(tmp_path / name)
+        data = report.report([path, str(folder / "running")], None, required=False)
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and said.count(path) == 1 + (name == "line") and why in said
         assert "has no losses to draw" in data["notices"][0] and data["runs"][0]["train"] == []
         assert data["losses"] and data["runs"][1]["train"]
 

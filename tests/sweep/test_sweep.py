@@ -377,3 +377,13 @@ def test_ctrl_c_in_python(folder):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert process.stdout == "interrupted, resumed\n", process.stderr
+
+
+def test_a_sweep_is_no_run(folder):
+    """Who takes a sweep for a run is told that its trials are runs, and not which of them comes first by its name."""
+    assert sweep("s", "--input", "names.txt", "--trials", 1, "--num-steps", 2, cwd=folder).returncode == 0
+    refused = microgpt_process("report", "s", "-o", "s.html", cwd=folder)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "microgpt: s: expected a run's directory, found that of a sweep, of which each trial is a run\n"
+    )
