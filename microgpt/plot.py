@@ -121,7 +121,7 @@ def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -
     if log_x:
         axes.set_xscale("log")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss")
+    axes.set_ylabel("loss (nats)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))  # beside the curves, and the picture as wide as that takes
     save(figure, output)
 
