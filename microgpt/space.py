@@ -142,12 +142,12 @@ def grid(space: Space, number: int) -> dict[str, Any]:
 
 
 def at_random(space: Space, seed: int, number: int) -> dict[str, Any]:
-    """Drawn by a generator of the trial's own."""
-    rng = random.Random(f"sweep {seed}, trial {number}")
-    return {
-        name: values[rng.randrange(len(values))] if isinstance(values, list) else values.draw(rng)
-        for name, values in space.items()
-    }
+    """Each setting drawn by a generator of its own: what the others may be makes no difference to it."""
+    settings = {}
+    for name, values in space.items():
+        rng = random.Random(f"{seed}/{number}/{name}")
+        settings[name] = rng.choice(values) if isinstance(values, list) else values.draw(rng)
+    return settings
 
 
 def tpe(space: Space, seed: int, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:

@@ -174,7 +174,23 @@ def test_random_trials_depend_on_nothing_but_their_number():
     first = [at_random(SPACE, 1, i) for i in range(50)]
     assert [at_random(SPACE, 1, i) for i in reversed(range(50))] == first[::-1]
     assert [at_random(SPACE, 2, i) for i in range(50)] != first
-    assert at_random(SPACE, 1, 0) == {"seed": 1, "n_embd": 16, "learning_rate": 0.000210436, "dtype": "float32"}
+    assert at_random(SPACE, 1, 0) == {"seed": 1, "n_embd": 8, "learning_rate": 0.00569896, "dtype": "float32"}
+
+
+def test_what_is_drawn_for_a_setting_depends_on_no_other():
+    """Random sweeps that differ in other settings, which may be fixed or not, draw the same for a setting."""
+    other = SPACE | space_of({"num_steps": [1000], "n_embd": "8..64", "dtype": ["float32", "float64"]})
+    for i in range(50):
+        one, two = at_random(SPACE, 1, i), at_random(other, 1, i)
+        assert (one["learning_rate"], one["seed"]) == (two["learning_rate"], two["seed"])
+
+
+@needs_optuna
+def test_tpe_is_not_asked_what_is_fixed():
+    """Settings that are fixed change nothing of what TPE draws for the others."""
+    fixed = space_of({"num_steps": [1000], "batch_size": [2]})
+    asked = tpe(SPACE, 0, range(8), [])
+    assert [s | {"num_steps": 1000, "batch_size": 2} for s in asked] == tpe(fixed | SPACE, 0, range(8), [])
 
 
 def test_random_trials_are_spread_as_they_should():

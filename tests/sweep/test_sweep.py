@@ -332,7 +332,9 @@ def test_the_table_and_json(expected, folder):
     done = [t for t in lines if t["status"] == "done"]
     assert done == lines[: len(done)] and done == sorted(done, key=lambda t: t["val_loss"]) and len(done) > 2
     for row, t in zip(table[1:], lines):
-        assert row[1:4] == [f"{t['val_loss']:.4f}" if t["val_loss"] else "–", str(t["step"] or "–"), t["status"]]
+        loss = t["val_loss"]
+        written = "–" if loss is None else f"{loss:.4f}" if loss < 1e6 else f"{loss:.3g}"
+        assert row[1:4] == [written, str(t["step"] or "–"), t["status"]]
         assert row[4:8] == [str(t["settings"][name]) for name in ("n_embd", "n_head", "learning_rate", "weight_decay")]
         assert " ".join(row[8:]) == (t["error"] or "")
     found = microgpt.sweep(resume=folder / "s")
