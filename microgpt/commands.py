@@ -112,7 +112,7 @@ def make_parser() -> Parser:
     command.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
     command.add_argument("--json", action="store_true", help="print each text's scores as a line of JSON")
 
-    command = add(sweep, "sweep", "train with many settings, side by side, and compare them")
+    command = add(sweep, "sweep", "train with many settings and compare their last held-out losses")
     command.add_argument("out", metavar="DIR", nargs="?", help="directory for the sweep, and each trial's run in it")
     add_settings(command, Sweep)
     command.add_argument("--executor", metavar="NAME", default="process", help=EXECUTOR_HELP)

@@ -191,7 +191,8 @@ class Sweep(Settings):
                 f"{named('rungs')}: expected numbers of steps A,B,... that rise, found {shown(self.rungs)}"
             )
         if not self.trials and self.sampler != "grid":
-            raise ConfigError(f"{named('trials')}: expected at least 1 with {named('sampler')} {self.sampler}, found 0")
+            expected = f"how many to draw, or {named('sampler')} grid for all combinations"
+            raise ConfigError(f"{named('trials')}: expected {expected}, found none")
 
     @property
     def steps(self) -> list[int]:

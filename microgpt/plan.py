@@ -102,7 +102,7 @@ class Plan:
                 errors.append(error)
             else:
                 return Documents(config, input_of(config, self.cwd), random.Random(config.seed))
-        raise errors[0]
+        raise ConfigError(f"none of the first {len(errors)} trials can be: {errors[0]}")
 
 
 def refuse(name: str, before: object, now: object) -> None:

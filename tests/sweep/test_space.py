@@ -125,8 +125,12 @@ def test_bad_values_of_a_flag(name, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "flags, name",
     [
-        (["--n-embd", "10", "--n-head", "4"], "n-head"),  # no trial can be
-        (["--n-embd", "10", "--n-head", "4,3"], "n-head"),
+        (["--trials", "0"], "--trials: expected how many to draw, or --sampler grid"),
+        (["--n-embd", "10", "--n-head", "4"], "none of the first 3 trials can be: --n-head: expected a divisor"),
+        (
+            ["--n-embd", "10", "--n-head", "4,3", "--round", "2"],
+            "none of the first 2 trials can be: --n-head: expected",
+        ),
         (["--val-fraction", "0"], "val-fraction"),
         (["--rungs", "10", "--num-steps", "5..10"], "rungs"),
         (["--sampler", "grid", "--learning-rate", "0.1..1"], "learning-rate"),
