@@ -127,7 +127,7 @@ def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -
 
 
 def check_name(output: str) -> None:
-    if not output.endswith((".png", ".svg")):
+    if not output.lower().endswith((".png", ".svg")):
         raise ConfigError(f"{named('output')}: expected a name that ends in .png or .svg, found {output!r}")
 
 
@@ -145,9 +145,10 @@ def save(figure: Any, output: str) -> None:
     """Write the picture, and drop it from memory.  Raises PlotError."""
     try:
         picture = io.BytesIO()
+        kind = output[-3:].lower()
         # without the date, so that equal runs give equal files
-        metadata = {"Date": None} if output.endswith(".svg") else None
-        figure.savefig(picture, format=output[-3:], metadata=metadata, bbox_inches="tight")
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(picture, format=kind, metadata=metadata, bbox_inches="tight")
         files.write(output, picture.getbuffer())
     except (OSError, MemoryError, ValueError) as error:
         raise PlotError(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import Any
 
-from . import files
 from .errors import ConfigError, PlotError
-from .plot import check_name, pyplot, save
+from .files import Folder
+from .plan import SWEEP, Plan
+from .plot import check_name, pyplot, save, text
+from .space import Values, ends, varied
 from .sweeps import TRIALS, read
 from .terminal import reason
 from .trial import Trial
@@ -15,8 +18,7 @@ from .trial import Trial
 Styles = list[tuple[list[Trial], dict[str, Any]]]
 
 WIDE = 3  # panels in a row
-FEW = 8  # values that are ticks
-DECADES = 20  # times the smallest value, from which on an axis is logarithmic
+MOST_TICKS = 6  # on an axis that is not logarithmic
 FAR = 4.0  # times the median's distance from the best loss, beyond which all losses are drawn alike, at the top
 
 
@@ -31,15 +33,15 @@ def plot(paths: list[str], output: str) -> None:
         raise ConfigError(f"expected one sweep alone, or runs, found {len(paths)} of them")
     path = os.path.join(paths[0], TRIALS)
     try:
-        with open(path, "rb", opener=files.open_file) as file:
-            trials = read(file, path)[0]
+        with closing(Folder(paths[0])) as folder, open(path, "rb", opener=folder.open) as file:
+            space, trials = Plan.read(folder).space, read(file, path)[0]
     except OSError as error:
-        raise PlotError(f"{path}: cannot be read: {reason(error)}") from None
+        raise PlotError(f"{paths[0]}: expected {TRIALS} and {SWEEP} to be readable: {reason(error)}") from None
     measured = [t for t in trials if t.val_loss is not None]
     if not measured:
         raise PlotError(f"{path}: expected at least one trial with a loss, found none")
-    names = [name for name in trials[0].settings if len({t.settings[name] for t in trials}) > 1]
-    panels = [*names, *["step"] * any(t.rungs for t in trials)] or ["trial"]
+    names = varied(space) or ["val_fraction"]  # which every space has
+    panels = [*names, *["step"] * any(t.rungs for t in trials)]
     columns, rows = min(WIDE, len(panels)), -(-len(panels) // WIDE)
     size = 4.5 * columns, 3.6 * rows
     figure, grid = pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
@@ -57,7 +59,7 @@ def plot(paths: list[str], output: str) -> None:
         if name == "step":
             draw_rungs(axes, measured, best, top)
         else:
-            draw_setting(axes, name, styles, top)
+            draw_setting(axes, name, space[name], styles, top)
         axes.set_xlabel(name)
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
@@ -67,23 +69,31 @@ def plot(paths: list[str], output: str) -> None:
     save(figure, output)
 
 
-def draw_setting(axes: Any, name: str, styles: Styles, top: float) -> None:
-    """Each trial's last loss against the value of a setting, or against its number."""
-
-    def value(t: Trial) -> Any:
-        found = t.trial if name == "trial" else t.settings[name]
-        return os.path.basename(found) if isinstance(found, str) else found
-
-    every = sorted({value(t) for trials, _ in styles for t in trials})
-    if not isinstance(every[0], str):  # of which each is a tick
-        if len(every) <= FEW:
-            axes.set_xticks(every)
-        elif every[0] > 0 and every[-1] >= DECADES * every[0]:
-            axes.set_xscale("log")
+def draw_setting(axes: Any, name: str, values: Values, styles: Styles, top: float) -> None:
+    """Each trial's last loss against the value of a setting; those of a list are at equal distances."""
+    places = {v: i for i, v in enumerate(sorted(values))} if isinstance(values, list) else {}
     for trials, style in styles:
         if trials:
+            x = [places.get(v, v) for v in (t.settings[name] for t in trials)]
             losses = [min(t.val_loss or 0, top) for t in trials]
-            axes.plot([*map(value, trials)], losses, **{"color": "C0", "linestyle": "none"} | style)
+            axes.plot(x, losses, **{"color": "C0", "linestyle": "none"} | style)
+    axes.axvspan(*(places.get(end, end) for end in ends(values)), alpha=0)  # unseen: the axis has all there may be
+    if isinstance(values, list):
+        ticks = list(places)[:: -(-len(places) // MOST_TICKS)]
+        axes.set_xticks([places[v] for v in ticks], [label(v) for v in ticks])
+    elif values.log and values.high > 5 * values.low:  # a shorter one would hold less than two of 1, 2, 5, 10
+        from matplotlib.ticker import LogLocator
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=[1, 2, 5] if values.high < 100 * values.low else [1]))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+    else:
+        axes.xaxis.get_major_locator().set_params(nbins=MOST_TICKS - 1, integer=values.whole)
+
+
+def label(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else text(os.path.basename(str(value)))
 
 
 def draw_rungs(axes: Any, trials: list[Trial], best: Trial, top: float) -> None:

@@ -29,14 +29,14 @@ def folder(tmp_path):
 def test_pictures(folder):
     """Several runs come into one PNG or SVG; equal runs give equal SVG."""
     pytest.importorskip("matplotlib")
-    for name, start in ("p.png", b"\x89PNG"), ("p.svg", b"<?xml"):
+    for name, start in ("p.png", b"\x89PNG"), ("q.PNG", b"\x89PNG"), ("p.svg", b"<?xml"):
         process = microgpt("plot", "one", "two/metrics.jsonl", "-o", name, cwd=folder)
         assert (process.returncode, process.stdout, process.stderr) == (0, f"wrote {name}\n", "")
         assert (folder / name).read_bytes().startswith(start)
     first = (folder / "p.svg").read_bytes()
     assert b"held out" in first and b"date" not in first
-    assert microgpt("plot", "one", "two/metrics.jsonl", "-o", "again.svg", cwd=folder).returncode == 0
-    assert (folder / "again.svg").read_bytes() == first
+    assert microgpt("plot", "one", "two/metrics.jsonl", "-o", "again.SVG", cwd=folder).returncode == 0
+    assert (folder / "again.SVG").read_bytes() == first
 
 
 @pytest.fixture
