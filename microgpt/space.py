@@ -177,9 +177,11 @@ def tpe(space: Space, seed: int, numbers: range, before: list[Trial]) -> list[di
     asked = []
     for _ in numbers:
         params = study.ask(distributions).params
-        drawn = {name: values[0] for name, values in space.items() if isinstance(values, list)} | params
-        ranges = {n: v.rounded(drawn[n]) for n, v in space.items() if not isinstance(v, list)}
-        asked.append({name: (drawn | ranges)[name] for name in space})
+        settings = {
+            name: params.get(name, values[0]) if isinstance(values, list) else values.rounded(params[name])
+            for name, values in space.items()
+        }
+        asked.append(settings)
     return asked
 
 
