@@ -8,8 +8,9 @@ from typing import Any
 
 from .errors import ConfigError, PlotError
 from .files import Folder
-from .plan import SWEEP, Plan
+from .plan import Plan
 from .plot import check_name, pyplot, save, text
+from .run import SWEEP
 from .space import Values, ends, varied
 from .sweeps import TRIALS, read
 from .terminal import reason
