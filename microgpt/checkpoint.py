@@ -115,7 +115,7 @@ class Checkpoint:
         rng_state = random.Random(config.seed).getstate()
         return Checkpoint(config, vocab, data_sha256, 0, 1.0, 1.0, None, 0, rng_state, params, nothing, nothing)
 
-    def to_bytes(self) -> memoryview:
+    def to_bytes(self) -> bytes:
         versions = {"microgpt": __version__, "numpy": np.__version__}
         state = {"format": FORMAT, "versions": versions, "config": self.config.as_dict(), "vocab": "".join(self.vocab)}
         state |= {name: getattr(self, name) for name in SCALARS}

@@ -52,7 +52,7 @@ class Folder:
         with suppress(FileNotFoundError):
             must_be_file(name, os.stat(name, dir_fd=self.fd, follow_symlinks=False), in_place)
 
-    def write(self, name: str, data: bytes | memoryview, previous: str | None = None) -> None:
+    def write(self, name: str, data: bytes, previous: str | None = None) -> None:
         """Make `data` the content of the file; the old one stays as `previous`.
 
         Raises OSError, and then the file is what it was; or it is new, and a power failure may bring the old one back.
@@ -85,7 +85,7 @@ class Folder:
             os.unlink(new, dir_fd=self.fd)
         return new
 
-    def create(self, name: str, data: bytes | memoryview) -> None:
+    def create(self, name: str, data: bytes) -> None:
         """A new file, on the disk when this returns."""
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=self.fd)
         try:
@@ -118,7 +118,7 @@ class Folder:
         os.replace(name, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
 
-def write(path: str, data: bytes | memoryview, previous: str | None = None) -> None:
+def write(path: str, data: bytes, previous: str | None = None) -> None:
     """Folder.write of the file at `path`; `previous` is a name beside it."""
     directory, name = os.path.split(os.path.abspath(path))
     with closing(Folder(directory)) as folder:
@@ -178,12 +178,12 @@ def must_be_file(path: str, status: os.stat_result, in_place: bool = False) -> N
         raise OSError(errno.EINVAL, f"expected a file of one name, found one of {status.st_nlink}", path)
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes) -> None:
     """os.write, which may write less than it is given, until all is written."""
-    data = memoryview(data)
-    while data:
-        data = data[os.write(fd, data) :]
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
 
 
-def same_content(file: BinaryIO, data: bytes | memoryview, chunk: int = 2**20) -> bool:
+def same_content(file: BinaryIO, data: bytes, chunk: int = 2**20) -> bool:
     return all(file.read(chunk) == data[i : i + chunk] for i in range(0, len(data), chunk)) and not file.read(1)

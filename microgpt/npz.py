@@ -26,11 +26,11 @@ NPY_START = struct.Struct("<6s2BH")
 Member = tuple[str, DTypeLike, tuple[int, ...] | None]  # name, dtype, shape: without one, a dimension of any length
 
 
-def pack(arrays: Mapping[str, Any]) -> memoryview:
+def pack(arrays: Mapping[str, Any]) -> bytes:
     """The file's bytes, which are the same for the same arrays: there is no time of day in them."""
     file = io.BytesIO()
     np.savez(file, **arrays)
-    return file.getbuffer()
+    return file.getvalue()  # no copy, either; Python 3.12.1 crashes when it collects a cycle with a getbuffer() in it
 
 
 def unpack(data: bytes, members: Iterable[Member]) -> dict[str, NDArray[Any]]:

@@ -149,7 +149,7 @@ def save(figure: Any, output: str) -> None:
         # without the date, so that equal runs give equal files
         metadata = {"Date": None} if kind == "svg" else None
         figure.savefig(picture, format=kind, metadata=metadata, bbox_inches="tight")
-        files.write(output, picture.getbuffer())
+        files.write(output, picture.getvalue())
     except (OSError, MemoryError, ValueError) as error:
         raise PlotError(
             f"{named('output')}: expected a picture file that can be written, found {output!r}: {reason(error)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import KERNELS, compiled
+from builds import KERNELS, compiled
 
 import microgpt
 from microgpt import kernels

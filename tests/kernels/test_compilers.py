@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import compiled
+from builds import compiled
 
 import microgpt
 from microgpt import kernels

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import KERNELS
+from builds import KERNELS
 
 STEP = 1e-5  # its square and the rounding error over it are both about 1e-10
 SHAPES = [(1, 1), (2, 3), (5, 2), (7, 1), (9, 4), (17, 3)]

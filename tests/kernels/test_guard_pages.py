@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import KERNELS, compiled
+from builds import KERNELS, compiled
 
 from microgpt import c
 

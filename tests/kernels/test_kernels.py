@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import pytest
 import reference
-from conftest import KERNELS
+from builds import KERNELS
 from kernel_cases import NAMES, arguments, call, flat, misaligned, outs, read_only, same_bits
 
 from microgpt import kernels as default_kernels

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import reference
-from conftest import compiled
+from builds import compiled
 from helpers import tiny_trainer
 
 from microgpt import c
