@@ -34,11 +34,16 @@ BOUNCE_SECONDS = 0.5  # within which one Ctrl-C may arrive twice: a terminal sen
 
 
 def stopper(stop: list[signal.Signals], at_once: Handler) -> Handler:
-    """A handler that adds each signal to the list `stop`; a Ctrl-C that comes again, later, goes to at_once instead."""
-    first = 0.0
+    """A handler that adds each signal to the list `stop`; a Ctrl-C that comes again, later, goes to at_once instead.
+
+    A process that was forked from this one looks at no such list: SIGTERM, by which pools end theirs, ends it at once.
+    """
+    first, owner = 0.0, os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first
+        if number == signal.SIGTERM and os.getpid() != owner:
+            leave(number, frame)
         if not stop:
             first = time.monotonic()
         elif number == signal.SIGINT and time.monotonic() > first + BOUNCE_SECONDS:

@@ -207,3 +207,17 @@ def test_reader_goes_away(folder):
     assert "stopped since nobody reads stdout" in process.stderr.read() and process.wait(60) == 0
     assert run.load(str(folder / "run")).step > 0
     assert run.Run(str(folder / "run")).resume().step > 0
+
+
+def test_a_forked_process_ends_by_sigterm():
+    """A process that was forked from one that would stop after its step ends by SIGTERM at once, as pools rely on."""
+    begun, begins = os.pipe()
+    with signals.stop_on_signals() as stop:
+        pid = os.fork()
+        if pid == 0:
+            os.write(begins, b"!")
+            time.sleep(30)
+            os._exit(0)
+        os.read(begun, 1)  # for a signal that comes earlier Python drops
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143 and not stop
