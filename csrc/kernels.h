@@ -8,7 +8,8 @@
    A forward kernel overwrites its outputs.  A backward kernel overwrites its gradients or adds to them, as `accumulate`
    says: with bit i set it adds to the i-th of them, in the order of the arguments, and otherwise overwrites it; so 0
    overwrites them all and -1 adds to all.
-   Outputs overlap nothing else, and neither they nor scratch need to hold anything before.  Sizes are from 0 to 2^30 - 1, a size_t n may be more; an empty matrix is allowed.
+   Outputs overlap nothing else, and neither they nor scratch need to hold anything before.  Sizes are from 0 to
+   2^30 - 1, a size_t n may be more; an empty matrix is allowed.
    Kernels allocate nothing, keep no state and cannot fail; checking arguments is the caller's part.  Each is the work of
    the thread that calls it, and callers may share out columns.  matmul takes up to 100 KB of stack.
    The bits of a result do not depend on the instruction set, but for which NaN a NaN is.  They are those of a thread that

@@ -221,3 +221,5 @@ def test_a_forked_process_ends_by_sigterm():
         os.read(begun, 1)  # for a signal that comes earlier Python drops
         os.kill(pid, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143 and not stop
+    os.close(begun)
+    os.close(begins)
