@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from microgpt.data import Dataset
-from microgpt.documents import Documents
-from microgpt.params import table
-from microgpt.tokens import Tokens
+from microgpt.core.data import Dataset
+from microgpt.core.documents import Documents
+from microgpt.core.params import table
+from microgpt.core.tokens import Tokens
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

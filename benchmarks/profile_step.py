@@ -31,10 +31,10 @@ import argparse
 import time
 from collections import defaultdict
 
-from microgpt import c
+from microgpt.base.config import Config, parsed
 from microgpt.commands import add_settings
-from microgpt.config import Config, parsed
-from microgpt.trainer import Trainer
+from microgpt.core.trainer import Trainer
+from microgpt.kernels import compiled as c
 
 
 def least(function, repeats=20, inner=20):

@@ -28,9 +28,9 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np
 
-from microgpt.config import Config
-from microgpt.ranks import Ranks
-from microgpt.trainer import Trainer
+from microgpt.base.config import Config
+from microgpt.core.trainer import Trainer
+from microgpt.runs.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = {"split": "none", "block_size": 256, "dtype": "float32", "init_std": 0.02}

@@ -43,9 +43,9 @@ from peers import numpy_step, python_step, torch_step
 from picture import draw
 
 from microgpt import kernels
-from microgpt.config import Config
-from microgpt.threads import number
-from microgpt.trainer import Trainer
+from microgpt.base.config import Config
+from microgpt.base.threads import number
+from microgpt.core.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = [  # dtype, batch_size, n_embd, n_head

@@ -3,7 +3,7 @@
    Looking at every argument of a call takes Python longer than a small kernel takes.  So the common case is looked at
    here: whole, column-major arrays that fit together.  Their memory is had by the buffer protocol, whose reference keeps
    it until the call is over (and NumPy from resizing it, unless told not to check).  Whatever is right for other reasons,
-   or wrong, is left to `careful`, a function of Python's with the same arguments: see microgpt/arguments.py. */
+   or wrong, is left to `careful`, a function of Python's with the same arguments: see microgpt/kernels/checks.py. */
 
 #include <Python.h>
 
@@ -226,7 +226,7 @@ static PyObject *call(PyObject *dictionary, PyObject *const *arguments, Py_ssize
     if (tuple && careful)
         result = PyObject_CallObject(careful, tuple);
     else if (tuple)
-        PyErr_SetString(PyExc_ImportError, "microgpt.arguments has not been imported");
+        PyErr_SetString(PyExc_ImportError, "microgpt.kernels.checks has not been imported");
     Py_XDECREF(careful);
     Py_XDECREF(tuple);
     return result;

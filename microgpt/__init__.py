@@ -10,13 +10,12 @@ The errors that these raise are ConfigError, DataError, CheckpointError,
 NotFiniteError and SamplingError.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .errors import CheckpointError, ConfigError, DataError, NotFiniteError, SamplingError
+from .base.errors import CheckpointError, ConfigError, DataError, NotFiniteError, SamplingError
+from .base.package import __version__, beside
 
-__version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "Config",
@@ -43,13 +42,6 @@ def get_include() -> str:
     return beside("csrc")
 
 
-def beside(name: str) -> str:
-    """The path of what comes with the package: installed, it is within it, and in a checkout beside it."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    installed = os.path.join(here, name)
-    return installed if os.path.exists(installed) else os.path.join(os.path.dirname(here), name)
-
-
 def __dir__() -> list[str]:
     return sorted(__all__)
 
@@ -57,9 +49,9 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from . import kernels
     from .api import Model, load, train
-    from .config import Config
-    from .sweeps import sweep
-    from .trainer import Trainer
+    from .base.config import Config
+    from .core.trainer import Trainer
+    from .sweeps.sweeper import sweep
 else:
 
     def __getattr__(name):
@@ -68,9 +60,9 @@ else:
             return import_module(".kernels", __name__)
         for module, names in (
             (".api", ("Model", "load", "train")),
-            (".config", ["Config"]),
-            (".trainer", ["Trainer"]),
-            (".sweeps", ["sweep"]),
+            (".base.config", ["Config"]),
+            (".core.trainer", ["Trainer"]),
+            (".sweeps.sweeper", ["sweep"]),
         ):
             if name in names:
                 return getattr(import_module(module, __name__), name)

@@ -4,8 +4,8 @@ import os
 import sys
 from contextlib import suppress
 
-from .errors import ConfigError, DataError, naming_flags
-from .signals import handled, leave
+from .base.errors import ConfigError, DataError, naming_flags
+from .base.signals import handled, leave
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FINITE = 0, 1, 2, 3
 
@@ -21,8 +21,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def execute(argv: list[str] | None) -> int:
+    from .base.terminal import notice
     from .commands import make_parser
-    from .terminal import notice
 
     try:
         arguments = make_parser().parse_args(argv)
@@ -55,7 +55,7 @@ def execute(argv: list[str] | None) -> int:
 
 def end_job(line: str, code: int) -> None:
     """End the other processes of an MPI job, if this is one of it: they would wait for this one for ever."""
-    ranks = sys.modules.get("microgpt.ranks")
+    ranks = sys.modules.get("microgpt.runs.ranks")
     if ranks is not None and ranks.Ranks.job is not None:
         ranks.Ranks.job.end_all(line, code)
 

@@ -16,27 +16,28 @@ from dataclasses import KW_ONLY, dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from . import files, loop
-from .activations import Activations, activations
-from .config import RUNNING, Config, Given, Sampling, accepts, read_recipe, resumed
-from .documents import Documents, at_hand
-from .errors import ConfigError, DataError, named, optional
-from .evaluate import Evaluator, bits_per_character, mean
-from .history import History
-from .metrics import Metrics
-from .params import Parameters
-from .progress import Reporter, progress_bar
-from .sample import place, samples
-from .signals import interrupt_at_the_end
-from .terminal import shown
-from .threads import check
-from .trainer import Trainer
+from .base import files
+from .base.config import RUNNING, Config, Given, Sampling, accepts, read_recipe, resumed
+from .base.errors import ConfigError, DataError, named, optional
+from .base.progress import Reporter, progress_bar
+from .base.signals import interrupt_at_the_end
+from .base.terminal import shown
+from .base.threads import check
+from .core.activations import Activations, activations
+from .core.documents import Documents, at_hand
+from .core.evaluate import Evaluator, bits_per_character, mean
+from .core.params import Parameters
+from .core.sample import place, samples
+from .core.trainer import Trainer
+from .runs import loop
+from .runs.history import History
+from .runs.metrics import Metrics
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
-    from .module import GPT
-    from .ranks import Ranks
-    from .run import Run
+    from .export.pytorch import GPT
+    from .runs.checkpoint import Checkpoint
+    from .runs.ranks import Ranks
+    from .runs.run import Run
 
 Path = str | os.PathLike[str]
 
@@ -108,7 +109,7 @@ def training(
     with ExitStack() as stack:
         run = saved = writer = path = None
         if directory is not None and writes:
-            from .run import Run
+            from .runs.run import Run
 
             run = stack.enter_context(closing(Run(directory)))
             if resume is not None:
@@ -119,7 +120,7 @@ def training(
         if "input" not in settings and saved is None:
             path = at_hand(config.input)
         elif "input" not in settings and directory is not None:
-            from .run import input_of
+            from .runs.run import input_of
 
             path = input_of(directory, config.input)
         trainer = Trainer(config, saved, saves=run is not None, input=path, threads=threads, ranks=ranks)
@@ -137,7 +138,7 @@ def training(
 def gpt(what: str) -> "type[GPT]":
     """The class of PyTorch modules.  Raises ExtraError, which says what needs it."""
     optional("torch", "torch", what)
-    from .module import GPT
+    from .export.pytorch import GPT
 
     return GPT
 
@@ -155,7 +156,7 @@ def load(path: Path, threads: int | None = None) -> "Model":
 
     Raises CheckpointError.
     """
-    from . import run
+    from .runs import run
 
     return Model(run.load(text_of(path, "path")), threads)
 

@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__, threads
-from .config import (
+from .base import threads
+from .base.config import (
     LINE,
     Config,
     Sampling,
@@ -25,17 +25,18 @@ from .config import (
     recipes,
     suggestion,
 )
-from .errors import ConfigError, DataError
-from .progress import on_terminal
-from .signals import stop_on_signals
-from .terminal import escaped, notice, printable
+from .base.errors import ConfigError, DataError
+from .base.package import __version__
+from .base.progress import on_terminal
+from .base.signals import stop_on_signals
+from .base.terminal import escaped, notice, printable
 
 if TYPE_CHECKING:
     from .api import Evaluation
-    from .data import Dataset
-    from .ranks import Ranks
-    from .run import Run
-    from .trainer import Trainer
+    from .core.data import Dataset
+    from .core.trainer import Trainer
+    from .runs.ranks import Ranks
+    from .runs.run import Run
 
 THREADS_HELP = "how many work (default MICROGPT_THREADS, or as many as there are cores and the work can feed)"
 TRIAL_THREADS_HELP = "how many work on a trial (default 1, or with process:N the cores shared out)"
@@ -165,7 +166,8 @@ def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) 
 
 
 def train(arguments: argparse.Namespace) -> int | None:
-    from . import api, loop
+    from . import api
+    from .runs import loop
 
     settings = run_settings(arguments)
     out, resume = arguments.out, arguments.resume
@@ -218,7 +220,7 @@ def ranks_of(arguments: argparse.Namespace) -> Ranks | None:
     """The processes of the MPI job that --mpi says this is one of."""
     if not arguments.mpi:
         return None
-    from .ranks import Ranks
+    from .runs.ranks import Ranks
 
     ranks = Ranks()
     ranks.silence()
@@ -232,7 +234,7 @@ def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
 
 def where_the_best_is(trainer: Trainer, run: Run | None) -> str:
     """What to say of a held-out loss that was better before the end, as it is of a model that learns by heart."""
-    from .run import BEST
+    from .runs.run import BEST
 
     weights = f"{run.file(BEST)} has those weights" if run is not None else "with --out they would have been kept"
     n = trainer.n_worse
@@ -258,7 +260,7 @@ def say_what_happens(trainer: Trainer, run: Run | None) -> None:
 
 
 def say_samples(trainer: Trainer) -> None:
-    from .sample import Sampler
+    from .core.sample import Sampler
 
     config, sampler = trainer.config, Sampler(trainer.params)
     print(f"\n--- inference (new, hallucinated {INVENTED[config.split]}) ---")
@@ -309,7 +311,9 @@ def sample(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    from . import api, documents, run
+    from . import api
+    from .core import documents
+    from .runs import run
 
     model = api.load(arguments.path, n_threads_of(arguments))
     path = arguments.input if arguments.input is not None else run.input_of(arguments.path, model.config.input)
@@ -351,7 +355,7 @@ def to_json(value: object) -> str:
 
 
 def sweep(arguments: argparse.Namespace) -> int | None:
-    from . import space, sweeps
+    from .sweeps import space, sweeper
 
     texts = vars(arguments)
     given = base_settings(arguments)
@@ -359,9 +363,9 @@ def sweep(arguments: argparse.Namespace) -> int | None:
     out, resume, own = arguments.out, arguments.resume, parsed(Sweep, texts)
     with stop_on_signals() as stop:
         progress = sys.stderr.isatty()
-        done = sweeps.run(out, resume, own, given, arguments.executor, n_threads_of(arguments), stop, progress)
+        done = sweeper.run(out, resume, own, given, arguments.executor, n_threads_of(arguments), stop, progress)
     trials = done.best_first()
-    lines = [to_json(vars(t)) for t in trials] if arguments.json else map(printable, sweeps.table(done))
+    lines = [to_json(vars(t)) for t in trials] if arguments.json else map(printable, sweeper.table(done))
     print("\n".join(lines), flush=True)
     if stop:
         n, where = done.plan.config.trials, done.folder.path
@@ -375,16 +379,16 @@ def sweep(arguments: argparse.Namespace) -> int | None:
 
 def export(arguments: argparse.Namespace) -> None:
     from . import api
-    from .export import export, name_of
+    from .export.formats import export, name_of
 
     export(api.load(arguments.path), name_of(arguments.path), arguments.output)
     print(f"wrote {printable(arguments.output)}")
 
 
 def trace(arguments: argparse.Namespace) -> None:
-    from . import trace
-    from .documents import at_hand
-    from .export import write
+    from .core.documents import at_hand
+    from .export import trace
+    from .export.formats import write
 
     if not arguments.output.lower().endswith(".safetensors"):
         raise ConfigError(f"--output: expected a name that ends in .safetensors, found {arguments.output!r}")
@@ -402,19 +406,21 @@ def info(arguments: argparse.Namespace) -> None:
 
     import numpy
 
-    from . import __version__, c
+    from .base.package import __version__
+    from .kernels import compiled
 
     print(f"microgpt     {__version__}")
     print(f"package      {Path(__file__).parent}")
     print(f"python       {platform.python_version()} ({sys.executable})")
     print(f"numpy, cffi  {numpy.__version__}, {version('cffi')}")
-    print(f"compiler     {c.compiler()}")
-    print(f"kernels      {c.ISA} (MICROGPT_ISA forces another)")
+    print(f"compiler     {compiled.compiler()}")
+    print(f"kernels      {compiled.ISA} (MICROGPT_ISA forces another)")
     print(f"threads      {threads.default()} (--threads or MICROGPT_THREADS says how many)")
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    from . import plot, sweep_plot
+    from .report import plot
+    from .sweeps import plot as sweep_plot
 
     if any(map(sweep_plot.is_sweep, arguments.paths)):
         sweep_plot.plot(arguments.paths, arguments.output)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from builds import KERNELS
 
+pytest_plugins = ["page_fixtures"]  # node and a browser, for the tests of pages
+
 # A script's background processes ignore SIGINT, and nohup's SIGHUP, and so would every process that a test starts and
 # then waits for: give these signals back to them.
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):

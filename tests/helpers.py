@@ -15,9 +15,9 @@ from pathlib import Path
 
 import microgpt as package
 from microgpt.api import Model
-from microgpt.config import Config
-from microgpt.errors import CheckpointError
-from microgpt.trainer import Trainer
+from microgpt.base.config import Config
+from microgpt.base.errors import CheckpointError
+from microgpt.core.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUT = ROOT / "input.txt"
@@ -143,7 +143,7 @@ def mutate(rng, good):
 
 MEMORY = """
 import re, sys
-from microgpt import checkpoint, run
+from microgpt.runs import checkpoint, run
 import microgpt
 def most():  # and not ru_maxrss, which begins with what the process had before it became this one: its parent's
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])

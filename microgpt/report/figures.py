@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..api import Model
-from ..config import RUNNING
-from ..evaluate import Evaluator
-from ..plot import Series, smooth
-from ..terminal import escaped
+from ..base.config import RUNNING
+from ..base.terminal import escaped
+from ..core.evaluate import Evaluator
 from . import novelty
 from .lens import outputs
+from .plot import Series, smooth
 
 if TYPE_CHECKING:
-    from ..documents import Documents
+    from ..core.documents import Documents
 
 POINTS = 200  # of a curve, which is as many as one can see
 EXCERPT, N_EXCERPTS = 32, 3  # characters of a text that is shown, and how many are

@@ -6,18 +6,18 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from .. import baselines, plot, run
 from ..api import Model
-from ..errors import ConfigError, DataError, SamplingError, named
-from ..export import write
-from ..terminal import escaped, notice
-from . import figures
+from ..base.errors import ConfigError, DataError, SamplingError, named
+from ..base.terminal import escaped, notice
+from ..export.formats import write
+from ..export.page import model_data, page
+from ..runs import run
+from . import baselines, figures, plot
 from .lens import reading
 from .neurons import neurons
-from .page import model_data, page
 
 if TYPE_CHECKING:
-    from ..documents import Documents
+    from ..core.documents import Documents
 
 STYLES = ["page.css", "views.css", "live.css"]
 SCRIPTS = ["dom.js", "pictures.js", "views.js", "model.js", "live.js", "report.js"]

@@ -8,7 +8,7 @@ import pytest
 from helpers import INPUT, NAMES, SLOW, train
 
 from microgpt import ConfigError, Model
-from microgpt.export import export
+from microgpt.export.formats import export
 
 onnx = pytest.importorskip("onnx", reason="needs onnx: pip install .[export]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install .[onnxruntime]")
@@ -93,6 +93,6 @@ def test_what_it_says(trained, tmp_path):
 
 def test_too_large(trained, monkeypatch):
     """Weights that no such file can hold are refused before they are copied."""
-    monkeypatch.setattr("microgpt.onnx.MAX_BYTES", 1000)
+    monkeypatch.setattr("microgpt.export.onnx.MAX_BYTES", 1000)
     with pytest.raises(ConfigError, match="at most 1000 bytes for ONNX"):
         export(trained(NAMES), "m", "never.onnx")

@@ -11,9 +11,9 @@ from helpers import ROOT, microgpt, train, write_names
 from reference import add, attention_packed, backward, cross_entropy, embedding, matmul, relu, rmsnorm
 
 from microgpt import ConfigError
-from microgpt.config import Config
-from microgpt.params import table
-from microgpt.trace import to_bytes, trace
+from microgpt.base.config import Config
+from microgpt.core.params import table
+from microgpt.export.trace import to_bytes, trace
 
 safetensors = pytest.importorskip("safetensors", reason="needs safetensors: pip install .[export]")
 numpy_io = pytest.importorskip("safetensors.numpy")

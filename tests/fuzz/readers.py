@@ -21,20 +21,21 @@ from pathlib import Path
 import kernel_cases
 import numpy as np
 from helpers import everything, train
-from test_arguments import WRONG_FLOATS, WRONG_INTEGERS, WRONG_LAYOUTS, WRONG_SHAPES
+from test_checks import WRONG_FLOATS, WRONG_INTEGERS, WRONG_LAYOUTS, WRONG_SHAPES
 
-from microgpt import checkpoint, kernels, safetensors
+from microgpt import kernels
 from microgpt.__main__ import EXIT_DONE, execute
 from microgpt.api import Model
-from microgpt.config import SPLITS, Config, Sampling, flag, parse, parsed, read_toml, to_toml
-from microgpt.data import Dataset
-from microgpt.documents import read, vocabulary
-from microgpt.errors import CheckpointError, ConfigError, DataError, PlotError, SamplingError
-from microgpt.files import Folder
-from microgpt.metrics import Metrics
-from microgpt.params import Parameters, by_rows, count, table
-from microgpt.plot import read_metrics
-from microgpt.tokens import Tokens
+from microgpt.base.config import SPLITS, Config, Sampling, flag, parse, parsed, read_toml, to_toml
+from microgpt.base.errors import CheckpointError, ConfigError, DataError, PlotError, SamplingError
+from microgpt.base.files import Folder
+from microgpt.core.data import Dataset
+from microgpt.core.documents import read, vocabulary
+from microgpt.core.params import Parameters, by_rows, count, table
+from microgpt.core.tokens import Tokens
+from microgpt.report.plot import read_metrics
+from microgpt.runs import checkpoint, safetensors
+from microgpt.runs.metrics import Metrics
 
 FOLDER = Path(tempfile.mkdtemp())
 atexit.register(shutil.rmtree, FOLDER)

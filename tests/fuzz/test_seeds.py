@@ -7,13 +7,13 @@ import readers
 
 SEEDS = sorted((Path(__file__).parent / "seeds").glob("*/*"))
 BROKEN = {
-    "checkpoint": ("microgpt.checkpoint.check_arrays", lambda arrays, state: None),
-    "weights": ("microgpt.safetensors.check_arrays", lambda arrays, state: None),
-    "settings": ("microgpt.config.Range.__contains__", lambda self, value: value == value),
-    "metrics": ("microgpt.metrics.size_of_steps", lambda file, n_steps: 0),
-    "text": ("microgpt.data.Dataset.batch", lambda self, step: (0, 1)),
+    "checkpoint": ("microgpt.runs.checkpoint.check_arrays", lambda arrays, state: None),
+    "weights": ("microgpt.runs.safetensors.check_arrays", lambda arrays, state: None),
+    "settings": ("microgpt.base.config.Range.__contains__", lambda self, value: value == value),
+    "metrics": ("microgpt.runs.metrics.size_of_steps", lambda file, n_steps: 0),
+    "text": ("microgpt.core.data.Dataset.batch", lambda self, step: (0, 1)),
     "prompts": ("microgpt.api.Model._check_text", lambda self, name, text, most: None),
-    "arguments": ("microgpt.arguments.overlap", lambda a, b: False),
+    "arguments": ("microgpt.kernels.checks.overlap", lambda a, b: False),
 }
 
 

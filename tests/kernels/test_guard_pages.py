@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from builds import KERNELS, compiled
 
-from microgpt import c
+from microgpt.kernels import compiled as c
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
 

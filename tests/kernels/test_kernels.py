@@ -15,7 +15,7 @@ from builds import KERNELS
 from kernel_cases import NAMES, arguments, call, flat, misaligned, outs, read_only, same_bits
 
 from microgpt import kernels as default_kernels
-from microgpt import table
+from microgpt.kernels import table
 
 try:
     import hypothesis

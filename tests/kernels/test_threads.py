@@ -145,8 +145,8 @@ SMALL_STACKS = """
 import threading
 import numpy as np
 from microgpt import kernels
-from microgpt.trainer import Trainer
-from microgpt.config import Config
+from microgpt.core.trainer import Trainer
+from microgpt.base.config import Config
 
 trainer = Trainer(Config(n_embd=64, batch_size=16))
 calls = {

@@ -5,7 +5,8 @@ import doctest
 import numpy as np
 import pytest
 
-from microgpt import arguments, kernels
+from microgpt import kernels
+from microgpt.kernels import checks
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -89,7 +90,7 @@ def test_tensors_go_in_without_a_copy(dtype):
     """A column-major tensor is read where it is, and as `out` written where it is and returned."""
     x = tensor(5, 4, dtype=dtype).detach()
     out = torch.full((4, 5), torch.nan, dtype=dtype).t()
-    assert arguments.reals("x", x).ctypes.data == x.data_ptr()
+    assert checks.reals("x", x).ctypes.data == x.data_ptr()
     assert kernels.softmax_forward(x, out=out) is out
     assert np.array_equal(out.numpy(), kernels.softmax_forward(x.numpy()))
     block = torch.zeros(8, 9, dtype=dtype).t()[2:7, 1:5]  # with a leading dimension

@@ -12,10 +12,9 @@ import pytest
 from helpers import TINY, microgpt, write_names
 
 import microgpt as package
-from microgpt import plot
-from microgpt.errors import ConfigError, DataError, SamplingError
-from microgpt.report import figures, lens, neurons, novelty, report
-from microgpt.report.page import model_data
+from microgpt.base.errors import ConfigError, DataError, SamplingError
+from microgpt.export.page import model_data
+from microgpt.report import figures, lens, neurons, novelty, plot, report
 
 RUNNING = "To be, or not to be:\nthat is the question.\n" * 30
 SETTINGS = {

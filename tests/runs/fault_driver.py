@@ -17,9 +17,10 @@ from pathlib import Path
 from helpers import tiny_trainer, write_names
 
 import microgpt
-from microgpt import files, metrics, run
 from microgpt.__main__ import main
-from microgpt.errors import CheckpointError, MissingError
+from microgpt.base import files
+from microgpt.base.errors import CheckpointError, MissingError
+from microgpt.runs import metrics, run
 
 SHORT, KILL, SWAP = -1, -2, -3
 KINDS = ["open", "read", "write", "stat", "list", "truncate", "fsync", "close", "rename", "link", "unlink"]

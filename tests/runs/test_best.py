@@ -11,10 +11,11 @@ import pytest
 from helpers import everything, microgpt, write_names
 
 import microgpt as package
-from microgpt import checkpoint, files, loop, run
-from microgpt.config import Config
-from microgpt.progress import Reporter
-from microgpt.trainer import Trainer
+from microgpt.base import files
+from microgpt.base.config import Config
+from microgpt.base.progress import Reporter
+from microgpt.core.trainer import Trainer
+from microgpt.runs import checkpoint, loop, run
 
 # with which the held-out loss goes up and down
 SETTINGS = {"n_embd": 8, "n_head": 2, "block_size": 8, "num_steps": 70, "val_fraction": 0.2}

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from helpers import ROOT, everything, tiny_trainer
 
-from microgpt import checkpoint, files
-from microgpt.config import Config, resumed
-from microgpt.errors import CheckpointError, NotFiniteError
-from microgpt.trainer import Trainer
+from microgpt.base import files
+from microgpt.base.config import Config, resumed
+from microgpt.base.errors import CheckpointError, NotFiniteError
+from microgpt.core.trainer import Trainer
+from microgpt.runs import checkpoint
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from helpers import SLOW, everything, microgpt, often, tiny_trainer, write_names
 
-from microgpt import loop, run
+from microgpt.runs import loop, run
 
 HERE = Path(__file__).parent
 SHORT, KILL = -1, -2  # what else fault_driver.py does than errors

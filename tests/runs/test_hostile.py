@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from helpers import everything, is_accepted, memory_of_loading, mutate, often, tiny_trainer
 
-from microgpt import checkpoint
-from microgpt.errors import CheckpointError, UnreadableError
+from microgpt.base.errors import CheckpointError, UnreadableError
+from microgpt.runs import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import time
 import pytest
 from helpers import ROOT, microgpt, write_names
 
-from microgpt import run
+from microgpt.runs import run
 
 FLAGS = ["--input", "names.txt", "--batch-size", 8, "--shards", 4, "--n-embd", 8, "--n-head", 2, "--num-samples", 3]
 N_HOSTS = 3

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from microgpt import npz
-from microgpt.errors import DataError
+from microgpt.base.errors import DataError
+from microgpt.runs import npz
 
 ARRAYS = {
     "text": np.frombuffer(b"any bytes", np.uint8),

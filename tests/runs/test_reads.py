@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from helpers import microgpt, write_names
 
-from microgpt import checkpoint
 from microgpt.__main__ import main
-from microgpt.errors import MissingError, UnreadableError
-from microgpt.files import Folder
-from microgpt.metrics import Metrics
-from microgpt.progress import Reporter
-from microgpt.run import BAD, CHECKPOINT, CONFIG, METRICS, PREVIOUS, Run, load
+from microgpt.base.errors import MissingError, UnreadableError
+from microgpt.base.files import Folder
+from microgpt.base.progress import Reporter
+from microgpt.runs import checkpoint
+from microgpt.runs.metrics import Metrics
+from microgpt.runs.run import BAD, CHECKPOINT, CONFIG, METRICS, PREVIOUS, Run, load
 
 TINY_FLAGS = ["--n-embd", 4, "--n-head", 2, "--block-size", 4, "--num-samples", 0]
 

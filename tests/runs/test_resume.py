@@ -14,11 +14,11 @@ from dataclasses import fields
 import pytest
 from helpers import ROOT, SLOW, microgpt, often, write_names
 
-from microgpt import run
 from microgpt.__main__ import main
-from microgpt.config import Config, flag, resumed
-from microgpt.documents import n_held_out
-from microgpt.errors import CheckpointError
+from microgpt.base.config import Config, flag, resumed
+from microgpt.base.errors import CheckpointError
+from microgpt.core.documents import n_held_out
+from microgpt.runs import run
 
 SMALL = ["--n-embd", 8, "--n-head", 2, "--block-size", 8]
 FILES = [run.CHECKPOINT, run.METRICS, run.CONFIG]
@@ -240,8 +240,8 @@ def test_one_writer(folder):
 
 def test_metrics_beyond_the_checkpoint(folder):
     """Metrics of steps that the checkpoint does not have are cut off, and half a line with them."""
-    from microgpt.files import Folder
-    from microgpt.metrics import Metrics
+    from microgpt.base.files import Folder
+    from microgpt.runs.metrics import Metrics
 
     path = folder / "m"
     lines = [f'{{"step": {i}, "loss": 2.0, "lr": 0.1}}\n' for i in range(1, 8)]

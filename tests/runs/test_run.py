@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 from helpers import TINY, everything, microgpt, tiny_trainer, write_names
 
-from microgpt import checkpoint, files, loop, run
-from microgpt.config import Config
-from microgpt.errors import ConfigError
-from microgpt.metrics import Metrics
-from microgpt.trainer import Trainer
+from microgpt.base import files
+from microgpt.base.config import Config
+from microgpt.base.errors import ConfigError
+from microgpt.core.trainer import Trainer
+from microgpt.runs import checkpoint, loop, run
+from microgpt.runs.metrics import Metrics
 
 
 @pytest.fixture

@@ -14,10 +14,12 @@ import pytest
 from helpers import ROOT, everything, often, write_names
 
 import microgpt
-from microgpt import checkpoint, commands, run, signals
+from microgpt import commands
 from microgpt.__main__ import main
-from microgpt.config import Config
-from microgpt.trainer import Trainer
+from microgpt.base import signals
+from microgpt.base.config import Config
+from microgpt.core.trainer import Trainer
+from microgpt.runs import checkpoint, run
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SETTINGS = {"num_steps": 10**6, "n_embd": 32, "n_layer": 2, "batch_size": 16}

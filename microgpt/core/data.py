@@ -1,0 +1,155 @@
+"""Data: documents as the columns that the model takes, of which a batch is a slice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base import memory
+from ..base.config import Config
+from ..base.errors import DataError
+from .generator import permutation
+from .tokens import Tokens
+
+MAX_COUNT = 2**31 - 1  # what int32 can count
+STRETCH = 2**18  # columns that are there at once, or as many as a batch has
+EPOCHS = 10**9  # more than anybody will see
+
+
+class Dataset:
+    """Documents packed side by side: column t of `arrays` has its tokens[t], positions[t] (in the document), targets[t]
+    and weights[t], the names of model.py.
+
+    A document's columns predict ids + [end] from [start] + ids, cut to block_size.  Running text is cut into windows,
+    which are the documents then: block_size columns each; with a `key` their beginnings and their order are drawn anew
+    for every epoch.  A batch is `batch_size` documents in a row; past the last one comes the first again.
+
+    A weight is 1 / (batch_size * columns of the document), which makes a weighted sum of losses the mean over documents
+    of their mean losses.
+
+    The arrays have room for a stretch of documents, and are filled when one of them is asked for.  With `n_batches`, of
+    which no more will be asked for, no more documents are encoded than these have.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[str],
+        tokens: Tokens,
+        config: Config,
+        batch_size: int = 1,
+        n_batches: int | None = None,
+        key: int | None = None,
+    ) -> None:
+        self.batch_size, self._tokens, self._key, self._dtype = batch_size, tokens, key, config.dtype
+        sizes = np.fromiter(map(len, documents), np.int64, len(documents))
+        if (found := int(sizes.sum()) + len(sizes)) > MAX_COUNT:
+            raise DataError(f"expected at most {MAX_COUNT} characters and ends, found {found}")
+        begins, lengths = np.cumsum(sizes + 1) - sizes - 1, sizes + (tokens.end is not None)  # in the ids
+        if tokens.end is None:
+            begins, lengths = windows(begins, lengths, config.block_size, moving=key is not None)
+        self._spare = found - len(sizes) - int(lengths.sum())  # how far the windows may move
+        self.longest = int(lengths.max(initial=0))
+        self.n_truncated = int(np.count_nonzero(lengths > config.block_size))
+        self.n_lost = int((lengths - 1 - config.block_size).clip(0).sum())  # characters that are no target
+        self.n_characters = found - len(sizes)
+        lengths = np.minimum(lengths, config.block_size)
+
+        self.n_documents = n = len(lengths)
+        if n == 0:
+            raise DataError("expected at least one character, found none")
+        self._period = n if key is None else EPOCHS * n
+        again = batch_size - 1
+        if tokens.end is not None and n_batches is not None and n_batches * batch_size <= n:  # no document comes again
+            n, again = n_batches * batch_size, 0
+            documents, begins = documents[:n], begins[:n]
+        self._documents, self._begins = documents, begins
+        self.offsets = np.concatenate(([0], np.cumsum(np.resize(lengths[:n], n + again))))
+        if (found := int(self.offsets[-1])) > MAX_COUNT:
+            raise DataError(f"expected at most {MAX_COUNT} tokens, found {found}")
+        self.max_columns = self.widest(batch_size)
+        self._room = min(found, max(STRETCH, self.max_columns))
+        self._first, self._starts = 0, [0]  # the stretch: its first document, and where each begins and the last ends
+        self._moved: tuple[int, Any] | None = None  # an epoch, and where its windows begin
+
+    @property
+    def n_bytes(self) -> int:
+        """How much memory encoding takes, at most."""
+        return 8 * self.n_characters + 40 * (len(self.offsets) + self.n_documents + self._room)
+
+    @cached_property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """tokens, positions, targets and weights, to be filled by batch() and find()."""
+        dtypes = {"tokens": "i4", "positions": "i4", "targets": "i4", "weights": self._dtype}
+        return {name: np.zeros(self._room, dtype) for name, dtype in dtypes.items()}
+
+    @cached_property
+    def _ids(self) -> Any:
+        memory.require(self.n_bytes, f"{self.n_documents} documents")
+        return self._tokens.encode(self._documents)
+
+    def widest(self, count: int) -> int:
+        """The most columns that so many documents in a row have."""
+        return int(np.max(self.offsets[count:] - self.offsets[:-count]))
+
+    def batch(self, step: int) -> tuple[int, int]:
+        """The first column of this step's batch and how many columns it has."""
+        return self.find(step * self.batch_size % self._period, self.batch_size)
+
+    def part(self, step: int, begin: int, count: int) -> tuple[int, int]:
+        """The same of so many documents of the batch, from document `begin` of it on."""
+        return self.find(step * self.batch_size % self._period + begin, count)
+
+    def find(self, first: int, count: int) -> tuple[int, int]:
+        """The same of `count` documents from document `first` on, which are at most as many as a batch has, or fit into
+        STRETCH columns."""
+        i, starts = first - self._first, self._starts
+        if not 0 <= i < len(starts) - count:
+            self._fill(first)
+            i, starts = 0, self._starts
+        start = starts[i]
+        return start, starts[i + count] - start
+
+    def _fill(self, first: int) -> None:
+        """Have as many documents as there is room for, from this one on, in the arrays."""
+        epoch, begin = divmod(first, self.n_documents)
+        end = int(np.searchsorted(self.offsets, self.offsets[begin] + self._room, "right")) - 1
+        starts = self.offsets[begin : end + 1] - self.offsets[begin]
+        lengths, n = np.diff(starts), int(starts[-1])
+        epochs = [self._begins_in(epoch + e) for e in range(-(-end // self.n_documents))]
+        begins = np.concatenate(epochs)[begin:end]
+        position = np.arange(n, dtype=np.int32) - np.repeat(starts[:-1].astype(np.int32), lengths)
+        at = np.repeat(begins.astype(np.int32), lengths) + position
+        arrays = self.arrays
+        arrays["tokens"][:n] = self._ids[at]
+        arrays["targets"][:n] = self._ids[at + 1]
+        arrays["positions"][:n] = position
+        arrays["weights"][:n] = np.repeat(1 / (lengths * np.float64(self.batch_size)), lengths)
+        self._first, self._starts = first, starts.tolist()  # plain ints: the training loop reads them every step
+
+    def _begins_in(self, epoch: int) -> Any:
+        """Where in the ids each document of this epoch begins."""
+        if self._key is None:
+            return self._begins
+        if self._moved is None or self._moved[0] != epoch:
+            rng = random.Random(self._key + epoch)
+            moved = self._begins + rng.randrange(self._spare + 1)
+            self._moved = epoch, moved[permutation(rng, len(moved))]
+        return self._moved[1]
+
+
+def windows(begins: Any, lengths: Any, size: int, moving: bool) -> tuple[Any, Any]:
+    """Where the windows begin of texts that begin there and are so long, and how long they are.
+
+    Windows that move have one length, and leave as much of the text as one has.
+    """
+    if moving:
+        n = max(1, lengths[0] // size - 1)
+        return begins[0] + size * np.arange(n), np.full(n, min(size, lengths[0]))
+    counts = -(-lengths // size)
+    within = size * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
+    return np.repeat(begins, counts) + within, np.minimum(size, np.repeat(lengths, counts) - within)

@@ -1,0 +1,115 @@
+"""Documents: what a run is trained on, as its file says them, and what is held out of them."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable
+from functools import cached_property
+from itertools import groupby
+
+from ..base.config import BLANK_LINE, LINE, RUNNING, Config
+from ..base.errors import ConfigError, DataError, named
+from ..base.files import may_be, open_file
+from ..base.package import beside
+from ..base.terminal import notice, reason
+
+# what parts documents, by `split`: none of them has it
+PARTED_BY = {LINE: "\n", BLANK_LINE: "\n\n", RUNNING: ""}
+
+
+def at_hand(name: str) -> str:
+    """An input's path; of the default one, where it is not in this directory, that which comes with the package."""
+    if name != Config.input or may_be(name) or os.path.islink(name):  # though it lead to nothing, it is meant
+        return name
+    path = beside(name)
+    notice(f"{name}: none in this directory; taking the names that come with microgpt, {path}")
+    return path
+
+
+def read(path: str, split: str = Config.split) -> tuple[list[str], bool]:
+    """The documents of a file; and whether it began with a byte-order mark (which is dropped).
+
+    `line`: its lines, stripped, without blank ones, as the reference reads it.  `blank-line`: what is between blank
+    lines, not stripped.  `none`: all of it.  \\r\\n and \\r count as the newline \\n.  Raises DataError.
+    """
+    try:
+        with open(path, encoding="utf-8", opener=open_file) as file:
+            text = file.read()
+    except UnicodeDecodeError as error:
+        code = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"  # as Windows writes it
+        raise DataError(
+            f"{path}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}; "
+            f"of a file in {code} 'iconv -f {code} -t UTF-8' makes one"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from None
+    bom = text.startswith("\ufeff")
+    if bom:
+        text = text[1:]
+    documents = divided(text, split)
+    if not documents:
+        raise DataError(
+            f"{path}: expected at least one {'character' if split == RUNNING else 'line of text'}, found none"
+        )
+    return documents, bom
+
+
+def divided(text: str, split: str) -> list[str]:
+    if split == RUNNING:
+        return [text] if text else []
+    if split == LINE:
+        return [line for line in map(str.strip, text.strip().split("\n")) if line]
+    groups = groupby(text.split("\n"), lambda line: bool(line.strip()))
+    return ["\n".join(lines) for has_text, lines in groups if has_text]
+
+
+def vocabulary(documents: Iterable[str]) -> list[str]:
+    """The sorted distinct characters.  A character's id is its place."""
+    return sorted(set[str]().union(*documents))
+
+
+class Documents:
+    """The documents of a run in its order, those of `training` first, then those of `held_out`."""
+
+    def __init__(self, config: Config, path: str, rng: random.Random) -> None:
+        """Read and shuffle them; of running text the last characters are held out.  Raises DataError, ConfigError."""
+        self.path, self.split = path, config.split
+        documents, self.had_bom = read(path, config.split)
+        self.vocab = vocabulary(documents)
+        self.running = config.split == RUNNING
+        rng.shuffle(documents)
+        self.key = rng.getrandbits(64) if self.running else None  # with which its windows are drawn
+        whole = documents[0] if self.running else documents
+        self.count = len(whole)  # how many documents, or characters of running text
+        self.n_held_out = n_held_out(self.count, config.val_fraction, "characters" if self.running else "documents")
+        training, held_out = whole[: self.count - self.n_held_out], whole[self.count - self.n_held_out :]
+        self.training = [training] if isinstance(training, str) else training
+        self.held_out = [held_out] if isinstance(held_out, str) and held_out else list(held_out)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the documents in their order, so that another shuffle would be noticed too."""
+        from hashlib import sha256
+
+        return sha256(PARTED_BY[self.split].join(self.training + self.held_out).encode()).hexdigest()
+
+    def must_be(self, sha256: str) -> None:
+        """DataError unless these are the documents with this hash."""
+        if self.sha256 != sha256:
+            raise DataError(
+                f"{self.path}: expected the documents with which the run began (SHA-256 {sha256}), "
+                f"found others ({self.sha256}); {named('input')} says where they are now"
+            )
+
+
+def n_held_out(n: int, fraction: float, what: str = "documents") -> int:
+    """How many of n to hold out; ConfigError when that leaves none to train on."""
+    if fraction == 0:
+        return 0
+    held_out = max(1, int(n * fraction))
+    if held_out >= n:
+        raise ConfigError(
+            f"{named('val_fraction')}: expected to hold out less than all of the {what}, found {held_out} of {n}"
+        )
+    return held_out

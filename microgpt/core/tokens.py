@@ -1,0 +1,48 @@
+"""Tokens: what an id says, and where a text begins and ends."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..base.config import RUNNING
+
+BREAK = "\ud800"  # stands between documents while they are encoded: half of a character, which no text has
+SLICE = 2**20  # characters to encode at once
+
+
+class Tokens:
+    """The ids 0 to size - 1: the characters of `vocab`, and BOS, which comes before and after every document.
+
+    Running text has no BOS: what is looked at alone is taken to follow a newline, or the first of the vocabulary where
+    that has none.  `start` is the id before a text, `end` the one after it, or None.
+    """
+
+    def __init__(self, vocab: Sequence[str], split: str) -> None:
+        self.vocab = list(vocab)
+        self.start = self.vocab.index("\n") if split == RUNNING and "\n" in self.vocab else 0
+        self.end: int | None = None
+        if split != RUNNING:
+            self.start = self.end = len(self.vocab)
+        self.size = len(self.vocab) + (self.end is not None)
+
+    def encode(self, documents: Sequence[str]) -> Any:
+        """The ids of the documents, with the start before each, and the end, if there is one, after the last."""
+        text = BREAK.join(["", *documents, *([] if self.end is None else [""])])
+        ids = np.empty(len(text), np.min_scalar_type(self.size))
+        of_code = np.zeros(max(map(ord, [BREAK, *self.vocab])) + 1, ids.dtype)
+        of_code[[ord(char) for char in self.vocab]] = np.arange(len(self.vocab))
+        of_code[ord(BREAK)] = self.start
+        for i in range(0, len(text), SLICE):  # so that little is there four bytes wide
+            codes = text[i : i + SLICE].encode("utf-32-le", "surrogatepass")
+            ids[i : i + SLICE] = of_code[np.frombuffer(codes, np.uint32)]
+        return ids
+
+    def ids(self, text: str) -> list[int]:
+        """The id of each character."""
+        return list(map(self.vocab.index, text))
+
+    def text(self, ids: Any) -> str:
+        """The characters of the ids, a NUL for what is none."""
+        codes = np.array([*map(ord, self.vocab), 0], "<u4")
+        return str(codes[ids].tobytes(), "utf-32-le")

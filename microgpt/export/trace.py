@@ -1,0 +1,67 @@
+"""A trace: all that the first steps of a run compute, for those who port such programs (see docs/porting.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..base import memory
+from ..base.config import Config
+from ..base.errors import ConfigError, named
+from ..core.activations import looked_at
+from ..core.params import by_rows
+from ..core.program import Replay
+from ..core.trainer import Trainer, gradient_of, record
+from ..runs import safetensors
+
+
+def to_bytes(config: Config, steps: int, input: str | None = None) -> bytes:
+    """The trace as a .safetensors file, its metadata the settings, the vocabulary and the number of steps."""
+    trainer = Trainer(config, input=input)
+    arrays = trace(trainer, steps)
+    state = {"config": config.as_dict(), "vocab": "".join(trainer.vocab), "steps": steps}
+    return safetensors.pack(arrays, state)
+
+
+def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
+    """{name: array} of the next so many steps, by the names of model.py, in the run's precision.
+
+    "step0.wte" is a weight before the first step.  Of each step, "step1." and so on, there are its columns ("tokens",
+    "positions", "targets", "weights"), every intermediate and its gradient ("layer0.q", "layer0.dq"), with a row for
+    each column; the "loss" and the "learning_rate"; and for each weight "grad.wte", Adam's "m.wte" and "v.wte", and the
+    weight after it, "wte".  Weights are row by row, outputs x inputs, with a row for each token or position.
+    Raises ConfigError where there are not so many steps, MemoryError, and what Trainer.step does.
+    """
+    config, d, params, adam = trainer.config, trainer.dataset, trainer.params, trainer.adam
+    if (left := config.num_steps - trainer.step_count) < steps:
+        raise ConfigError(f"{named('steps')}: expected at most {left} of {named('num_steps')}, found {steps}")
+    ops = record(config, trainer.tokens.size, keep=True)
+    n_numbers = ops.count(d.max_columns) + config.n_layer * config.n_head * d.max_columns**2 + 4 * params.flat.size
+    memory.require(2 * steps * n_numbers * params.flat.itemsize, f"a trace of {steps} steps")  # as a file, too
+    gradients = {gradient_of(name): view for name, view in trainer.grads.items()}
+    replay = Replay(ops, config.dtype, d.max_columns, {**params, **gradients, **d.arrays})
+
+    found: dict[str, Any] = {}
+    state = {"": params.flat, "grad.": trainer.grads.flat, "m.": adam.m, "v.": adam.v}
+
+    def keep(step: int, arrays: dict[str, Any]) -> None:
+        found.update({f"step{step}.{name}": np.array(array, order="C") for name, array in arrays.items()})
+
+    keep(trainer.step_count, by_rows(params))
+    for step in range(trainer.step_count + 1, trainer.step_count + steps + 1):
+        start, n = d.batch(step - 1)
+        replay.over(start, n)
+        columns = {name: array[start : start + n] for name, array in d.arrays.items()}
+        keep(step, columns)
+        offsets = np.append(np.flatnonzero(columns["positions"] == 0), n)
+        keep(step, {name: by_columns(array) for name, array in looked_at(ops, replay, offsets, config).items()})
+        keep(step, {"learning_rate": np.float64(adam.learning_rate()), "loss": np.float64(trainer.step())})
+        for prefix, flat in state.items():
+            keep(step, {prefix + name: rows for name, rows in by_rows(params.matrices(flat)).items()})
+    return found
+
+
+def by_columns(array: Any) -> Any:
+    """A row for each column, or a number where it has but one."""
+    return array if array.ndim == 3 else array[0] if len(array) == 1 else array.T

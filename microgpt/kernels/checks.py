@@ -1,0 +1,251 @@
+"""What is asked of a kernel's arguments before C sees them, whatever the kernel: its row of the table says the rest.
+
+Each argument is converted once, to an array or number of our own, and only that is checked and used: nothing can be one
+thing when it is looked at and another when it is used.  TypeError for a wrong type or dtype, ValueError for a wrong
+shape, layout, range or overlap, each naming the argument; no byte of an output has then changed.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..base.terminal import shown
+from . import compiled
+from .table import KERNELS, Operand
+
+MAX_SIZE = 2**30 - 1  # of any one dimension, so that C's int sizes have room for their sums
+
+
+# ---- from anything to an ndarray ----
+
+
+def view(name: str, a: Any, copy: bool | None = None) -> Any:
+    """An ndarray over the memory of a that nobody else has, so that its shape and dtype stay what they are found to be.
+
+    a may be another library's; copy=False: and then not a copy of its memory, which would be written to for nothing."""
+    if type(a) is np.ndarray:
+        return a.view()
+    found = f"{name}: expected a numpy.ndarray (or an object with __dlpack__ or __array__), found {type(a).__name__}"
+    if isinstance(a, np.ndarray):  # a masked array is more than its data
+        raise TypeError(f"{name}: expected a numpy.ndarray, found its subclass {type(a).__name__}")
+    if not (hasattr(a, "__dlpack__") or hasattr(a, "__array__")):
+        raise TypeError(found)
+
+    def convert() -> Any:
+        return np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asanyarray(a, copy=copy)
+
+    try:
+        array = convert()
+        once_more = array if copy is None else convert()  # while the first is alive: a copy is elsewhere
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the other library raises
+        raise TypeError(f"{found}: {error}") from error
+    if type(array) is not np.ndarray:
+        raise TypeError(found)
+    if array.size and array.ctypes.data != once_more.ctypes.data:
+        raise TypeError(f"{name}: expected memory to write to, found a {type(a).__name__} that gives copies of it")
+    return array.view()
+
+
+def reals(name: str, a: Any, dtype: Any = None, ndim: int = 2) -> Any:
+    """The input a as an ndarray over the same memory, its type, dtype and number of dimensions being right."""
+    a = view(name, a)
+    if dtype is None:
+        if a.dtype not in compiled.REALS:
+            raise TypeError(f"{name}: expected float32 or float64, found {a.dtype}")
+    elif a.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype} like the other arrays, found {a.dtype}")
+    if a.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimension{'s' * (ndim > 1)}, found shape {a.shape}")
+    if max(a.shape) > MAX_SIZE:
+        raise ValueError(f"{name}: expected sizes below 2**30, found shape {a.shape}")
+    return a
+
+
+def indices(name: str, a: Any, limit: int) -> Any:
+    """The integers a, each in range(limit), as int32.
+
+    Always a copy, so that nobody can change an index between this check and its use in C."""
+    a = view(name, a)
+    if a.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, found {a.dtype}")
+    if a.ndim != 1 or a.size > MAX_SIZE:
+        raise ValueError(f"{name}: expected 1 dimension below 2**30, found shape {a.shape}")
+    a = np.array(a)
+    if a.size and not (a.min() >= 0 and a.max() < limit):
+        wrong = a[(a < 0) | (a >= limit)][0]
+        raise ValueError(f"{name}: expected integers in range({limit}), found {wrong}")
+    return a.astype(np.int32)
+
+
+def number(name: str, x: Any) -> float:
+    """x as a float that float32 can hold too, and is not negative."""
+    if not isinstance(x, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{name}: expected a number, found {type(x).__name__}")
+    try:
+        value = (
+            float.__float__(x) if isinstance(x, float) else float(int.__index__(x)) if isinstance(x, int) else float(x)
+        )
+    except OverflowError:
+        value = float("inf")
+    if not 0 <= value <= 3e38:
+        raise ValueError(f"{name}: expected a number from 0 to 3e38, found {value}")
+    return value
+
+
+def count(name: str, n: Any) -> int:
+    """n, or what it says that it is as an index, as an int from 0 to MAX_SIZE."""
+    try:
+        value = int.__index__(n) if isinstance(n, int) else operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, found {type(n).__name__}") from None
+    if not 0 <= value <= MAX_SIZE:
+        raise ValueError(f"{name}: expected an integer from 0 to 2**30 - 1, found {shown(value)}")
+    return value
+
+
+def true_or_false(name: str, x: Any) -> bool:
+    if type(x) is not bool:
+        raise TypeError(f"{name}: expected True or False, found {shown(x)}")
+    return x
+
+
+# ---- what C wants of an array ----
+
+
+def expect_shape(name: str, a: Any, expected: tuple[int, ...]) -> None:
+    if a.shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}, found {a.shape}")
+
+
+def leading_dimension(a: Any) -> int | None:
+    """ld, if element (i, j) of the matrix a lies at j*ld + i, aligned."""
+    (m, _), (down, along), itemsize = a.shape, a.strides, a.itemsize
+    if a.flags.f_contiguous and a.flags.aligned:
+        return int(m)
+    ld, rest = divmod(along, itemsize)
+    ok = a.flags.aligned and (down == itemsize or m == 1) and m <= ld <= MAX_SIZE and rest == 0
+    return int(ld) if ok else None
+
+
+def whole(a: Any) -> Any:
+    """The input a, or a copy, column-major and without gaps between its columns."""
+    return a if a.flags.f_contiguous and a.flags.aligned else np.array(a, order="F")
+
+
+def overlap(a: Any, b: Any) -> bool:
+    patience: Any = 10_000  # for strides that only a long search could tell apart
+    try:
+        return np.may_share_memory(a, b) and np.shares_memory(a, b, patience)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def new(shape: tuple[int, ...], dtype: Any, make: Any = np.empty) -> Any:
+    try:
+        return make(shape, dtype, "F")
+    except ValueError:
+        raise ValueError(f"out: expected a result that fits into an address space, found shape {shape}") from None
+
+
+def output(name: str, out: Any, shape: tuple[int, ...], dtype: Any, others: list[Any], strided: bool = False) -> Any:
+    """The output as an ndarray over the same memory, all about it being right, or a new one if it is None."""
+    if out is None:
+        return new(shape, dtype)
+    a = view(name, out, copy=False)
+    if a.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype} like the inputs, found {a.dtype}")
+    expect_shape(name, a, shape)
+    if not a.flags.writeable:
+        raise ValueError(f"{name}: expected a writeable array, found a read-only one")
+    if not a.flags.aligned:
+        raise ValueError(f"{name}: expected an aligned array, found one that is not")
+    if not a.flags.f_contiguous and (a.ndim != 2 or leading_dimension(a) is None):
+        raise ValueError(f"{name}: expected a column-major array, found strides {a.strides} for shape {shape}")
+    if not a.flags.f_contiguous and not strided:
+        raise ValueError(f"{name}: expected no gaps between columns, found strides {a.strides} for shape {shape}")
+    for other in others:
+        if other is not None and overlap(a, other):
+            raise ValueError(f"{name}: expected memory of its own, found an overlap with another argument")
+    return a
+
+
+def members(out: Any, operands: list[Operand]) -> tuple[Any, ...]:
+    """The arrays of an `out` that holds as many as there are operands: a tuple, or itself where there is one."""
+    if len(operands) == 1:
+        return (out,)
+    if out is None:
+        return (None,) * len(operands)
+    if type(out) is not tuple or len(out) != len(operands):
+        found = f"one of {len(out)}" if type(out) is tuple else type(out).__name__
+        raise TypeError(f"out: expected a tuple of {len(operands)} arrays, found {found}")
+    for i, (a, operand) in enumerate(zip(out, operands)):
+        if a is None and not operand.optional:
+            raise TypeError(f"out[{i}]: expected an array, found None")
+    return out
+
+
+# ---- any kernel ----
+
+
+def careful(kernel: str, out: Any, accumulate: Any, eps: Any, *inputs: Any, **sizes: Any) -> Any:
+    """Run the kernel of this name, every argument checked; returns what it gives, which is `out` unless that is None.
+
+    `sizes` are those that no input has.
+    """
+    row = KERNELS[kernel]
+    adds = true_or_false("accumulate", accumulate) and out is not None
+    numbers = {name: count(name, n) for name, n in sizes.items()}
+    eps = number("eps", eps)
+    dtype, arrays, memory = None, [], []
+    for operand, a in zip(row.inputs, inputs, strict=True):
+        a = view(operand.name, a)
+        memory.append(a)  # that of integers too, of which there are copies in `arrays`
+        if operand.limit is None:
+            a = reals(operand.name, a, dtype, len(operand.shape))
+            dtype = a.dtype
+        else:
+            a = indices(operand.name, a, numbers[operand.limit])
+        expect_shape(operand.name, a, tuple(map(numbers.get, operand.shape, a.shape)))
+        numbers |= zip(operand.shape, a.shape)
+        arrays.append(a)
+    outputs: list[Any] = []
+    given = members(out, row.outputs)
+    for i, (operand, a) in enumerate(zip(row.outputs, given)):
+        name = f"out[{i}]" if len(given) > 1 else "out"
+        left_out = a is None and out is not None
+        shape = operand.sized(numbers)
+        outputs.append(None if left_out else output(name, a, shape, dtype, memory + outputs, row.strided))
+    run(kernel, dtype, [*outputs, *arrays], numbers, adds, eps)
+    if out is not None:
+        return out
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def run(
+    kernel: str, dtype: Any, arrays: list[Any], sizes: Mapping[str, int], accumulate: bool = False, eps: float = 0.0
+) -> None:
+    """Run a kernel on arrays that are right but for the layout of the inputs, of which copies are made."""
+    row = KERNELS[kernel]
+    placed, ld = [], []
+    for i, a in enumerate(arrays):
+        distance = 0  # between columns
+        if a is not None:
+            known = leading_dimension(a) if row.strided and a.ndim == 2 else None
+            if known is None and i >= len(row.outputs):
+                a = whole(a)
+            distance = len(a) if known is None else known
+        placed.append(a)
+        ld.append(distance)
+    fields = {name: n for name, n in sizes.items() if name != "n"}
+    call = {"kernel": row.number, "accumulate": -accumulate, "eps": eps, "array": placed, "ld": ld[:5], **fields}
+    compiled.recorded(dtype, [call])(0, sizes["n"])
+
+
+compiled.careful = careful
+call = compiled.call

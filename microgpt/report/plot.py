@@ -1,0 +1,160 @@
+"""Loss curves of runs, drawn with matplotlib, an optional extra ([plot])."""
+
+import io
+import json
+import os
+from contextlib import ExitStack, closing
+from typing import Any
+
+from ..base import files
+from ..base.errors import CheckpointError, ConfigError, DataError, PlotError, named, optional
+from ..base.progress import smoothed
+from ..base.terminal import escaped, notice, reason
+from ..runs.run import METRICS, of_weights
+
+Series = dict[str, tuple[list[int], list[float]]]  # name: steps, losses
+
+
+def read_metrics(path: str) -> Series:
+    """{"train": (steps, losses), "held-out": (steps, losses)} of a metrics file, or of the one in a run's directory."""
+    series: Series = {"train": ([], []), "held-out": ([], [])}
+    text = ""
+    if path.endswith((".npz", ".safetensors")) and os.path.isfile(path):
+        near = "" if (directory := of_weights(path)) == path else f"; {directory} is the run"
+        raise PlotError(f"{path}: expected a run's directory or its metrics, found weights, which have no losses{near}")
+    try:
+        with ExitStack() as stack:
+            opener = files.open_file
+            if (folder := files.folder_at(path)) is not None:
+                stack.enter_context(closing(folder))
+                path, opener = folder.file(METRICS), folder.open
+            for text in stack.enter_context(open(path, encoding="utf-8", errors="surrogateescape", opener=opener)):
+                if not text.endswith("\n"):
+                    break  # the last line of a run that goes on, or whose disk was full
+                line = json.loads(text)
+                for name, key in (("train", "loss"), ("held-out", "val_loss")):
+                    if key in line:
+                        if not 0 <= int(line["step"]) < 2**63:
+                            raise ValueError("the step is out of range")
+                        series[name][0].append(int(line["step"]))
+                        series[name][1].append(float(line[key]))
+    except (OSError, MemoryError) as error:
+        raise PlotError(f"{path}: cannot be read: {reason(error)}") from None
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+        raise PlotError(f"{path}: expected a step's JSON in every line, found {text!r:.60}: {error}") from None
+    if not series["train"][0]:
+        raise PlotError(f"{path}: expected at least one step, found none")
+    return series
+
+
+def read_baselines(path: str) -> dict[str, float]:
+    """{"uniform guess": loss, "bigram table": loss} of a run's directory, as far as its files are there to tell."""
+    from .. import api
+    from ..runs import run
+    from . import baselines
+
+    if not os.path.isdir(path):
+        return {}
+    try:
+        model = api.load(path)
+    except CheckpointError as error:
+        notice(f"{path}: drawn without baselines: {error}")
+        return {}
+    config, documents = model.config, None
+    try:
+        documents = model.documents(run.input_of(path, config.input))
+    except (ConfigError, DataError):
+        notice(
+            f"{path}: drawn without a bigram table: expected the text that it was trained on, {config.input}, "
+            "found none, or another"
+        )
+    return baselines.losses(config, model.params.tokens, documents)
+
+
+def labels(paths: list[str]) -> list[str]:
+    """Each path's last names, as matplotlib would show them."""
+    return [text(name) for name in last_names(paths)]
+
+
+def last_names(paths: list[str]) -> list[str]:
+    """As many of each path's last names as tell all apart."""
+    parts = [os.path.normpath(path).split(os.sep) for path in paths]
+    different, n = len(set(map(tuple, parts))), 1
+    while len({tuple(names[-n:]) for names in parts}) < different:
+        n += 1
+    return [os.sep.join(names[-n:]) for names in parts]
+
+
+def text(name: str) -> str:
+    """The name as matplotlib would show it: $ begins a formula there, and what begins with _ has no label."""
+    name = escaped(name).replace("$", r"\$")
+    return f"./{name}" if name.startswith("_") else name
+
+
+def smooth(losses: list[float]) -> list[float]:
+    """Each loss as the bar would show it."""
+    means, mean = [], 0.0
+    for n, loss in enumerate(losses, 1):
+        mean = smoothed(mean, loss, n)
+        means.append(mean)
+    return means
+
+
+def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -> None:
+    """Draw the runs' losses against the step into a file, a PNG or SVG by its name.
+
+    `raw`: also each step's own, behind the smoothed ones.
+    """
+    check_name(output)
+    runs = [(path, read_metrics(path)) for path in paths]
+    figure, axes = pyplot().subplots(figsize=(8, 5))
+    for label, (_, series) in zip(labels(paths), runs):
+        steps, losses = series["train"]
+        color = axes.plot(steps, smooth(losses), label=label)[0].get_color()
+        if raw:
+            axes.plot(steps, losses, color=color, alpha=0.15, linewidth=0.5, zorder=1)
+        if series["held-out"][0]:
+            label += ", held out"
+            axes.plot(*series["held-out"], "--o", color=color, label=label, markersize=4, mfc="white", zorder=3)
+    known = dict.fromkeys((name, f"{loss:.4f}") for path in paths for name, loss in read_baselines(path).items())
+    for name, loss in known:
+        style = ":" if name.startswith("uniform") else "-."
+        axes.axhline(float(loss), color="gray", linestyle=style, linewidth=1, label=f"{name}, {loss}", zorder=1)
+    if log_x:
+        axes.set_xscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))  # beside the curves, and the picture as wide as that takes
+    save(figure, output)
+
+
+def check_name(output: str) -> None:
+    if not output.lower().endswith((".png", ".svg")):
+        raise ConfigError(f"{named('output')}: expected a name that ends in .png or .svg, found {output!r}")
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, without a screen.  Raises ExtraError."""
+    matplotlib = optional("matplotlib", "plot", "plot")
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "microgpt"  # or else names within an SVG would be random
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save(figure: Any, output: str) -> None:
+    """Write the picture, and drop it from memory.  Raises PlotError."""
+    try:
+        picture = io.BytesIO()
+        kind = output[-3:].lower()
+        # without the date, so that equal runs give equal files
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(picture, format=kind, metadata=metadata, bbox_inches="tight")
+        files.write(output, picture.getvalue())
+    except (OSError, MemoryError, ValueError) as error:
+        raise PlotError(
+            f"{named('output')}: expected a picture file that can be written, found {output!r}: {reason(error)}"
+        ) from None
+    finally:
+        pyplot().close(figure)

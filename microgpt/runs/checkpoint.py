@@ -1,0 +1,268 @@
+"""Checkpoints: a run at one step, as the bytes of one file.
+
+The file is what numpy.savez writes, uncompressed: `run`, the state as a JSON text, then the parameters by their names,
+column-major, then Adam's `m` and `v`, flat.  numpy.load reads it; load() below reads nothing but it.  Equal runs give
+equal bytes.
+"""
+
+import hashlib
+import json
+import math
+import os
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base import memory
+from ..base.config import LINE, Config
+from ..base.errors import CheckpointError, ConfigError, DataError, MissingError, UnreadableError
+from ..base.files import open_file
+from ..base.package import __version__
+from ..base.terminal import reason, shown
+from ..core.params import count, table
+from ..core.tokens import Tokens
+from . import npz
+
+FORMAT = 1
+MAX_JSON = 2**20  # bytes; all of Unicode as a vocabulary takes half
+MAX_JSON_PARTS = 5000  # brackets and commas: parsed JSON may take 20 times its length in memory, but its texts do not
+
+State = dict[str, Any]  # the JSON's values by name
+
+
+# ---- what each scalar must be: (its name, its value in the JSON, the state of which it is) -> its value here ----
+
+
+def require(fine: object, name: str, expected: str, found: object) -> None:
+    if not fine:
+        raise CheckpointError(f"expected {name} to be {expected}, found {found!r:.60}")
+
+
+def is_whole(x: object, low: int, high: int) -> bool:
+    return type(x) is int and low <= x <= high
+
+
+def is_real(x: object, low: float, high: float) -> bool:
+    return type(x) is float and low <= x <= high
+
+
+def a_hash(name: str, value: Any, state: State) -> object:
+    require(type(value) is str and re.fullmatch("[0-9a-f]{64}", value), name, "64 hex digits", value)
+    return value
+
+
+def a_step(name: str, value: Any, state: State) -> object:
+    num_steps = state["config"]["num_steps"]
+    require(is_whole(value, 0, num_steps), name, f"0 to {num_steps}", value)
+    return value
+
+
+def a_number_of_steps(name: str, value: Any, state: State) -> object:
+    require(is_whole(value, 0, state["step"]), name, f"0 to {state['step']}", value)
+    return value
+
+
+def a_power(name: str, value: Any, state: State) -> object:
+    require(is_real(value, 0, 1), name, "0 to 1", value)
+    return value
+
+
+def a_loss(name: str, value: Any, state: State) -> object:
+    require(value is None or is_real(value, 0, math.inf), name, "null or a loss", value)
+    return value
+
+
+def a_generator(name: str, value: Any, state: State) -> object:
+    require(type(value) is list and len(value) == 3 and value[0] == 3, name, "[3, words, gauss]", "another")
+    _, words, gauss = value
+    require(type(words) is list and len(words) == 625, name, "625 words", "another number")
+    require(all(is_whole(word, 0, 2**32 - 1) for word in words[:-1]), name, "32-bit words", "others")
+    require(is_whole(words[-1], 1, 624), name, "an index from 1 to 624", words[-1])
+    require(gauss is None or is_real(gauss, -100, 100), name, "null or a small number", gauss)
+    return 3, tuple(words), gauss
+
+
+def must_be(check: Callable[[str, Any, State], object]) -> dict[str, Any]:
+    return {"check": check}
+
+
+@dataclass
+class Checkpoint:
+    """All that a run needs to go on exactly, but for its documents, of which it knows the hash."""
+
+    config: Config
+    vocab: list[str]
+    data_sha256: str = field(metadata=must_be(a_hash))
+    step: int = field(metadata=must_be(a_step))
+    beta1_t: float = field(metadata=must_be(a_power))  # Adam's beta1^step
+    beta2_t: float = field(metadata=must_be(a_power))
+    best_val_loss: float | None = field(metadata=must_be(a_loss))
+    n_worse: int = field(metadata=must_be(a_number_of_steps))  # measurements of the held-out part since the best
+    rng_state: tuple[Any, ...] = field(metadata=must_be(a_generator))  # of random.Random
+    params: dict[str, NDArray[Any]]  # name: rows x columns
+    m: NDArray[Any]
+    v: NDArray[Any]
+
+    @staticmethod
+    def beginning(config: Config, vocab: list[str], data_sha256: str, params: dict[str, NDArray[Any]]) -> "Checkpoint":
+        """That of a run which has these weights before its first step."""
+        nothing = np.zeros(sum(array.size for array in params.values()), config.dtype)
+        nothing.flags.writeable = False  # so that nobody needs a copy, and it takes no memory
+        rng_state = random.Random(config.seed).getstate()
+        return Checkpoint(config, vocab, data_sha256, 0, 1.0, 1.0, None, 0, rng_state, params, nothing, nothing)
+
+    def to_bytes(self) -> bytes:
+        versions = {"microgpt": __version__, "numpy": np.__version__}
+        state = {"format": FORMAT, "versions": versions, "config": self.config.as_dict(), "vocab": "".join(self.vocab)}
+        state |= {name: getattr(self, name) for name in SCALARS}
+        arrays = {name: np.asfortranarray(a) for name, a in {**self.params, "m": self.m, "v": self.v}.items()}
+        state["sha256"] = digest(state, arrays.values())
+        text = encode(state)
+        if len(text) > MAX_JSON:
+            raise CheckpointError(f"expected settings and a vocabulary of at most {MAX_JSON} bytes, found {len(text)}")
+        return npz.pack({"run": np.frombuffer(text, np.uint8), **arrays})
+
+
+SCALARS = {f.name: f.metadata["check"] for f in fields(Checkpoint) if f.metadata}
+KEYS = ["format", "versions", "config", "vocab", *SCALARS, "sha256"]
+
+
+def encode(state: State) -> bytes:
+    # a path may hold bytes that are not UTF-8, which Python keeps as surrogates
+    return json.dumps(state, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+
+
+def digest(state: State, arrays: Iterable[NDArray[Any]]) -> str:
+    """SHA-256 of the JSON without the hash itself, and of the arrays, column by column."""
+    sha = hashlib.sha256(encode({key: value for key, value in state.items() if key != "sha256"}))
+    for array in arrays:
+        sha.update(array.T.data.cast("B"))
+    return sha.hexdigest()
+
+
+# ---- reading ----
+
+
+def load(path: str, opener: Callable[[str, int], int] = open_file) -> Checkpoint:
+    """The Checkpoint in a file; its arrays are read-only views of the file's bytes, which are read into memory once.
+
+    Raises CheckpointError unless every size, name, dtype and hash is what the configuration in it demands: an
+    UnreadableError if what failed was the reading.
+    """
+    with opened(path, opener) as file:
+        return read(file)
+
+
+@contextmanager
+def opened(path: str, opener: Callable[[str, int], int] = open_file) -> Iterator[BinaryIO]:
+    """The file, to be read; whatever goes wrong with it is a CheckpointError that names it."""
+    try:
+        with open(path, "rb", opener=opener) as file:
+            yield file
+    except UnreadableError as error:
+        raise UnreadableError(f"{path}: {error}") from None
+    except DataError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except FileNotFoundError as error:
+        raise MissingError(f"{path}: cannot be read: {reason(error)}") from None
+    except (OSError, MemoryError) as error:
+        raise UnreadableError(f"{path}: cannot be read: {reason(error)}") from None
+    except RecursionError:  # of a caller that is deep already, for all that is known
+        raise UnreadableError(f"{path}: cannot be read: expected room on the stack for it, found too little") from None
+    except (ValueError, ArithmeticError, RuntimeError, *npz.ERRORS) as error:
+        raise CheckpointError(f"{path}: expected a checkpoint, found a damaged file: {error}") from None
+
+
+def read(file: BinaryIO) -> Checkpoint:
+    size = os.fstat(file.fileno()).st_size
+    head = read_whole(file, min(size, MAX_JSON + npz.MAX_OVERHEAD))
+    if not head.startswith(npz.START):
+        raise CheckpointError("expected a checkpoint, found a file of another kind")
+    text, _ = npz.member(head, 0, "run", np.uint8)
+    state = parse_json(bytes(text))
+    config, vocab, scalars = parse_state(state, KEYS)
+
+    # the size that the configuration demands, before the rest is read
+    vocab_size = Tokens(vocab, config.split).size
+    matrices = table(config, vocab_size)
+    n_params = count(config, vocab_size)
+    n_bytes = 3 * n_params * np.dtype(config.dtype).itemsize
+    most = n_bytes + MAX_JSON + (len(matrices) + 3) * npz.MAX_OVERHEAD
+    if not n_bytes < size <= most:
+        raise CheckpointError(f"expected {n_bytes} bytes of parameters and little else, found {size} bytes")
+    memory.require(1.5 * size, "a checkpoint")  # and the weights that are copied from it
+    file.seek(0)
+    data = read_whole(file, size, head)
+
+    members: list[npz.Member] = [("run", np.uint8, None)]
+    members += [(name, config.dtype, (rows, columns)) for name, rows, columns in matrices]
+    members += [(name, config.dtype, (n_params,)) for name in ("m", "v")]
+    arrays = npz.unpack(data, members)
+    del arrays["run"]
+    check_arrays(arrays, state)
+    m, v = arrays.pop("m"), arrays.pop("v")
+    return Checkpoint(config, vocab, **scalars, params=arrays, m=m, v=v)
+
+
+def read_whole(file: BinaryIO, size: int, start: bytes = b"") -> bytes:
+    """So many bytes, which begin as was found before; fewer or others are no damage, but somebody at work."""
+    data = file.read(size)
+    if len(data) != size or not data.startswith(start):
+        raise UnreadableError("expected a file that stays as it is, found it changing")
+    return data
+
+
+def check_arrays(arrays: dict[str, NDArray[Any]], state: State, advice: str = "") -> None:
+    found = digest(state, arrays.values())
+    if found != state["sha256"]:
+        raise CheckpointError(f"expected content of SHA-256 {state['sha256']}, found {found}{advice}")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"expected finite numbers in {name}, found others")
+    if "v" in arrays and (arrays["v"] < 0).any():
+        raise CheckpointError("expected no negative numbers in v, found some")
+
+
+def parse_json(text: bytes) -> State:
+    """The state in its JSON, which must be written exactly as encode() does it: so no NaN, no key twice, no spaces."""
+    if len(text) > MAX_JSON or sum(text.count(part) for part in b"[{,") > MAX_JSON_PARTS:
+        raise CheckpointError("expected a short JSON text, found a long one")
+    state = json.loads(text.decode("utf-8", "surrogatepass"))
+    if type(state) is not dict or encode(state) != text:
+        raise CheckpointError("expected JSON as this program writes it, found other JSON")
+    return state
+
+
+def parse_state(state: State, keys: list[str]) -> tuple[Config, list[str], dict[str, Any]]:
+    """The settings, the vocabulary and the scalars among the keys, of which every one is checked."""
+    version = state.get("format")
+    if type(version) is int and version > FORMAT:
+        raise UnreadableError(f"expected format {FORMAT}, found {version}: a later version's checkpoint")
+    if type(version) is not int or version != FORMAT:
+        raise CheckpointError(f"expected format {FORMAT}, found {shown(version)}")
+    settings = state.get("config")
+    if list(state) != keys or type(settings) is not dict:
+        raise CheckpointError(f"expected the keys {', '.join(keys)}, found others")
+    # a setting that is younger than the checkpoint has its default, which computes what was computed without it
+    known = [f.name for f in fields(Config)]
+    if other := [name for name in settings if name not in known]:
+        raise UnreadableError(f"expected settings that this version has, found {shown(other[0])}")
+    if list(settings) != [name for name in known if name in settings]:
+        raise CheckpointError("expected the settings in their order, found another")
+    try:
+        config = Config(**settings)
+    except ConfigError as error:
+        raise CheckpointError(f"its settings: {error}") from None
+    vocab = state["vocab"]
+    require(type(vocab) is str and vocab.encode(), "vocab", "characters", vocab)
+    require(config.split != LINE or "\n" not in vocab, "vocab", "characters of lines", vocab)
+    require(list(vocab) == sorted(set(vocab)), "vocab", "sorted distinct characters", vocab)
+    a_hash("sha256", state["sha256"], state)
+    whole = state | {"config": config.as_dict()}
+    return config, list(vocab), {name: SCALARS[name](name, state[name], whole) for name in keys if name in SCALARS}

@@ -1,0 +1,234 @@
+"""A run's directory: checkpoint.npz, checkpoint.prev.npz, best.npz, metrics.jsonl and config.toml, with one writer at a
+time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ..base.config import remembered_input, to_toml
+from ..base.errors import CheckpointError, ConfigError, DataError, MissingError, UnreadableError, named
+from ..base.files import Folder, folder_at, may_be
+from ..base.terminal import notice, reason
+from ..core.documents import at_hand
+from . import checkpoint
+from .checkpoint import Checkpoint
+from .metrics import Metrics
+
+if TYPE_CHECKING:
+    from ..core.trainer import Trainer
+
+CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
+BEST = "best.npz"  # the checkpoint of the best held-out loss
+METRICS, CONFIG = "metrics.jsonl", "config.toml"
+SWEEP = "sweep.json"  # what a directory has that is no run, but of which each trial is one
+
+
+def load(path: str) -> Checkpoint:
+    """The checkpoint in a file, or of a run's directory; of a .safetensors file a run that begins with its weights.
+
+    Raises CheckpointError.
+    """
+    folder = opened(path)
+    if folder is None:
+        if path.lower().endswith(".safetensors"):
+            from . import safetensors
+
+            return safetensors.load(path)
+        return checkpoint.load(path)
+    with closing(folder):
+        saved, error = load_newest(folder)
+    if error is not None:
+        notice(using_previous(saved, error))
+    return saved
+
+
+def opened(path: str) -> Folder | None:
+    try:
+        return folder_at(path)
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {reason(error)}") from None
+
+
+def load_newest(folder: Folder) -> tuple[Checkpoint, CheckpointError | None]:
+    """The last one, or the one before when the last is damaged or missing, with the error that says so.
+
+    One that only cannot be read now is neither: it raises UnreadableError, and nothing is taken for it.
+    """
+    try:
+        return checkpoint.load(folder.file(CHECKPOINT), folder.open), None
+    except UnreadableError:
+        raise
+    except CheckpointError as error:
+        try:
+            return checkpoint.load(folder.file(PREVIOUS), folder.open), error
+        except UnreadableError as other:
+            raise UnreadableError(f"{error}; and {other}") from None
+        except CheckpointError as other:
+            if isinstance(error, MissingError) and isinstance(other, MissingError):
+                raise MissingError(f"{folder.path}: {no_run(folder)}") from None
+            raise error from None
+
+
+def no_run(folder: Folder) -> str:
+    """What to say of a directory that has no checkpoint, but may have runs in it."""
+    runs = []
+    if os.path.exists(folder.file(SWEEP)):
+        return "expected a run's directory, found that of a sweep, of which each trial is a run"
+    with suppress(OSError):  # it is but a hint
+        runs = [p for p in map(folder.file, sorted(os.listdir(folder.fd))) if os.path.exists(f"{p}/{CHECKPOINT}")]
+    near = f"; did you mean {runs[0]!r}?" if runs else ""
+    return f"expected a run's directory, found one without {CHECKPOINT}{near}"
+
+
+def of_weights(path: str) -> str:
+    """The directory of the run that a checkpoint file lies in, with the run's metrics; any other path as it is."""
+    directory = os.path.dirname(path) or os.curdir
+    beside = path.endswith(".npz") and os.path.isfile(path) and os.path.isfile(os.path.join(directory, METRICS))
+    return directory if beside else path
+
+
+def input_of(path: str, name: str) -> str:
+    """The input of the run in a directory, or of a checkpoint in one: where it was when the run was last trained, or
+    what has its name here.  Raises DataError when it is at neither place."""
+    folder = opened(path)
+    if folder is not None:
+        folder.close()
+    directory = os.path.dirname(path) if folder is None else path
+    remembered = remembered_input(os.path.join(directory, CONFIG))
+    with suppress(OSError, ValueError):  # the same by its shorter name
+        if remembered is not None and os.path.samefile(remembered, name):
+            return name
+    places = [at_hand(name)] if remembered is None else [remembered, name]
+    for place in places:
+        if may_be(place):
+            return place
+    looked = " and ".join(dict.fromkeys(repr(os.path.abspath(place)) for place in places))
+    raise DataError(
+        f"{name}: expected the run's input, found none (looked for {looked}); {named('input')} says where it is"
+    )
+
+
+def using_previous(saved: Checkpoint, error: CheckpointError) -> str:
+    return f"{error}; using {PREVIOUS}, of step {saved.step}"
+
+
+class Run:
+    """A directory that one trainer writes to.  Every method raises OSError when it cannot."""
+
+    folder: Folder  # from create() or resume() on
+    metrics: Metrics  # from start() on
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.saved_step: int | None = None
+        self.num_steps_before: int | None = None  # when it was last trained
+        self._metrics_failed = False  # the last time
+        self._held = ExitStack()  # the directory, its lock and the metrics, until close()
+
+    def file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def create(self) -> None:
+        """Begin a new run here; the directory is made if need be.  ConfigError when it holds a run already."""
+        path = self.path
+        try:
+            with suppress(FileExistsError):
+                os.makedirs(path)
+            self._hold(Folder(path))
+            there = os.listdir(self.folder.fd)
+        except OSError as error:
+            raise self._cannot_be_used("out", error) from None
+        held = [name for name in (CHECKPOINT, PREVIOUS, BEST, METRICS, CONFIG) if name in there]
+        if held:
+            goes_on = f"; {named('resume')} {path} goes on with it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
+            raise ConfigError(
+                f"{named('out')}: expected a directory without a run, found {held[0]} in {path!r}{goes_on}"
+            )
+
+    def resume(self) -> Checkpoint:
+        """The checkpoint with which to go on; CheckpointError when there is none that can be used."""
+        folder = opened(self.path)
+        if folder is None:
+            raise CheckpointError(f"{named('resume')}: expected the directory of a run, found {self.path!r}")
+        try:
+            self._hold(folder)
+            for name in (CHECKPOINT, PREVIOUS, BAD, BEST, METRICS, CONFIG):
+                folder.check(name, in_place=name == METRICS)
+                folder.remove_temporary(name)
+            saved, error = load_newest(folder)
+            if error is not None:  # make it the last one too, or else the next save would drop it for the bad one
+                notice(using_previous(saved, error))
+                if not isinstance(error, MissingError):
+                    folder.rename(CHECKPOINT, BAD)
+                folder.link(PREVIOUS, CHECKPOINT)
+        except OSError as error:
+            raise self._cannot_be_used("resume", error) from None
+        self.saved_step, self.num_steps_before = saved.step, saved.config.num_steps
+        return saved
+
+    def start(self, trainer: Trainer) -> None:
+        """Before the first step: a first checkpoint of a new run, its settings, its metrics."""
+        try:
+            if self.saved_step is None:
+                self._write_checkpoint(trainer)
+            self.folder.write(
+                CONFIG, to_toml(trainer.config, os.path.abspath(trainer.input)).encode("utf-8", "surrogateescape")
+            )
+            self.metrics = Metrics.of_run(self.folder, METRICS, trainer.step_count)
+            self._held.callback(self.metrics.close)
+        except OSError as error:
+            raise self._cannot_be_used("out" if self.num_steps_before is None else "resume", error) from None
+
+    def _cannot_be_used(self, name: str, error: OSError) -> OSError:
+        file = error.filename if isinstance(error.filename, str) and error.filename != self.path else None
+        why = f"{file}: {reason(error)}" if file is not None else reason(error)
+        return OSError(f"{named(name)}: expected a directory that can be written, found {self.path!r}: {why}")
+
+    def add_metrics(self, first: int, losses: list[float], rates: list[float], val_loss: float | None) -> None:
+        """Write the metrics of some steps; that they cannot be written is a notice, and once is enough."""
+        self.metrics.add(first, losses, rates, val_loss)
+        try:
+            self.metrics.flush()
+        except OSError as error:
+            if not self._metrics_failed:
+                notice(f"{error}; training goes on")
+            self._metrics_failed = True
+        else:
+            self._metrics_failed = False
+
+    def save(self, trainer: Trainer) -> None:
+        """Save the run at the trainer's step, if it is not yet."""
+        if self.saved_step == trainer.step_count:
+            return
+        with self._saving(CHECKPOINT, trainer):
+            self.metrics.sync()
+            self._write_checkpoint(trainer)
+
+    def save_best(self, trainer: Trainer) -> None:
+        """Keep the run as it is now beside the last: its held-out loss is the best so far."""
+        with self._saving(BEST, trainer):
+            self.folder.write(BEST, trainer.checkpoint().to_bytes())
+
+    @contextmanager
+    def _saving(self, name: str, trainer: Trainer) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, MemoryError) as error:
+            path, step = self.file(name), trainer.step_count
+            raise OSError(f"{path}: the run cannot be saved at step {step}: {reason(error)}") from None
+
+    def _write_checkpoint(self, trainer: Trainer) -> None:
+        self.folder.write(CHECKPOINT, trainer.checkpoint().to_bytes(), PREVIOUS)
+        self.saved_step = trainer.step_count
+
+    def _hold(self, folder: Folder) -> None:
+        """Be the one that writes here until close() or the end of the process, however it ends."""
+        self.folder = folder
+        self._held.callback(folder.close)
+        folder.lock("training")
+
+    def close(self) -> None:
+        self._held.close()

@@ -1,0 +1,122 @@
+"""Weights as one .safetensors file: the matrices by their names, row by row, as PyTorch and others keep them.
+
+Its metadata is one text, `microgpt`: JSON of the settings, the vocabulary and hashes.  The safetensors package, an
+optional extra ([export]), writes such files.  They are read without it: it would map the file, or copy it twice.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..base import memory
+from ..base.errors import CheckpointError, optional
+from ..base.terminal import shown
+from ..core.params import Parameters, by_rows, row_shapes
+from ..core.tokens import Tokens
+from . import checkpoint
+from .checkpoint import MAX_JSON, MAX_JSON_PARTS, Checkpoint, State, check_arrays, digest, parse_state, read_whole
+
+FORMAT = 1
+KEYS = ["format", "config", "vocab", "data_sha256", "sha256"]
+DTYPES = {"float64": "F64", "float32": "F32"}
+CHANGED = "; weights are changed by Model.params, Model.save() and export"
+MAX_PARTS = 60_000  # brackets and commas of a header, which take memory when it is parsed: 1,000 layers have 54,000
+
+
+def pack(arrays: Mapping[str, Any], metadata: State) -> bytes:
+    """The bytes of a file, the same for the same contiguous arrays and metadata.  Raises ExtraError."""
+    save = optional("safetensors.numpy", "export", "a .safetensors file").save
+    # ASCII, for a path may hold what is not UTF-8; and one text, as several would come in an order by chance
+    data: bytes = save(dict(arrays), {"microgpt": json.dumps(metadata)})
+    return data
+
+
+def to_bytes(params: Parameters, data_sha256: str) -> bytes:
+    """The file of a model, which load() reads."""
+    state = {"format": FORMAT, "config": params.config.as_dict(), "vocab": "".join(params.vocab)}
+    state |= {"data_sha256": data_sha256}
+    rows = {name: np.ascontiguousarray(matrix) for name, matrix in by_rows(params).items()}
+    state["sha256"] = digest(state, (matrix.T for matrix in rows.values()))
+    data = pack(rows, state)
+    if (found := int.from_bytes(data[:8], "little")) > MAX_JSON:
+        raise CheckpointError(f"expected settings, a vocabulary and names of at most {MAX_JSON} bytes, found {found}")
+    return data
+
+
+def load(path: str) -> Checkpoint:
+    """A run that begins with the weights in a file, read-only views of its bytes.  Raises CheckpointError."""
+    with checkpoint.opened(path) as file:
+        return read(file)
+
+
+def read(file: BinaryIO) -> Checkpoint:
+    size = os.fstat(file.fileno()).st_size
+    head = read_whole(file, min(size, 8 + MAX_JSON))
+    start = 8 + int.from_bytes(head[:8], "little")  # of the arrays
+    if not 8 < start <= len(head):
+        raise CheckpointError(f"expected a header that ends within {len(head)} bytes, found one of {start} bytes")
+    header = parse(head[8:start].decode("ascii"), MAX_PARTS)
+    metadata = header.pop("__metadata__", None)
+    if type(metadata) is not dict or type(metadata.get("microgpt")) is not str:
+        raise CheckpointError("expected weights with microgpt's metadata, found others")
+    state = parse(metadata["microgpt"], MAX_JSON_PARTS)
+    config, vocab, scalars = parse_state(state, KEYS)
+
+    # what the settings demand, before the rest is read
+    shapes = row_shapes(config, Tokens(vocab, config.split).size)
+    begins, n_bytes = layout(header, shapes, config.dtype)
+    if size != start + n_bytes:
+        raise CheckpointError(f"expected {n_bytes} bytes of parameters, found {size - start}")
+    memory.require(2 * size, "the weights")  # and those that are copied from them
+    file.seek(0)
+    data = read_whole(file, size, head)
+    dtype = np.dtype(config.dtype).newbyteorder("<")
+    rows = {
+        name: np.frombuffer(data, dtype, math.prod(shape), start + begins[name]).reshape(shape)
+        for name, shape in shapes.items()
+    }
+    check_arrays({name: matrix.T for name, matrix in rows.items()}, state, CHANGED)
+    return Checkpoint.beginning(config, vocab, **scalars, params=by_rows(rows))
+
+
+def parse(text: str, max_parts: int) -> State:
+    """The values by name of a JSON object."""
+    if len(text) > MAX_JSON or sum(map(text.count, "[{,")) > max_parts:
+        raise CheckpointError("expected a short JSON text, found a long one")
+    state = json.loads(text, object_pairs_hook=each_once)
+    if type(state) is not dict:
+        raise CheckpointError(f"expected a JSON object, found {shown(state)}")
+    return state
+
+
+def each_once(pairs: Iterable[tuple[str, Any]]) -> State:
+    state: State = {}
+    for name, value in pairs:
+        if name in state:
+            raise CheckpointError(f"expected {shown(name)} once, found it twice")
+        state[name] = value
+    return state
+
+
+def layout(header: State, shapes: Mapping[str, tuple[int, int]], dtype: str) -> tuple[dict[str, int], int]:
+    """Where each matrix begins, and where the last one ends: they must be just these, one right after the other."""
+    if header.keys() != shapes.keys():
+        name = min(header.keys() ^ shapes.keys())
+        found = "one more" if name in header else "none"
+        raise CheckpointError(f"expected the matrices that the settings demand, found {found} called {shown(name)}")
+    begins, end = {}, 0
+    for name, found in header.items():
+        begin, end = end, end + math.prod(shapes[name]) * np.dtype(dtype).itemsize
+        expected = {"dtype": DTYPES[dtype], "shape": [*shapes[name]], "data_offsets": [begin, end]}
+        for what, wanted in expected.items():
+            other = found.get(what) if type(found) is dict else found
+            if other != wanted:
+                raise CheckpointError(f"expected {name} of {what} {wanted}, found {shown(other)}")
+        if len(found) != len(expected):
+            raise CheckpointError(f"expected {name} of {', '.join(expected)}, found {shown(found)}")
+        begins[name] = begin
+    return begins, end

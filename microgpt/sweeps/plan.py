@@ -1,0 +1,110 @@
+"""The plan of a sweep: what sweep.json keeps, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from ..base.config import Config, Given, Sweep
+from ..base.errors import ConfigError, DataError, named
+from ..base.files import Folder
+from ..base.terminal import reason
+from ..core.documents import Documents
+from ..runs.run import SWEEP
+from .space import Space, as_text, at_random, ends, grid, grid_size, import_optuna, space_of, to_json, tpe
+from .trial import Trial, input_of
+
+VAL_FRACTION = 0.1  # unless it is given: without a held-out part there is nothing to compare
+
+
+@dataclass
+class Plan:
+    config: Sweep
+    space: Space
+    cwd: str  # where the sweep was begun
+    data_sha256: str = ""
+    n_rungs: int = 0  # that `round` has behind it
+    round: list[Trial] = field(default_factory=list)  # the last that came to a rung, as it was then
+
+    @classmethod
+    def of(cls, own: Given, given: dict[str, Any]) -> Plan:
+        """A new one.  Raises ConfigError, or DataError, when none of its trials could be trained."""
+        config, space = Sweep(**own), space_of({"val_fraction": VAL_FRACTION} | given)
+        if config.sampler == "tpe":
+            import_optuna()
+        elif config.sampler == "grid":
+            size = grid_size(space)
+            config = replace(config, trials=config.trials or size)
+            if config.trials > size:
+                raise ConfigError(
+                    f"{named('trials')}: expected at most {size}, the size of the grid, found {config.trials}"
+                )
+        most = ends(space.get("num_steps", [Config.num_steps]))[1]
+        if config.steps and config.steps[-1] >= most:
+            raise ConfigError(
+                f"{named('rungs')}: expected less than {named('num_steps')} {most}, found {config.steps[-1]}"
+            )
+        plan = cls(config, space, os.getcwd())
+        plan.data_sha256 = plan.documents().sha256
+        return plan
+
+    @classmethod
+    def read(cls, folder: Folder) -> Plan:
+        """That of a sweep that was begun.  Raises DataError."""
+        try:
+            with open(folder.file(SWEEP), "rb", opener=folder.open) as file:
+                saved = json.load(file)
+            trials = [Trial(**t) for t in saved.pop("round")]
+            return cls(Sweep(**saved.pop("config")), space_of(saved.pop("space")), **saved, round=trials)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DataError(f"{folder.file(SWEEP)}: expected a sweep's settings: {reason(error)}") from None
+
+    def write(self, folder: Folder) -> None:
+        """Write what read() reads."""
+        text = asdict(self) | {"space": {name: to_json(values) for name, values in self.space.items()}}
+        folder.write(SWEEP, (json.dumps(text, indent=1) + "\n").encode())
+
+    def go_on(self, own: Given, given: dict[str, Any]) -> None:
+        """Change what may be changed.  Raises ConfigError for what may not, and DataError when the text is another."""
+        for name, values in space_of(given).items():
+            refuse(name, as_text(self.space.get(name, [getattr(Config, name)])), as_text(values))
+        before, self.config = self.config, replace(self.config, **own)
+        # more trials go on from whole rounds: the last, if it was a part of one, was judged as it was
+        more = self.config.trials > before.trials and (self.independent or before.trials % before.round == 0)
+        for f in fields(Sweep):
+            if not f.metadata["free"] and not (f.name == "trials" and more):
+                refuse(f.name, getattr(before, f.name), getattr(self.config, f.name))
+        self.documents().must_be(self.data_sha256)
+
+    @property
+    def independent(self) -> bool:
+        """Whether no trial depends on those before it."""
+        return self.config.sampler != "tpe" and not self.config.rungs
+
+    def ask(self, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:
+        """The settings of a round."""
+        if self.config.sampler == "tpe":
+            return tpe(self.space, self.config.sweep_seed, numbers, before)
+        if self.config.sampler == "grid":
+            return [grid(self.space, number) for number in numbers]
+        return [at_random(self.space, self.config.sweep_seed, number) for number in numbers]
+
+    def documents(self) -> Documents:
+        """Those of the first trial that can be.  Raises what is wrong with all of a first round, or with the text."""
+        errors = []
+        for settings in self.ask(range(min(self.config.round, self.config.trials)), []):
+            try:
+                config = Config(**settings)
+            except ConfigError as error:
+                errors.append(error)
+            else:
+                return Documents(config, input_of(config, self.cwd), random.Random(config.seed))
+        raise ConfigError(f"none of the first {len(errors)} trials can be: {errors[0]}")
+
+
+def refuse(name: str, before: object, now: object) -> None:
+    if now != before:
+        raise ConfigError(f"{named(name)}: expected {before}, with which the sweep to resume began, found {now}")

@@ -1,0 +1,106 @@
+"""A sweep as a picture: the held-out loss against each setting, and against the steps where there are rungs."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import Any
+
+from ..base.errors import ConfigError, PlotError
+from ..base.files import Folder
+from ..base.terminal import reason
+from ..report.plot import check_name, pyplot, save, text
+from ..runs.run import SWEEP
+from .plan import Plan
+from .space import Values, ends, varied
+from .sweeper import TRIALS, read
+from .trial import Trial
+
+Styles = list[tuple[list[Trial], dict[str, Any]]]
+
+WIDE = 3  # panels in a row
+MOST_TICKS = 6  # on an axis that is not logarithmic
+FAR = 4.0  # times the median's distance from the best loss, beyond which all losses are drawn alike, at the top
+
+
+def is_sweep(path: str) -> bool:
+    return os.path.exists(os.path.join(path, TRIALS))
+
+
+def plot(paths: list[str], output: str) -> None:
+    """Draw a sweep into a file, a PNG or SVG by its name."""
+    check_name(output)
+    if len(paths) > 1:
+        raise ConfigError(f"expected one sweep alone, or runs, found {len(paths)} of them")
+    path = os.path.join(paths[0], TRIALS)
+    try:
+        with closing(Folder(paths[0])) as folder, open(path, "rb", opener=folder.open) as file:
+            space, trials = Plan.read(folder).space, read(file, path)[0]
+    except OSError as error:
+        raise PlotError(f"{paths[0]}: expected {TRIALS} and {SWEEP} to be readable: {reason(error)}") from None
+    measured = [t for t in trials if t.val_loss is not None]
+    if not measured:
+        raise PlotError(f"{path}: expected at least one trial with a loss, found none")
+    names = varied(space) or ["val_fraction"]  # which every space has
+    panels = [*names, *["step"] * any(t.rungs for t in trials)]
+    columns, rows = min(WIDE, len(panels)), -(-len(panels) // WIDE)
+    size = 4.5 * columns, 3.6 * rows
+    figure, grid = pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    best = min(measured, key=lambda t: (t.status != "done", t.val_loss))
+    losses = sorted(float(t.val_loss or 0) for t in measured)
+    top = losses[0] + FAR * (losses[len(losses) // 2] - losses[0])
+    near = [t for t in measured if (t.val_loss or 0) <= top]
+    styles: Styles = [
+        ([t for t in near if t.status == "stopped"], {"marker": "o", "mfc": "white", "label": "stopped"}),
+        ([t for t in near if t.status == "done"], {"marker": "o", "label": "done"}),
+        ([t for t in measured if t not in near], {"marker": "^", "mfc": "white", "label": f"above {top:.4g}"}),
+        ([best], {"marker": "*", "color": "C1", "markersize": 14, "label": f"best, trial {best.trial}"}),
+    ]
+    for axes, name in zip(grid.flat, panels):
+        if name == "step":
+            draw_rungs(axes, measured, best, top)
+        else:
+            draw_setting(axes, name, space[name], styles, top)
+        axes.set_xlabel(name)
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("held-out loss")
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    save(figure, output)
+
+
+def draw_setting(axes: Any, name: str, values: Values, styles: Styles, top: float) -> None:
+    """Each trial's last loss against the value of a setting; those of a list are at equal distances."""
+    places = {v: i for i, v in enumerate(sorted(values))} if isinstance(values, list) else {}
+    for trials, style in styles:
+        if trials:
+            x = [places.get(v, v) for v in (t.settings[name] for t in trials)]
+            losses = [min(t.val_loss or 0, top) for t in trials]
+            axes.plot(x, losses, **{"color": "C0", "linestyle": "none"} | style)
+    axes.axvspan(*(places.get(end, end) for end in ends(values)), alpha=0)  # unseen: the axis has all there may be
+    if isinstance(values, list):
+        ticks = list(places)[:: -(-len(places) // MOST_TICKS)]
+        axes.set_xticks([places[v] for v in ticks], [label(v) for v in ticks])
+    elif values.log and values.high > 5 * values.low:  # a shorter one would hold less than two of 1, 2, 5, 10
+        from matplotlib.ticker import LogLocator
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=[1, 2, 5] if values.high < 100 * values.low else [1]))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+    else:
+        axes.xaxis.get_major_locator().set_params(nbins=MOST_TICKS - 1, integer=values.whole)
+
+
+def label(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else text(os.path.basename(str(value)))
+
+
+def draw_rungs(axes: Any, trials: list[Trial], best: Trial, top: float) -> None:
+    """Each trial's losses against the steps, at its rungs and at its end."""
+    for t in sorted(trials, key=lambda t: t is best):
+        points: dict[Any, Any] = dict([*t.rungs, (t.step, t.val_loss)])
+        color = "C1" if t is best else "C0" if t.status == "done" else "lightgray"
+        losses = [min(loss, top) for loss in points.values()]
+        axes.plot(list(points), losses, "o-", color=color, markersize=3, linewidth=1)

@@ -1,0 +1,189 @@
+"""The space of a sweep: which values each setting may have, and the samplers that draw trials from it."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from ..base.config import MOST_TRIALS, Config, check, kind, parse, plain, suggestion
+from ..base.errors import ConfigError, named, optional
+from ..base.terminal import shown
+
+if TYPE_CHECKING:
+    from .trial import Trial
+
+SETTINGS = {f.name: f for f in fields(Config)}
+
+
+@dataclass(frozen=True)
+class Between:
+    """All from low to high, both included; `log`: from 1 to 10 as much as from 10 to 100."""
+
+    low: Any  # two ints, or two floats
+    high: Any
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return type(self.low) is int
+
+    def __str__(self) -> str:
+        return f"{self.low!r}..{self.high!r}{':log' * self.log}"
+
+    def draw(self, rng: random.Random) -> Any:
+        if self.log:  # of whole numbers each has the width from it to the next
+            return self.rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high + self.whole))))
+        return rng.randint(self.low, self.high) if self.whole else self.rounded(rng.uniform(self.low, self.high))
+
+    def rounded(self, x: float) -> Any:
+        """To six digits: as much as one wants to read, and no last bit of a C library's exp."""
+        return min(max(int(x) if self.whole else float(f"{x:.6g}"), self.low), self.high)
+
+
+Values = list[Any] | Between
+Space = dict[str, Values]  # in the order of Config
+
+
+# ---- what is asked for ----
+
+
+def written(f: Field[Any], text: str) -> Values:
+    """What a flag says: `a`, `a,b,c` or, of numbers, `low..high[:log]`.  Raises ConfigError."""
+    if kind(f) is str or ".." not in text:
+        return listed(f, [parse(f, part) for part in text.split(",")])
+    ends, colon, scale = text.partition(":")
+    low, high = (parse(f, end) for end in ends.split("..", 1))
+    if low >= high or scale != "log" * len(colon) or (colon and low <= 0):
+        expected = "low..high with low below high, or low..high:log with low above 0 too"
+        raise ConfigError(f"{named(f.name)}: expected {expected}, found {shown(text)}")
+    return Between(low, high, bool(colon))
+
+
+def given(f: Field[Any], value: object) -> Values:
+    """What Python, or a sweep's file, says: a value, several, or of numbers a text as a flag's.  Raises ConfigError."""
+    if isinstance(value, Between) or (isinstance(value, str) and kind(f) is not str):
+        return written(f, str(value))
+    several = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
+    several = [*several] if isinstance(several, (list, tuple, range)) else [several]  # a set would have another order
+    values: list[Any] = [os.fspath(v) if isinstance(v, os.PathLike) else plain(v) for v in several]
+    for v in values:
+        check(f, v)
+    return listed(f, [float(v) if kind(f) is float else v for v in values])
+
+
+def listed(f: Field[Any], values: list[Any]) -> Values:
+    if not values or "" in values:
+        raise ConfigError(f"{named(f.name)}: expected one value or more, found {shown(values and '')}")
+    if twice := [v for i, v in enumerate(values) if v in values[:i]]:
+        raise ConfigError(f"{named(f.name)}: expected each value once, found {twice[0]!r} twice")
+    return values
+
+
+def space_of(settings: dict[str, Any]) -> Space:
+    """The Space of settings as given() takes them.  Raises TypeError for a name that is none, and ConfigError."""
+    for name in settings:
+        if name not in SETTINGS:
+            raise TypeError(f"sweep: unknown setting {name!r}{suggestion(name, SETTINGS)}")
+    space = {name: given(f, settings[name]) for name, f in SETTINGS.items() if name in settings}
+    if "val_fraction" in space and not ends(space["val_fraction"])[0]:
+        raise ConfigError(f"{named('val_fraction')}: expected above 0, for held-out losses are compared, found 0")
+    return space
+
+
+def to_json(values: Values) -> Any:
+    """What given() reads back as the same."""
+    return values if isinstance(values, list) else str(values)
+
+
+def as_text(values: Values) -> str:
+    return ",".join(map(str, values)) if isinstance(values, list) else str(values)
+
+
+def ends(values: Values) -> tuple[Any, Any]:
+    """The least and the largest."""
+    return (min(values), max(values)) if isinstance(values, list) else (values.low, values.high)
+
+
+def varied(space: Space) -> list[str]:
+    """The settings that are not the same in every trial."""
+    return [name for name, values in space.items() if not isinstance(values, list) or len(values) > 1]
+
+
+# ---- samplers: the settings of trial i, whoever asks, and whenever ----
+
+
+def axis(name: str, values: Values) -> Sequence[Any]:
+    """All the values of a setting.  Raises ConfigError for a range that has too many."""
+    if isinstance(values, list):
+        return values
+    if not values.whole or values.log or values.high - values.low >= MOST_TRIALS:
+        raise ConfigError(
+            f"{named(name)}: expected values a,b,c, or few whole numbers, with {named('sampler')} grid, found {values}"
+        )
+    return range(values.low, values.high + 1)
+
+
+def grid_size(space: Space) -> int:
+    return math.prod(len(axis(name, values)) for name, values in space.items())
+
+
+def grid(space: Space, number: int) -> dict[str, Any]:
+    """All combinations one after the other, of which the last setting changes first."""
+    settings = {}
+    for name, values in reversed(space.items()):
+        every = axis(name, values)
+        number, i = divmod(number, len(every))
+        settings[name] = every[i]
+    return {name: settings[name] for name in space}
+
+
+def at_random(space: Space, seed: int, number: int) -> dict[str, Any]:
+    """Each setting drawn by a generator of its own: what the others may be makes no difference to it."""
+    settings = {}
+    for name, values in space.items():
+        rng = random.Random(f"{seed}/{number}/{name}")
+        settings[name] = rng.choice(values) if isinstance(values, list) else values.draw(rng)
+    return settings
+
+
+def tpe(space: Space, seed: int, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:
+    """A round of Optuna's, which is told all trials before it in their order: so a sweep that goes on asks the same."""
+    optuna = import_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    states, kinds = optuna.trial.TrialState, optuna.distributions
+    distributions: dict[str, Any] = {}
+    for name in varied(space):
+        values = space[name]
+        if isinstance(values, list):
+            distributions[name] = kinds.CategoricalDistribution(values)
+        else:
+            distribution = kinds.IntDistribution if values.whole else kinds.FloatDistribution
+            distributions[name] = distribution(values.low, values.high, log=values.log)
+    rng = random.Random(f"sweep {seed}, round from {numbers.start}")
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=rng.getrandbits(32)))
+    for t in before:
+        told = optuna.trial.create_trial(
+            params={name: t.settings[name] for name in distributions},
+            distributions=distributions,
+            value=t.val_loss if t.status == "done" else None,
+            intermediate_values=dict(t.rungs),
+            state={"done": states.COMPLETE, "stopped": states.PRUNED}.get(t.status, states.FAIL),
+        )
+        study.add_trial(told)
+    asked = []
+    for _ in numbers:
+        params = study.ask(distributions).params
+        settings = {
+            name: params.get(name, values[0]) if isinstance(values, list) else values.rounded(params[name])
+            for name, values in space.items()
+        }
+        asked.append(settings)
+    return asked
+
+
+def import_optuna() -> Any:
+    return optional("optuna", "sweep", f"{named('sampler')}: tpe")

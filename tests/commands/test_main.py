@@ -1,0 +1,464 @@
+"""The command line, as a user meets it: what it prints, what it refuses, how it ends."""
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import INPUT, PACKAGE, ROOT, golden, microgpt, on_terminal
+
+from microgpt.__main__ import main
+from microgpt.base.package import __version__
+
+# These settings blow up within a few steps.
+DIVERGE = ["--beta2", "0", "--beta1", "0.9", "--init-std", "1", "--learning-rate", "1000"]
+
+
+TEXT = {"capture_output": True, "text": True}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with a small input.txt."""
+    (tmp_path / "input.txt").write_text("emma\nolivia\nava\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(capfd):
+    """main() within this process, so that many calls are quick: exit code, stdout, stderr."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capfd.readouterr()
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+def check_refusal(result, code, *named):
+    """The right exit code and one line on stderr that names what was wrong; nothing on stdout."""
+    assert result[0] == code, result
+    assert result[1] == ""
+    assert re.fullmatch(r"microgpt[^\n]*\n", result[2]) and result[2][:-1].isprintable()
+    for name in named:
+        assert name in result[2]
+
+
+# ---- what it prints ----
+
+
+def reference_output(g):
+    """What microgpt.py prints."""
+    lines = [f"num docs: {g['num_docs']}", f"vocab size: {g['vocab_size']}", f"num params: {g['num_params']}"]
+    n = g["num_steps"]
+    lines += [f"step {i:4d} / {n:4d} | loss {loss:.4f}" for i, loss in enumerate(g["losses"], 1)]
+    lines += ["", "--- inference (new, hallucinated names) ---"]
+    lines += [f"sample {i:2d}: {sample}" for i, sample in enumerate(g["samples"], 1)]
+    return lines
+
+
+def test_default_output_and_metrics(tmp_path):
+    """With a line for every step stdout is the reference's, line for line, and the metrics hold every digit."""
+    g, metrics = golden("input_default"), tmp_path / "metrics.jsonl"
+    run = microgpt("train", "--log-every", 1, "--metrics", metrics)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.endswith("\n") and run.stdout.splitlines() == reference_output(g)
+    found = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["step"] for line in found] == list(range(1, 1001))
+    np.testing.assert_allclose([line["loss"] for line in found], g["losses"], rtol=0, atol=1e-12)
+    rates = [0.01 * (1 - step / 1000) for step in range(1000)]
+    np.testing.assert_allclose([line["lr"] for line in found], rates, rtol=1e-15)
+
+
+def test_flags_reach_the_run():
+    """So it is with every setting of the second golden run given as a flag."""
+    g = golden("input_l2")
+    names = ("seed", "num_steps", "n_layer", "n_embd", "n_head", "block_size", "temperature")
+    flags = [text for name in names for text in ("--" + name.replace("_", "-"), g[name])]
+    run = microgpt("train", "--input", INPUT, "--log-every=1", *flags, cwd=ROOT / "tests")
+    assert run.returncode == 0
+    assert run.stdout.splitlines() == reference_output(g)
+    assert re.fullmatch(r"microgpt: [^\n]*input.txt: \d+ lines [^\n]*--block-size 8[^\n]*\n", run.stderr)
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_no_input_here(empty, call):
+    """In an empty directory the default input is the names that come with the package, as one line on stderr says, and
+    the run finds it again from elsewhere."""
+    code, out, err = call("train", "--num-steps=20", "--num-samples=1", "--val-fraction=0.1", "--out=run")
+    assert (code, out.partition("\n")[0]) == (0, "num docs: 31735")
+    assert re.fullmatch(r"microgpt: input\.txt: none in this directory; [^\n]*input\.txt\n", err)
+    os.mkdir("elsewhere")
+    os.chdir("elsewhere")
+    code, out, err = call("eval", "../run", "--held-out")
+    assert (code, err) == (0, "") and out.startswith("input: /")
+    code, out, err = call("train", "--resume=../run", "--num-steps=21", "--num-samples=0")
+    assert code == 0 and "none in this directory" not in err
+    shutil.copy("../run/checkpoint.npz", "model.npz")  # which does not know where the input was
+    assert call("eval", "model.npz")[2].startswith("microgpt: input.txt: none in this directory")
+
+
+def test_the_input_here_comes_first(folder, call):
+    """An input.txt in this directory is taken, even one that cannot be trained on, and nothing is said."""
+    code, out, err = call("train", "--num-steps=1", "--num-samples=0")
+    assert (code, out.partition("\n")[0], err) == (0, "num docs: 3", "")
+    (folder / "input.txt").write_text("\n")
+    check_refusal(call("train"), 1, "input.txt", "at least one line")
+    (folder / "input.txt").unlink()
+    (folder / "input.txt").symlink_to("missing")
+    check_refusal(call("train"), 1, "input.txt", "No such file")
+
+
+def test_an_input_that_is_asked_for(empty, call):
+    """An input that was named is never another one, though its name be that of the default."""
+    check_refusal(call("train", "--input=input.txt"), 1, "input.txt", "No such file")
+
+
+@pytest.mark.skipif("MICROGPT_NAMES" not in os.environ, reason="MICROGPT_NAMES is not set to the path of names.txt")
+def test_names_output():
+    """On the published file of names stdout is what was published."""
+    run = microgpt("train", "--log-every", 1, "--input", os.environ["MICROGPT_NAMES"])
+    assert run.stdout.splitlines() == reference_output(golden("names_default"))
+
+
+def test_fewer_lines(folder):
+    """Without a line for every step there is one for the first, the last and every so many."""
+    run = microgpt("train", "--num-steps", 50, "--log-every", 20, "--num-samples", 0, cwd=folder)
+    assert re.findall(r"step +(\d+) /", run.stdout) == ["1", "20", "40", "50"]
+    assert "inference" not in run.stdout
+
+
+def test_info():
+    """info tells the version, where the package is and the instruction set that was forced."""
+    run = microgpt("info", env={"MICROGPT_ISA": "scalar"})
+    assert run.returncode == 0 and run.stderr == ""
+    for word in ("0.1.0", str(PACKAGE), "scalar", "compiler", "threads"):
+        assert word in run.stdout
+
+
+def test_help():
+    """Every command explains itself, with its flags and their defaults."""
+    assert "train" in microgpt("--help").stdout
+    text = microgpt("train", "--help").stdout
+    for part in ("--n-embd", "--metrics", "default 16", "default 0.01", "{float64,float32}"):
+        assert part in text
+
+
+def test_version():
+    """--version says which."""
+    assert microgpt("--version").stdout == f"microgpt {__version__}\n"
+
+
+def test_without_numpy(folder):
+    """Where NumPy is missing one line says what to install."""
+    code = "import sys; sys.modules['numpy'] = None; from microgpt.__main__ import main; sys.exit(main(['train']))"
+    process = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, **TEXT)
+    check_refusal((process.returncode, process.stdout, process.stderr), 1, "pip install numpy")
+
+
+def test_not_built(folder):
+    """In a checkout that is not built one line says how to build it."""
+    shutil.copytree(PACKAGE, folder / "microgpt", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    # an editable installation would find the modules where they are built
+    code = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
+    code += "from microgpt.__main__ import main; sys.exit(main(['train']))"
+    process = subprocess.run([sys.executable, "-c", code], cwd=folder, **TEXT)
+    check_refusal((process.returncode, process.stdout, process.stderr), 1, "compiled kernels", "pip install -e .")
+
+
+def test_notices(folder):
+    """A byte-order mark and lines longer than the block are each mentioned once, on stderr, and the run goes on."""
+    (folder / "input.txt").write_bytes(b"\xef\xbb\xbfabcdefgh\nabcdefghi\nab\n")
+    run = microgpt("train", "--block-size", 8, "--num-steps", 3, "--num-samples", 0, cwd=folder)
+    assert run.returncode == 0 and "vocab size: 10\n" in run.stdout
+    first, second = run.stderr.splitlines()
+    assert "input.txt" in first and "byte-order mark" in first
+    assert "input.txt" in second and "2 lines" in second and "--block-size 8" in second
+
+
+ODD = {
+    "one character": "a",
+    "one distinct character": "aaa\na\n",
+    "carriage returns": "ab\r\ncd\r\n",
+    "NUL": "a\0b\n",
+    "emoji": "👩‍🚀\n\U0010ffff\n",
+    "separators inside": "a\x0bb\x85c\u2028d\n",
+    "longer than the block": "a" * 1000,
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
+def test_odd_input(folder, text):
+    """Odd text trains and gives samples of its own characters, whatever the encoding of the output."""
+    (folder / "input.txt").write_bytes(text.encode())
+    flags = "train", "--num-steps", 4, "--num-samples", 3, "--batch-size", 3
+    run = microgpt(*flags, cwd=folder, env={"PYTHONIOENCODING": "utf-8"})
+    assert run.returncode == 0
+    samples = run.stdout.split("---\n")[1]
+    assert set(re.sub(r"sample +\d+: ", "", samples)) <= set(text) | {"\n"}
+    assert microgpt(*flags, cwd=folder, env={"PYTHONIOENCODING": "ascii"}).returncode == 0
+
+
+# ---- terminals ----
+
+
+def test_control_characters(folder):
+    """Control characters in samples are escaped on a terminal, which would obey them, and nowhere else."""
+    (folder / "input.txt").write_text("\x1b]0;\x07\n\x1b]0;\x07\n\x9b\u202e\n")
+    flags = "train", "--num-steps", 60, "--num-samples", 8
+    shown, _ = on_terminal(*flags, cwd=folder, streams=["stdout"])
+    plain = microgpt(*flags, cwd=folder).stdout
+    samples = plain.split("---\n")[1]
+    assert "\x1b" in samples
+    assert all(c.isprintable() or c in "\r\n" for c in shown)
+    assert shown.count("\\x1b") == samples.count("\x1b")
+    assert shown.replace("\r\n", "\n").encode().decode("unicode_escape") == plain
+
+
+def test_control_characters_of_a_model(folder):
+    """Nor do sample and score send any to a terminal."""
+    (folder / "input.txt").write_text("\x1b]0;\x07\n\x9b\u202e\n")
+    assert microgpt("train", "--num-steps", 30, "--out", "run", cwd=folder).returncode == 0
+    for arguments in (["sample", "run", "--probs"], ["score", "run", "\x1b]\x9b"]):
+        shown, process = on_terminal(*arguments, cwd=folder, streams=["stdout"])
+        assert process.returncode == 0 and "\\x1b" in shown and "\\x9b" in shown
+        assert all(c.isprintable() or c in "\r\n" for c in shown)
+
+
+def test_progress_bar(folder):
+    """A progress bar appears on stderr when that is a terminal, and stdout is the same with and without it."""
+    pytest.importorskip("tqdm")
+    flags = "train", "--num-steps", 30, "--num-samples", 1
+    shown, process = on_terminal(*flags, cwd=folder, streams=["stderr"])
+    plain = microgpt(*flags, cwd=folder)
+    assert "30/30" in shown and "docs/s" in shown
+    assert process.stdout == plain.stdout
+    assert plain.stderr == ""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_lines_beside_the_bar(folder, columns):
+    """Whatever is printed while there is a bar has a line of its own, and the bar no more than one."""
+    pytest.importorskip("tqdm")
+    flags = ["--num-steps", 30, "--num-samples", 1, "--val-fraction", 0.2, "--eval-every", 10, "--sample-every", 20]
+    shown, _ = on_terminal("train", *flags, cwd=folder, streams=["stdout", "stderr"], columns=columns)
+    seen = []
+    for line in shown.split("\r\n"):
+        cells = []
+        for part in line.split("\r"):  # each over what was there
+            cells[: len(part)] = part
+        seen.append("".join(cells).rstrip())
+    plain = microgpt("train", *flags, cwd=folder).stdout.splitlines()
+    bars = [line for line in seen if line not in plain and not line.startswith("microgpt: ")]
+    assert all(re.fullmatch(r"\d+/30 .*, \d+:\d+ left", bar) and len(bar) <= columns for bar in bars) and len(bars) == 1
+    assert [line for line in seen if line in plain] == [
+        line for line in plain if not line.startswith("step    1 /")
+    ] + [""]
+
+
+def test_no_escapes_in_pipes(folder):
+    """Without a terminal nothing but plain lines is written."""
+    run = microgpt("train", "--num-steps", 30, "--num-samples", 5, cwd=folder)
+    assert run.stderr == "" and not {"\r", "\x1b"} & set(run.stdout)
+
+
+# ---- bad input ----
+
+BAD_USAGE = {
+    "no command": ([], "COMMAND"),
+    "unknown command": (["tarin"], "tarin"),
+    "unknown flag": (["train", "--n-emb", "8"], "microgpt train: expected a flag of this command, found '--n-emb'"),
+    "flag like another": (["train", "--num_steps=3"], "did you mean '--num-steps'? (see microgpt train --help)"),
+    "abbreviated flag": (["train", "--num-step", "8"], "--num-step"),
+    "missing value": (["train", "--seed"], "--seed"),
+    "stray word": (["train", "quickly"], "quickly"),
+    "several lines": (["train", "two\nlines\x1b[31m"], "two"),
+    "heads": (["train", "--n-head", "3"], "--n-head: expected a divisor of --n-embd 16, found 3"),
+    "dtype": (["train", "--dtype", "float16"], "--dtype: expected one of float64, float32, found 'float16'"),
+    "too large": (["train", "--n-embd", "65536", "--n-head", "1"], "--n-embd 65536"),
+    "too many": (["train", "--n-layer", "1000", "--n-embd", "2048"], "--n-layer 1000"),
+}
+
+
+@pytest.mark.parametrize("arguments, named", BAD_USAGE.values(), ids=BAD_USAGE.keys())
+def test_bad_usage(folder, call, arguments, named):
+    """Any other mistake of usage is refused in one line that names it."""
+    check_refusal(call(*arguments), 2, named)
+    assert os.listdir(folder) == ["input.txt"]
+
+
+BAD_INPUT = {
+    "missing": lambda path: None,
+    "directory": lambda path: path.mkdir(),
+    "fifo": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "loop": lambda path: path.symlink_to(path),
+    "empty": lambda path: path.write_bytes(b""),
+    "blank": lambda path: path.write_bytes(b" \n\t\n\r\n"),
+    "latin-1": lambda path: path.write_bytes("zoë".encode("latin-1")),
+}
+
+
+@pytest.mark.parametrize("name", ["names.txt", "two\nlines\x1b[31m.txt", "zoë 🙂.txt"])
+@pytest.mark.parametrize("make", BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input(folder, call, make, name):
+    """An input that cannot be trained on is refused in one line that names it, whatever the name consists of."""
+    make(folder / name)
+    before = sorted(os.listdir(folder))
+    check_refusal(call("train", "--input", name, "--metrics", "m"), 1, name.partition("\n")[0][:5])
+    assert sorted(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize("path", ["", ".", "missing/metrics", "input.txt/metrics", "x" * 300])
+def test_bad_metrics(folder, call, path):
+    """A metrics file that cannot be written is found before training."""
+    check_refusal(call("train", "--metrics", path), 1, "--metrics", repr(path)[:20])
+    assert os.listdir(folder) == ["input.txt"]
+
+
+def test_metrics_are_not_the_input(folder, call):
+    """The metrics do not overwrite the input, under whichever name."""
+    (folder / "link").symlink_to("input.txt")
+    check_refusal(call("train", "--metrics", folder / "link"), 2, "--metrics", "link")
+    assert (folder / "input.txt").read_text() == "emma\nolivia\nava\n"
+
+
+def test_metrics_are_not_the_settings(folder, call):
+    """Nor do they overwrite the file of settings."""
+    (folder / "conf.toml").write_text("num-steps = 3\n")
+    check_refusal(call("train", "--config", "conf.toml", "--metrics", "./conf.toml"), 2, "--metrics", "--config")
+    assert (folder / "conf.toml").read_text() == "num-steps = 3\n"
+
+
+def test_mistakes_are_one_line_of_a_process(folder):
+    """What the tests above see within this process a process shows as well: exit code, one line, no traceback."""
+    for arguments, code in (["train", "--seed", "-1"], 2), (["train", "--input", "missing"], 1), (["tarin"], 2):
+        run = microgpt(*arguments, cwd=folder)
+        check_refusal((run.returncode, run.stdout, run.stderr), code, arguments[-1])
+
+
+def test_bad_instruction_set(folder):
+    """An instruction set that there is not is refused in one line that names those there are."""
+    run = microgpt("train", cwd=folder, env={"MICROGPT_ISA": "mmx"})
+    check_refusal((run.returncode, run.stdout, run.stderr), 2, "MICROGPT_ISA", "scalar", "'mmx'")
+
+
+# ---- how it ends ----
+
+
+def test_loss_not_finite(folder):
+    """A loss that is not finite ends the run with exit code 3 and one line that names the step."""
+    run = microgpt("train", *DIVERGE, "--num-steps", 100, "--log-every", 1, "--metrics", "m", cwd=folder)
+    assert run.returncode == 3
+    step = re.search(r"\nmicrogpt: step (\d+): expected a finite loss, found (inf|nan)[^\n]*\n$", run.stderr)[1]
+    assert re.match("microgpt: step 1: .* a smaller --init-std, such as 0.02, helps\n", run.stderr)
+    finite = re.findall(r"step +(\d+) /", run.stdout)
+    assert len(finite) == int(step) - 1 == len((folder / "m").read_text().splitlines())
+
+
+@pytest.mark.parametrize("num_steps", range(4, 14))
+def test_sampling_after_divergence(folder, call, num_steps):
+    """A model that blows up in its very last steps is no crash either, though nothing can be drawn from it."""
+    code, _, err = call("train", *DIVERGE, "--num-steps", num_steps)
+    assert code in (0, 3) and err.count("\n") == 1 + (code == 3)  # the first says that such a run seldom learns
+
+
+@pytest.mark.parametrize("temperature", ["1e-320", "1e-300", "1e-30", "0", "1000"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_extreme_temperatures(folder, call, dtype, temperature):
+    """Any temperature from 0 up draws samples; the lowest ones take the likeliest token."""
+    code, out, err = call(
+        "train", "--dtype", dtype, "--temperature", temperature, "--num-steps", 20, "--num-samples", 4
+    )
+    assert (code, err) == (0, "")
+    samples = re.findall(r"sample +\d+: (.*)", out)
+    assert len(samples) == 4 and (len(set(samples)) == 1) == (temperature != "1000")
+
+
+def test_full_disk(folder):
+    """Output or metrics that find the disk full end the run with exit code 1 and one line."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    run = microgpt("train", "--metrics", "/dev/full", cwd=folder)
+    assert run.returncode == 1
+    assert re.fullmatch(r"microgpt: [^\n]*/dev/full[^\n]*\n", run.stderr)
+    with open("/dev/full", "w") as full:
+        run = microgpt("train", cwd=folder, stdout=full)
+    assert run.returncode == 1
+    assert re.fullmatch(r"microgpt: [^\n]*\n", run.stderr)
+
+
+def test_reader_goes_away(folder):
+    """When what reads stdout has seen enough (| head) the run ends, and stderr says that it stopped early."""
+    command = [sys.executable, "-m", "microgpt", "train", "--log-every", "1", "--num-steps", "100000"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        shown = process.stderr.read().decode()
+    assert process.returncode == 0
+    assert re.fullmatch(
+        r"microgpt: stopped since nobody reads stdout [^\n]* step \d+; nothing is saved [^\n]*\n", shown
+    )
+
+
+def test_lines_come_at_once(folder):
+    """A step's line is not kept until there are more."""
+    command = [sys.executable, "-m", "microgpt", "train", "--log-every", "1000000000", "--num-steps", "1000000000"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, bufsize=0) as process:
+        ready = [select.select([process.stdout], [], [], 20)[0] and process.stdout.readline() for _ in range(4)]
+        process.kill()
+    assert ready[3].startswith(b"step    1 ")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(folder, number, code):
+    """Interrupted or terminated, a run ends with the signal's exit code and without a traceback."""
+    command = [sys.executable, "-m", "microgpt", "train", "--log-every", "1", "--num-steps", "1000000000"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while b"step" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        _, error = process.communicate()
+    assert process.returncode == code
+    assert re.fullmatch(rb"microgpt: stopped by SIG[A-Z]+ after step \d+; nothing is saved without --out\n", error)
+
+
+def test_closed_stdout(folder):
+    """A run without any stdout at all (>&-) is no crash."""
+    command = ["sh", "-c", 'exec "$0" -m microgpt train --num-steps 2 >&-', sys.executable]
+    process = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert process.returncode in (0, 1) and process.stderr.count(b"\n") == process.returncode
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory():
+    """The default run's peak of memory is at most 30 MB above that of importing NumPy."""
+    peak = r"import re; print(re.search(r'VmHWM:\s*(\d+) kB', open('/proc/self/status').read())[1])"
+    run = "from microgpt.__main__ import main; main(['train'])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    megabytes = []
+    for work in ("import numpy", run):
+        command = [sys.executable, "-c", f"{work}\n{peak}"]
+        finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+        megabytes.append(int(finished.stdout.split()[-1]) * 1024 / 1e6)
+    assert 1 < megabytes[1] - megabytes[0] < 30

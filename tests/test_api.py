@@ -1,0 +1,253 @@
+"""The Python API: what the command line does, without it."""
+
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from helpers import INPUT, PACKAGE, ROOT, TINY, golden, tiny_trainer, write_names
+
+import microgpt
+from microgpt.base.config import Config, read_recipe, recipes
+from microgpt.core.trainer import Trainer
+from microgpt.runs import run
+
+
+def test_train_and_load(tmp_path):
+    """train() returns a model, and load() the same one from its directory."""
+    out = str(tmp_path / "run")
+    names = Path(write_names(tmp_path / "names.txt"))  # a path is as good as its text
+    trained = microgpt.train(input=names, out=out, metrics=str(tmp_path / "m"), **TINY)
+    loaded = microgpt.load(out)
+    assert trained.sample(9) == loaded.sample(9) and trained.score("ab") == loaded.score("ab")
+    assert (tmp_path / "m").read_bytes() == (tmp_path / "run" / run.METRICS).read_bytes()
+    assert microgpt.train(resume=out, num_steps=12).config.num_steps == 12
+
+
+def test_history(tmp_path):
+    """The history has the losses of the metrics, those of a resumed run from its first step on; load() knows none."""
+    out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
+
+    def lines(first):
+        found = [json.loads(line) for line in (out / run.METRICS).read_text().splitlines()][first:]
+        val_losses = [(line["step"], line["val_loss"]) for line in found if "val_loss" in line]
+        return [line["step"] for line in found], [line["loss"] for line in found], val_losses
+
+    for settings, first in (
+        ({"out": out, "input": names, "val_fraction": 0.1, "eval_every": 3} | TINY, 0),
+        ({"resume": out, "num_steps": 15}, 8),
+    ):
+        history = microgpt.train(**settings).history
+        assert (list(history.steps), list(history.losses), history.val_losses) == lines(first)
+    assert [step for step, _ in history.val_losses] == [9, 12, 15]
+    assert len(microgpt.load(out).history.losses) == 0
+
+
+def test_save(tmp_path):
+    """A saved model is the run's checkpoint, byte for byte, whichever way it came to be a model."""
+    out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
+    model = microgpt.train(names, out=out, **TINY)
+    wanted = (out / run.CHECKPOINT).read_bytes()
+    for each in (model, microgpt.train(names, **TINY), microgpt.load(out), microgpt.load(out / run.CHECKPOINT)):
+        each.save(tmp_path / "model.npz")
+        assert (tmp_path / "model.npz").read_bytes() == wanted
+    with pytest.raises(FileNotFoundError):
+        model.save(tmp_path / "missing" / "model.npz")
+    with pytest.raises(TypeError, match="path: expected a path, found 1"):
+        model.save(1)
+    for name in ("model.safetensors", "model.py", "model"):
+        with pytest.raises(
+            microgpt.ConfigError, match=f"save: expected a name that ends in .npz, found '.*{name}'; .* export"
+        ):
+            model.save(tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_a_saved_model_is_as_it_was(tmp_path):
+    """A model made from a trainer stays what it was when the trainer goes on."""
+    trainer = tiny_trainer(tmp_path)
+    trainer.step()
+    model = microgpt.Model(trainer.checkpoint())
+    model.save(tmp_path / "before.npz")
+    trainer.step()
+    model.save(tmp_path / "after.npz")
+    assert (tmp_path / "before.npz").read_bytes() == (tmp_path / "after.npz").read_bytes()
+
+
+def test_recipe(tmp_path):
+    """A recipe's settings are those of its file, and what is given besides comes first; one has the defaults."""
+    assert Config(**read_recipe("reference")) == Config()
+    names = write_names(tmp_path / "names.txt")
+    small = {"num_steps": 1, "n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 4, "warmup_steps": 0}
+    for name in recipes():
+        wanted = Config(**read_recipe(name) | small | {"input": names})
+        assert microgpt.train(names, recipe=name, **small).config == wanted
+    with pytest.raises(microgpt.ConfigError, match=r"recipe: expected one of .*, found 'refrence'; did you mean"):
+        microgpt.train(names, recipe="refrence")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_progress(tmp_path, monkeypatch, capsys, fails):
+    """progress=True shows a bar of all steps on stderr, closed even after an error; nothing goes to stdout."""
+    pytest.importorskip("tqdm")
+    names = write_names(tmp_path / "names.txt")
+    if fails:
+        monkeypatch.setattr(Trainer, "evaluate", lambda trainer: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        microgpt.train(names, progress=True, val_fraction=0.1, **TINY)
+    out, err = capsys.readouterr()
+    assert out == "" and err.endswith("\n") and ("8/8" in err and "loss" in err) != fails
+
+
+def test_it_is_the_reference(tmp_path):
+    """With the defaults the weights are those of the reference."""
+    model = microgpt.train(input=str(INPUT))
+    for name, (_, first, last) in golden("input_default")["final_params_sum_first_last"].items():
+        assert model.params[name][0, 0] == pytest.approx(first, abs=1e-10)
+        assert model.params[name][-1, -1] == pytest.approx(last, abs=1e-10)
+
+
+def test_errors(tmp_path):
+    """Mistakes are the errors that the package names, each a ValueError or an ArithmeticError."""
+    names = write_names(tmp_path / "names.txt")
+    with pytest.raises(microgpt.ConfigError, match="n_embd"):
+        microgpt.train(input=names, n_embd="16")
+    with pytest.raises(microgpt.DataError, match="missing"):
+        microgpt.train(input=str(tmp_path / "missing"))
+    with pytest.raises(microgpt.CheckpointError):
+        microgpt.load(str(tmp_path))
+    with pytest.raises(microgpt.NotFiniteError):
+        microgpt.train(input=names, beta2=0, beta1=0.9, init_std=1, learning_rate=1000, **TINY | {"num_steps": 500})
+    with pytest.raises(TypeError):
+        microgpt.train(input=names, n_embed=16)
+    model = microgpt.Model(tiny_trainer(tmp_path).checkpoint())
+    for call in (model.score, lambda wrong: model.sample(prompt=wrong)):
+        with pytest.raises(microgpt.ConfigError, match="expected text, found a whole number of thousands of digits"):
+            call(10**5000)
+    assert issubclass(microgpt.CheckpointError, ValueError)
+
+
+def test_a_failed_run_is_closed(tmp_path):
+    """After an error the directory is free for the next."""
+    names, out = write_names(tmp_path / "names.txt"), str(tmp_path / "run")
+    with pytest.raises(microgpt.NotFiniteError):
+        microgpt.train(input=names, out=out, beta2=0, beta1=0.9, init_std=1, learning_rate=1000, num_steps=500)
+    run.Run(out).resume()
+
+
+def test_what_is_refused_leaves_no_trace(tmp_path):
+    """An input that cannot be used makes no directory, and a directory that cannot be used empties no metrics file."""
+    out, metrics = tmp_path / "run", tmp_path / "m"
+    with pytest.raises(microgpt.DataError):
+        microgpt.train(tmp_path / "missing.txt", out=out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "config.toml").touch()
+    metrics.write_text("mine")
+    with pytest.raises(microgpt.ConfigError, match="out"):
+        microgpt.train(write_names(tmp_path / "names.txt"), out=out, metrics=metrics)
+    assert metrics.read_text() == "mine"
+
+
+def test_a_directory_that_is_not_empty(tmp_path):
+    """A new run is begun in no other's directory; --resume is the way on only where there is a checkpoint."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.toml").write_text("")
+    with pytest.raises(microgpt.ConfigError, match=r"found config.toml in '\S+'$"):
+        microgpt.train(input=write_names(tmp_path / "names.txt"), out=str(out))
+    (out / "checkpoint.npz").write_text("")
+    with pytest.raises(microgpt.ConfigError, match="resume"):
+        microgpt.train(input=str(tmp_path / "names.txt"), out=str(out))
+
+
+def test_names():
+    """Every public name is there, whichever modules have been imported, and no other; only kernels is a module."""
+    for name in microgpt.__all__:
+        assert isinstance(getattr(microgpt, name), ModuleType) == (name == "kernels")
+    with pytest.raises(AttributeError):
+        microgpt.nothing  # noqa: B018
+
+
+def test_default_input_elsewhere(tmp_path, monkeypatch, capsys):
+    """train() without an input takes the names that come with the package where there is no input.txt, and its model
+    knows what was held out of them."""
+    monkeypatch.chdir(tmp_path)
+    settings = {**TINY, "val_fraction": 0.1}
+    found = microgpt.train(**settings)
+    assert "none in this directory" in capsys.readouterr().err
+    same = microgpt.train(str(INPUT), **settings)
+    assert found.history.losses == same.history.losses
+    assert found.held_out() == same.held_out(INPUT)
+
+
+@pytest.mark.skipif(PACKAGE.parent != ROOT, reason="needs a checkout")
+def test_every_file_is_installed(tmp_path):
+    """What is installed has every file of the package, its recipes too, without which no command would run; the C
+    sources, and the default input."""
+    setup = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q"]
+    command = [*setup, "egg_info", "--egg-base", tmp_path, "build_py", "--build-lib", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    files = [path for path in PACKAGE.rglob("*.*") if path.suffix not in (".so", ".pyc")]
+    assert len(files) > 30
+    assert [path for path in files if not (tmp_path / path.relative_to(ROOT)).exists()] == []
+    beside = [INPUT, *(ROOT / "csrc").iterdir()]
+    installed = [tmp_path / "microgpt" / path.relative_to(ROOT) for path in beside]
+    assert [path.read_bytes() for path in installed] == [path.read_bytes() for path in beside]
+
+
+def test_import_is_light():
+    """Importing the package, and training, import nothing that is only used elsewhere."""
+    heavy = [
+        "zipfile",
+        "tomllib",
+        "tqdm",
+        "matplotlib",
+        "numpy.random",
+        "microgpt.runs.checkpoint",
+        "microgpt.report.plot",
+    ]
+    code = f"import sys, microgpt; print([name for name in {heavy} + ['numpy'] if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    code = "import sys; from microgpt.__main__ import main; "
+    code += f"main(['train', '--num-steps', '1', '--input', {str(INPUT)!r}]); "
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.endswith("\n[]\n")
+
+
+def test_integers_for_reals():
+    """A whole number is a number: learning_rate=1 is 1.0, as the run's settings then say."""
+    assert type(Config(learning_rate=1).learning_rate) is float
+
+
+def test_numbers_of_numpy():
+    """NumPy's scalars are numbers, and a run remembers them as Python's."""
+    config = Config(num_steps=np.int64(5), learning_rate=np.float32(0.5), eps=np.float64(1e-6))
+    assert (config.num_steps, config.learning_rate, config.eps) == (5, 0.5, 1e-6)
+    assert {type(config.num_steps), type(config.learning_rate), type(config.eps)} == {int, float}
+    for wrong in (np.float64(5), np.True_, True, np.array(5)):
+        with pytest.raises(microgpt.ConfigError, match="expected a whole number, found"):
+            Config(num_steps=wrong)
+
+
+def test_settings_of_a_trainer(tmp_path):
+    """A trainer keeps the settings it was given."""
+    assert tiny_trainer(tmp_path, n_layer=3).config.n_layer == 3
+
+
+@pytest.mark.parametrize("error", [microgpt.NotFiniteError(7, float("nan")), MemoryError()], ids=repr)
+def test_metrics_of_a_failed_evaluation(tmp_path, monkeypatch, error):
+    """When measuring the held-out part fails, the steps before it are in the metrics all the same."""
+
+    def fail(trainer):
+        raise error
+
+    monkeypatch.setattr(Trainer, "evaluate", fail)
+    names, path = write_names(tmp_path / "names.txt"), tmp_path / "m"
+    with pytest.raises(type(error)):
+        microgpt.train(names, metrics=str(path), **TINY, val_fraction=0.1, eval_every=7)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4, 5, 6, 7]

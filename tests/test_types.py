@@ -1,0 +1,80 @@
+"""What a type checker, help() and a call say of the Python functions: the settings, by their names, types, defaults."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from helpers import ROOT, TINY, write_names
+
+import microgpt
+from microgpt.base.config import Config, Sampling
+
+PROGRAM = """\
+from pathlib import Path
+import microgpt
+from microgpt import Model, load, train
+
+model = microgpt.train("names.txt", num_steps=3, learning_rate=1, dtype="float32")
+same = train(input=Path("names.txt"), out=Path("run"), metrics="metrics.jsonl")
+again = train(resume="run", num_steps=4)
+reveal_type(model)  # Model
+reveal_type(load(Path("run")))  # Model
+reveal_type(model.sample(3, temperature=1, prompt="a"))  # list[str]
+reveal_type(Model.sample_probs(model, top_k=2))  # list[tuple[str, list[float]]]
+reveal_type(model.score("anna").bits)  # list[float]
+reveal_type(model.score(["anna"])[0].losses)  # list[float]
+reveal_type(model.evaluate(["anna"]).loss)  # float
+microgpt.train("names.txt", num_stepz=3)  # call-arg
+microgpt.train("names.txt", num_steps="3")  # arg-type
+microgpt.train("names.txt", 3)  # call-arg
+microgpt.train(3)  # arg-type
+model.sample(temperatur=1)  # call-arg
+model.sample(prompt=1)  # arg-type
+model.sample(3, 0.5)  # call-arg
+model.evaluate("anna")  # arg-type
+model.sampel()  # attr-defined
+microgpt.trian("names.txt")  # attr-defined
+"""
+
+
+def test_type_checker(tmp_path):
+    """mypy --strict finds each mistake, and the types of what is returned, where the comments above have them."""
+    pytest.importorskip("mypy")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "program.py"]
+    checked = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    found = re.findall(r'program.py:(\d+): (?:error: .*\[|note: Revealed type is ")(.*)["\]]\n', checked.stdout)
+    assert checked.stderr == ""
+    wanted = [(i, line.partition("  # ")[2]) for i, line in enumerate(PROGRAM.splitlines(), 1) if "  # " in line]
+    assert [(int(i), re.sub(r"builtins\.|microgpt\.api\.", "", what)) for i, what in found] == wanted
+
+
+@pytest.mark.parametrize("function, settings, more", [
+    (microgpt.train, Config, ["recipe", "out", "resume", "metrics", "threads", "progress"]),
+    (microgpt.Model.sample, Sampling, ["self"]), (microgpt.Model.sample_probs, Sampling, ["self"]),
+])  # fmt: skip
+def test_signatures(function, settings, more):
+    """The signature has every setting and its default, the first of them by place and the others by name alone."""
+    found = inspect.signature(function).parameters
+    assert {f.name for f in fields(settings)} == set(found) - set(more) and set(more) <= set(found)
+    assert all(found[f.name].default == f.default for f in fields(settings))
+    by_place = [name for name, parameter in found.items() if parameter.kind == parameter.POSITIONAL_OR_KEYWORD]
+    assert [name for name in by_place if name != "self"] == [fields(settings)[0].name]
+
+
+def test_resume_takes_what_is_given(tmp_path):
+    """When a run goes on, what is not given is the run's own, and what is given counts, default or not."""
+    settings = TINY | {"val_fraction": 0.1, "num_samples": 3}
+    microgpt.train(write_names(tmp_path / "names.txt"), out=tmp_path / "run", **settings)
+    config = microgpt.train(resume=tmp_path / "run", patience=5, num_steps=9, num_samples=20).config
+    assert (config.n_embd, config.val_fraction, config.patience, config.num_samples) == (TINY["n_embd"], 0.1, 5, 20)
+    with pytest.raises(microgpt.ConfigError, match=r"^n_embd: expected 4, with which the run to resume began"):
+        microgpt.train(resume=tmp_path / "run", n_embd=16)
+    with pytest.raises(microgpt.ConfigError, match=r"^num_steps: expected a whole number, found '9'$"):
+        microgpt.train(resume=tmp_path / "run", num_steps="9")
