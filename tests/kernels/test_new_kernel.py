@@ -49,17 +49,13 @@ KERNEL(gain_backward, {traits}, "dgain?[m] dx?[m,n] = dy[m,n] gain[m] x[m,n]",
        API(gain_backward)(a[0], a[1], a[2], a[3], a[4], m, n, ld[1], ld[2], ld[4], accumulate))
 """
 
-MODEL = [
-    (
-        'x = ops.rmsnorm_forward("x", x, eps=RMSNORM_EPS)',
-        'x = ops.gain_forward("scaled", p["gain"], x)\n    x = ops.rmsnorm_forward("x", x, eps=RMSNORM_EPS)',
-    ),
-    (
-        'ops.embedding_backward((g["wte"]',
-        '_, dembedding = ops.gain_backward((g["gain"], "dscaled"), dembedding, p["gain"], a["embedding"])\n'
-        '    ops.embedding_backward((g["wte"]',
-    ),
-]
+FORWARD = """\
+x = ops.gain_forward("scaled", p["gain"], x)
+    x = ops.rmsnorm_forward("x", x, eps=RMSNORM_EPS)"""
+BACKWARD = """\
+_, dembedding = ops.gain_backward((g["gain"], "dscaled"), dembedding, p["gain"], a["embedding"])
+    ops.embedding_backward("""
+MODEL = [('x = ops.rmsnorm_forward("x", x, eps=RMSNORM_EPS)', FORWARD), ("ops.embedding_backward(", BACKWARD)]
 
 USE = """
 import numpy as np
