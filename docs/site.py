@@ -14,6 +14,7 @@ from typing import Any
 
 from griffe import Docstring, Extension, Function, Object, Parameter, ParameterKind, Parameters
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,12 +23,13 @@ REPOSITORY = "repository/"  # where the site has the files outside docs/
 LINK = re.compile(r"(\[(?P<text>[^\]]*)\]\()(?P<path>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+FUNCTION = re.compile(rf'(?P<page>{REPOSITORY}(?P<path>csrc/\w+\.c)\.html)"><code>(?P<name>\w+)</code>')
 LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".toml": "toml", ".js": "javascript"}
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add a page, or a copy, for each file outside docs/ that a page links to, and for those that these link to."""
-    ahead = [DOCS / file.src_uri for file in files if file.src_uri.endswith(".md") and file.src_uri]
+    ahead = [DOCS / file.src_uri for file in files if file.src_uri.endswith(".md")]
     for source in ahead:  # which grows
         for link in LINK.finditer(FENCE.sub("", source.read_text(encoding="utf-8"))):
             target = (source.parent / link["path"]).resolve()
@@ -68,7 +70,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         if not target.is_relative_to(ROOT) or (target.is_relative_to(DOCS) and source.is_relative_to(DOCS)):
             return link[0]
         path = os.path.relpath(uri_of(target), os.path.dirname(uri))
-        return f"{link[1]}{path}{link['anchor'] or line_of(link['text'], target)})"
+        return f"{link[1]}{path}{link['anchor'] or ''})"
 
     if source.suffix == ".md":
         parts = re.split(f"({FENCE.pattern})", markdown, flags=FENCE.flags)
@@ -76,68 +78,52 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return markdown.replace("<!-- every command -->", commands(), 1)
 
 
-def line_of(text: str, path: Path) -> str:
-    """The anchor of the line that defines the function `text` in a C file, or nothing."""
-    name = text.strip("`")
-    if path.suffix == ".c" and re.fullmatch(r"\w+", name):
-        definition = re.compile(rf"^(?:\w.*[ *])?(?:API\({name}\)|{name})\(")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if definition.match(line) and not line.endswith(";"):
-                return f"#__codelineno-0-{number}"
-    return ""
-
-
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
-    """Formulas as MathML, which browsers show without a script."""
+    """Formulas as MathML, which browsers show without a script; links to functions of C, at the functions' lines."""
 
     def mathml(formula: re.Match[str]) -> str:
         display = "block" if formula[1] == "div" else "inline"
         return str(convert(html.unescape(formula[2]), display=display))
 
-    return FORMULA.sub(mathml, content)
+    def at_line(link: re.Match[str]) -> str:
+        return f'{link["page"]}{line_of(link["name"], ROOT / link["path"])}"><code>{link["name"]}</code>'
+
+    return FUNCTION.sub(at_line, FORMULA.sub(mathml, content))
+
+
+def line_of(name: str, path: Path) -> str:
+    """The anchor of the line of a C file that defines a function."""
+    definition = re.compile(rf"^(?:\w.*[ *])?(?:API\({name}\)|{name})\(.*[^;]$")
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if definition.match(line):
+            return f"#__codelineno-0-{number}"
+    raise PluginError(f"{path.name} defines no {name}")
 
 
 def commands() -> str:
     """Every command with its arguments, from the parser."""
     from microgpt.commands import make_parser
 
-    parser = make_parser()
-    (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    (subparsers,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     parts = []
     for name, command in subparsers.choices.items():
-        usage = " ".join(command.format_usage().removeprefix("usage: ").split())
-        usage = usage if len(usage) < 100 else f"microgpt {name} [FLAG…]" + "".join(
-            f" {metavar_of(action)}" for action in command._actions if not action.option_strings
-        )
-        parts.append(f"## microgpt {name}\n\n{command.description}\n\n```text\n{usage}\n```\n")
+        description = command.description or ""
+        parts.append(f"## microgpt {name}\n\n{description[:1].upper()}{description[1:]}.\n")
         for group in command._action_groups:
-            rows = [row_of(action, command) for action in group._group_actions if not is_help(action)]
+            rows = [row_of(action, command) for action in group._group_actions if action.dest != "help"]
             if rows:
-                if group.title not in ("positional arguments", "options"):
-                    parts.append(f"**{group.title}**: {group.description or ''}\n")
-                parts.append("| argument | meaning | default |\n|---|---|---|\n" + "\n".join(rows) + "\n")
+                if group.description:
+                    parts.append(f"{group.description[:1].upper()}{group.description[1:]}.\n")
+                parts.append("| argument | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 
-def is_help(action: argparse.Action) -> bool:
-    return isinstance(action, argparse._HelpAction) or action.help is argparse.SUPPRESS
-
-
-def metavar_of(action: argparse.Action) -> str:
-    if action.metavar:
-        return str(action.metavar)
-    return "|".join(map(str, action.choices)) if action.choices else action.dest.upper()
-
-
 def row_of(action: argparse.Action, command: argparse.ArgumentParser) -> str:
-    """A row of the table: the flag with its value, the help text, the default."""
-    value = "" if action.nargs == 0 else metavar_of(action)
-    flag = " ".join(filter(None, [", ".join(action.option_strings), value]))
-    return f"| `{escaped(flag)}` | {escaped(html.escape(action.help or ''))} | |"
-
-
-def escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A row of the table: an argument with its value, and its help text."""
+    value = command._get_formatter()._format_args(action, action.metavar or action.dest.upper())
+    argument = " ".join(filter(None, [", ".join(action.option_strings), value])).replace(",", ", ").replace(",  ", ", ")
+    meaning = html.escape(command._get_formatter()._expand_help(action)) if action.help else ""
+    return f"| `{argument}` | {meaning} |".replace("\\", "\\\\")
 
 
 class Docstrings(Extension):
@@ -153,8 +139,8 @@ class Docstrings(Extension):
 
     def on_object(self, *, obj: Object, **kwargs: Any) -> None:
         if obj.docstring is not None:
-            example = re.compile(r"^( *)>>> .*(?:\n(?! *$).*)*", re.MULTILINE)
-            obj.docstring.value = example.sub(fenced, obj.docstring.value)
+            text = re.sub(r"^( *)>>> .*(?:\n(?! *$).*)*", fenced, obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(r"^(\w+ = \S+): ", r"- `\1`: ", text, flags=re.MULTILINE)
 
 
 def parameter(live: inspect.Parameter) -> Parameter:
