@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 REPOSITORY = "repository/"  # where the site has the files outside docs/
 LINK = re.compile(r"(\[(?P<text>[^\]]*)\]\()(?P<path>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>([,.;:]?)', re.DOTALL)
 FUNCTION = re.compile(rf'(?P<page>{REPOSITORY}(?P<path>csrc/\w+\.c)\.html)"><code>(?P<name>\w+)</code>')
 LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".toml": "toml", ".js": "javascript"}
 
@@ -82,8 +82,9 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Formulas as MathML, which browsers show without a script; links to functions of C, at the functions' lines."""
 
     def mathml(formula: re.Match[str]) -> str:
-        display = "block" if formula[1] == "div" else "inline"
-        return str(convert(html.unescape(formula[2]), display=display))
+        kind, tex, punctuation = formula.groups()
+        display, name = ("block", "formula") if kind == "div" else ("inline", "inline-formula")
+        return f'<{kind} class="{name}">{convert(html.unescape(tex), display=display)}{punctuation}</{kind}>'
 
     def at_line(link: re.Match[str]) -> str:
         return f'{link["page"]}{line_of(link["name"], ROOT / link["path"])}"><code>{link["name"]}</code>'
