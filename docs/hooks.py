@@ -108,40 +108,49 @@ def commands() -> str:
     (subparsers,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     parts = []
     for name, command in subparsers.choices.items():
-        description = command.description or ""
-        parts.append(f"## microgpt {name}\n\n{description[:1].upper()}{description[1:]}.\n")
+        parts += [f"## microgpt {name}\n", sentence(command.description)]
         for group in command._action_groups:
             rows = [row_of(action, command) for action in group._group_actions if action.dest != "help"]
             if rows:
-                if group.description:
-                    parts.append(f"{group.description[:1].upper()}{group.description[1:]}.\n")
-                parts.append("| argument | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+                parts += [sentence(group.description), "| argument | meaning |\n|---|---|", *rows, ""]
     return "\n".join(parts)
+
+
+def sentence(text: str | None) -> str:
+    return f"{text[0].upper()}{plain(text[1:]).rstrip('.')}.\n" if text else ""
 
 
 def row_of(action: argparse.Action, command: argparse.ArgumentParser) -> str:
     """A row of the table: an argument with its value, and its help text."""
-    value = command._get_formatter()._format_args(action, action.metavar or action.dest.upper())
-    argument = " ".join(filter(None, [", ".join(action.option_strings), value])).replace(",", ", ").replace(",  ", ", ")
-    meaning = html.escape(command._get_formatter()._expand_help(action)) if action.help else ""
-    return f"| `{argument}` | {meaning} |".replace("\\", "\\\\")
+    formatter = command._get_formatter()
+    value = formatter._format_args(action, action.metavar or action.dest.upper())
+    argument = re.sub(", *", ", ", " ".join(filter(None, [", ".join(action.option_strings), value])))
+    meaning = plain(formatter._expand_help(action)) if action.help else ""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{argument}`", meaning)) + " |"
 
 
 class Docstrings(Extension):
     """What mkdocstrings shows: examples that begin with >>> as blocks of code, and signatures made from settings."""
 
-    def on_function(self, *, func: Function, **kwargs: Any) -> None:
-        if any(str(decorator.value).startswith("accepts(") for decorator in func.decorators):
-            live: Any = importlib.import_module(func.module.path)
-            for name in func.path.removeprefix(func.module.path + ".").split("."):
-                live = getattr(live, name)
-            func.parameters = Parameters(*map(parameter, inspect.signature(live).parameters.values()))
-            func.docstring = Docstring(inspect.getdoc(live) or "", parent=func)
-
     def on_object(self, *, obj: Object, **kwargs: Any) -> None:
+        if isinstance(obj, Function) and any(str(d.value).startswith("accepts(") for d in obj.decorators):
+            live: Any = importlib.import_module(obj.module.path)
+            for name in obj.path.removeprefix(obj.module.path + ".").split("."):
+                live = getattr(live, name)
+            obj.parameters = Parameters(*map(parameter, inspect.signature(live).parameters.values()))
+            obj.docstring = Docstring(inspect.getdoc(live) or "", parent=obj)
         if obj.docstring is not None:
             text = re.sub(r"^( *)>>> .*(?:\n(?! *$).*)*", fenced, obj.docstring.value, flags=re.MULTILINE)
-            obj.docstring.value = re.sub(r"^(\w+ = \S+): ", r"- `\1`: ", text, flags=re.MULTILINE)
+            text = re.sub(r"^(\w+ = \S+): ", r"- `\1`: ", text, flags=re.MULTILINE)
+            obj.docstring.value = plain(text)
+
+
+def plain(text: str) -> str:
+    """Text whose `code` is Markdown's, and in which an asterisk, <end> or __dlpack__ is no markup."""
+    parts = re.split(r"(^```.*?^```|^ {4}.*?$|`[^`]*`)", text, flags=re.MULTILINE | re.DOTALL)
+    return "".join(
+        part if i % 2 else re.sub(r"[*_$\\]", r"\\\g<0>", part.replace("<", "&lt;")) for i, part in enumerate(parts)
+    )
 
 
 def parameter(live: inspect.Parameter) -> Parameter:
