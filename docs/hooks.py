@@ -108,11 +108,14 @@ def commands() -> str:
     (subparsers,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     parts = []
     for name, command in subparsers.choices.items():
-        parts += [f"## microgpt {name}\n", sentence(command.description)]
+        head = "| argument | meaning |\n|---|---|"
+        parts += [f"## microgpt {name}\n", sentence(command.description), head]
         for group in command._action_groups:
             rows = [row_of(action, command) for action in group._group_actions if action.dest != "help"]
-            if rows:
-                parts += [sentence(group.description), "| argument | meaning |\n|---|---|", *rows, ""]
+            if rows and group.description:
+                parts += ["", sentence(group.description), head]
+            parts += rows
+        parts.append("")
     return "\n".join(parts)
 
 
