@@ -109,11 +109,13 @@ def commands() -> str:
     parts = []
     for name, command in subparsers.choices.items():
         head = "| argument | meaning |\n|---|---|"
-        parts += [f"## microgpt {name}\n", sentence(command.description), head]
+        parts += [f"## microgpt {name}\n", sentence(command.description)]
+        below_head = False
         for group in command._action_groups:
             rows = [row_of(action, command) for action in group._group_actions if action.dest != "help"]
-            if rows and group.description:
+            if rows and (group.description or not below_head):
                 parts += ["", sentence(group.description), head]
+                below_head = True
             parts += rows
         parts.append("")
     return "\n".join(parts)
