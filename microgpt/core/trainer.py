@@ -85,9 +85,10 @@ class Trainer:
         else:
             self._restore(checkpoint)
 
-        gradients = {gradient_of(name): view for name, view in self.grads.views.items()}
-        given = {**self.params.views, **gradients, **self.dataset.arrays}
-        self.replay = Replay(self.program, config.dtype, self.max_columns, given, self.n_threads)
+        gradients = {gradient_of(name): name for name in self.params}
+        views = {gradient_of(name): view for name, view in self.grads.views.items()}
+        given = {**self.params.views, **views, **self.dataset.arrays}
+        self.replay = Replay(self.program, config.dtype, self.max_columns, given, self.n_threads, gradients=gradients)
         losses, weights = self.replay.values["losses"], self.dataset.arrays["weights"]
         alone = config.shards == 1  # then the update goes hand in hand with the gradients; else it comes by itself
         over = self.replay.over if alone else compiled.recorded(config.dtype, [], n_threads=self.n_threads)
@@ -192,10 +193,11 @@ class Trainer:
         """An intermediate of the last step as a view: rows x columns, one column per token (see model.py for names)."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
-        names = [name for name in self.replay.values if not name.endswith(".attn.probs") and name != "work"]
+        names = [name for name in self.replay.values if name not in self.program.own_layout]
         if name not in names:
             raise ValueError(f"name: expected one of {', '.join(names)}, found {name!r}{suggestion(str(name), names)}")
-        return self.replay.values[name][:, : self.n_columns]
+        value, columns = self.replay.values[name], self.program.arrays[name].columns
+        return value[:, : self.n_columns] if columns is None else value
 
     def attention(self, layer: int) -> list[Any]:
         """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""
