@@ -3,6 +3,8 @@
 MICROGPT_SLOW=1 makes the tests marked `slow` as long as they should be before a release.
 """
 
+import functools
+import inspect
 import json
 import os
 import pty
@@ -80,6 +82,29 @@ def encoded(trainer):
 def often(few, many):
     """How many times to try something: few, or many when there is time."""
     return many if SLOW else few
+
+
+def each(names, values):
+    """As pytest.mark.parametrize, but within one test, which thousands of short cases want; a failure names its case."""
+    names = names.split(", ")
+
+    def decorate(test):
+        @functools.wraps(test)
+        def all_of_them(**given):
+            for value in values:
+                case = dict(zip(names, value if len(names) > 1 else [value], strict=True))
+                try:
+                    test(**given, **case)
+                except BaseException as error:  # pytest's own failures too
+                    error.add_note(f"in the case of {case}")
+                    raise
+
+        signature = inspect.signature(test)
+        left = [parameter for name, parameter in signature.parameters.items() if name not in names]
+        all_of_them.__signature__ = signature.replace(parameters=left)
+        return all_of_them
+
+    return decorate
 
 
 def write_names(path, n=60):
