@@ -386,9 +386,7 @@ def test_wrong_shape_of_integers(name, key, kind):
 
 @pytest.mark.parametrize("name, key", INDEX_ARGUMENTS)
 @each("place", range(N))
-@each(
-    "wrong", [-1, -(2**31), -(2**63), 27, 2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1]
-)
+@each("wrong", [-1, -(2**31), -(2**63), 27, 2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1])
 def test_index_out_of_range(name, key, place, wrong):
     """A token, position, target or offset out of range, anywhere, is a ValueError; none wraps around."""
     case = arguments(kernels, name, FLOAT64, M, N)
