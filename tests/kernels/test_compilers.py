@@ -1,6 +1,6 @@
 """The same bits from every compiler, optimisation level, instruction set and processor that can be tried here.
 
-tests/bits.c hashes what the kernels compute; tests/golden/bits.txt is what it printed first.  clang, and the Arm
+bits.c hashes what the kernels compute; golden/bits.txt is what it printed first.  clang, and the Arm
 compiler with qemu, are tried where they are installed (Debian: clang, gcc-aarch64-linux-gnu, qemu-user).
 """
 
