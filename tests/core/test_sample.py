@@ -81,6 +81,18 @@ def test_the_kernel_against_numpy(dtype, m):
             assert (choose(logits, uniforms, sampling) == chosen(logits, uniforms, sampling)).all(), (settings, n)
 
 
+def test_each_thread_ranks_by_itself():
+    """Threads that rank a large vocabulary at the same time choose what one thread chooses."""
+    m, n, found = 20_000, 64, []
+    rng = np.random.default_rng(3)
+    logits, uniforms = np.asfortranarray(rng.standard_normal((m, n))), rng.random(n)
+    for threads in 1, 4, 4, 4:
+        tokens, work, probs = np.zeros(n, np.int32), np.zeros(threads * m, np.int32), np.zeros(m * (n + threads))
+        assert c.drawing(tokens, probs, work, logits, uniforms, m, threads)(n, 1.0, 5000, 0.9)
+        found.append(tokens.tolist())
+    assert found == found[:1] * 4
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_logits_that_are_not_finite(dtype, wrong):
