@@ -1,7 +1,7 @@
 """Build the compiled kernels, one cffi (API mode) module for each instruction set: microgpt._kernels_<isa>.
 
 pyproject.toml says what is compiled; this file says what of it Python may call and for which processors it is built.
-All modules come from the same sources and give the same bits; microgpt/kernels/compiled.py picks one when it is imported.
+All modules come from the same sources and give the same bits; kernels/compiled.py picks one when it is imported.
 """
 
 import copy
