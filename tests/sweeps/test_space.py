@@ -55,6 +55,17 @@ def test_python_says_it_with_numpy_too():
     assert given(SETTINGS["learning_rate"], 1) == [1.0] and type(given(SETTINGS["learning_rate"], 1)[0]) is float
 
 
+@pytest.mark.parametrize(
+    "low, high, log",
+    [(0.1234564, 0.12345641, False), (0.1234566, 0.12345661, True), (2.0000004, 3.0000006, True), (8, 9, True)],
+)
+def test_what_is_drawn_is_in_range(low, high, log):
+    """Rounding to six digits leads out of no range, at neither end."""
+    values = Between(low, high, log)
+    assert all(low <= values.draw(random.Random(seed)) <= high for seed in range(50))
+    assert all(low <= values.rounded(x) <= high for x in (low, low * (1 - 1e-9), high, high * (1 + 1e-9)))
+
+
 NUMBERS = ["", "ten", "nan", "inf", "1,", ",1", "1,,2", "1 ,2", "1..", "..1", "1..x", "2..1", "1..1", "1..2..3",
            "1..2:exp", "1..2:", "1..2:log:log", ":log", "1:log", "0x1..0x2", "1_0", "٣..٤", "1..nan", "-1..1", "1e999",
            "9" * 40]  # fmt: skip
