@@ -58,7 +58,8 @@ class Adam(Optimizer):
         self.arrays = {name: aligned(params.size, params.dtype) for name in ("m", "v")}
         # beta^t by multiplication: the platform's pow need not give the same bits everywhere
         self.scalars = {"beta1_t": 1.0, "beta2_t": 1.0}
-        n_blocks = compiled.n_blocks(params.size) if config.grad_clip else 0
+        self._clip = config.grad_clip
+        n_blocks = compiled.n_blocks(params.size) if self._clip else 0
         self._squares = np.zeros(n_blocks)  # the sum of the squared gradients in each block
         self._constants = config.beta1, config.beta2, config.eps, config.weight_decay
         self._alone: Callable[..., float] | None = None
@@ -66,7 +67,7 @@ class Adam(Optimizer):
     def fused(self, over: Any, losses: Any, weights: Any) -> Callable[..., float]:
         """A function of start, n and numbers() that does what `over` does, and the update; it returns the loss."""
         arrays = self.params, self.arrays["m"], self.arrays["v"], self.grads
-        return compiled.stepping(over, losses, weights, arrays, self._squares, self.config.grad_clip)
+        return compiled.stepping(over, losses, weights, arrays, self._squares, self._clip)
 
     def numbers(self, rate: float) -> tuple[float, ...]:
         """What C needs to know of an update: learning rate, betas, eps, both corrections, the factor of decay."""
@@ -76,10 +77,11 @@ class Adam(Optimizer):
 
     def advance(self) -> None:
         """Count an update that C has done.  Raises FloatingPointError when it did none: the norm is not finite."""
-        if self.config.grad_clip and not math.isfinite(self._squares.sum()):
+        if self._clip and not math.isfinite(self._squares.sum()):
             raise FloatingPointError
-        self.scalars["beta1_t"] *= self._constants[0]
-        self.scalars["beta2_t"] *= self._constants[1]
+        scalars, (beta1, beta2, _, _) = self.scalars, self._constants
+        scalars["beta1_t"] *= beta1
+        scalars["beta2_t"] *= beta2
 
     def step(self, learning_rate: float) -> None:
         """One update.  Raises FloatingPointError, and changes nothing, unless the norm of the gradient is finite."""

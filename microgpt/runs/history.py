@@ -34,12 +34,12 @@ class History:
         history = cls()
         with suppress(ValueError, TypeError, KeyError, RecursionError):  # a damaged line ends it
             for line in lines_of_steps(file, n_steps):
-                step, values = int(line[1]), json.loads(line[0])
+                values, step = json.loads(line[0]), int(line[1])
+                measured = [(step, float(values["val_loss"]))] if "val_loss" in values else []
                 if not history.losses:
                     history.first_step = step
                 if step != history.steps.stop:
                     break
                 history.losses.append(values["loss"])
-                if "val_loss" in values:
-                    history.val_losses.append((step, float(values["val_loss"])))
+                history.val_losses += measured
         return history
