@@ -31,7 +31,7 @@ from .core.evaluate import Evaluator, bits_per_character, mean
 from .core.params import Parameters
 from .core.sample import place, samples
 from .core.trainer import Trainer
-from .runs import checkpoint, loop
+from .runs import loop
 from .runs.history import History
 from .runs.metrics import Metrics
 
@@ -246,6 +246,8 @@ class Model:
             raise ConfigError(
                 f"save: expected a name that ends in .npz, found {name!r}; microgpt export writes other kinds"
             )
+        from .runs import checkpoint
+
         files.write(name, checkpoint.to_bytes(self._saved))
 
     @accepts(Sampling)

@@ -31,15 +31,5 @@ class Checkpoint:
         cls, config: Config, vocab: list[str], data_sha256: str, params: dict[str, NDArray[Any]]
     ) -> Checkpoint:
         """A run with these weights before its first step; any optimizer can continue from it."""
-        return cls(
-            config=config,
-            vocab=vocab,
-            data_sha256=data_sha256,
-            step=0,
-            scalars={},
-            best_val_loss=None,
-            n_worse=0,
-            rng_state=random.Random(config.seed).getstate(),
-            params=params,
-            arrays={},
-        )
+        rng_state = random.Random(config.seed).getstate()
+        return cls(config, vocab, data_sha256, 0, {}, None, 0, rng_state, params, {})
