@@ -15,11 +15,20 @@
 #include "run.h"
 #include "call.h"
 
-/* A row of the table of kernels with its sizes as numbers. */
-enum { MOST_ROWS = 64, MOST_ARRAYS = 5, M = 0, K = 1, N = 2, SIZES = 3 };
+/* A row of the table of kernels with its sizes as numbers: their places among the table's sizes, or N. */
+#define SIZE(name) SIZE_##name,
+enum {
+#include "table.h"
+    N,
+    SIZES
+};
+#undef SIZE
+enum { MOST_ROWS = 64, MOST_ARRAYS = 10 };
 static struct row {
     PyObject *name; /* interned, so that equal text is the same object; NULL for a row that is Python's alone */
-    int n_arrays, n_outputs;
+    int n_arrays, n_outputs, split;
+    int sums;    /* bit i: output i is a sum over tokens */
+    int columns; /* bit i: output i has a column for each token */
     struct shape {
         int ndim, size[2];
     } shape[MOST_ARRAYS];
@@ -28,33 +37,46 @@ static int n_rows;
 
 static PyObject *ndarray, *empty, *float32, *float64; /* numpy's */
 
-/* Read the shapes of a row; 0 if it has more than matrices and vectors of real numbers, of the sizes m, k and n. */
-static int read_shapes(struct row *row, const char *shapes)
+/* The size whose name begins here and is `length` long, or -1. */
+static int find_size(const char *name, size_t length)
 {
-    for (const char *c = shapes; *c; c++) {
+    for (int i = 0; i < N; i++)
+        if (strlen(microgpt_sizes[i]) == length && memcmp(microgpt_sizes[i], name, length) == 0)
+            return i;
+    return length == 1 && *name == 'n' ? N : -1;
+}
+
+/* Read the shapes of a row; 0 if it has more than matrices and vectors of real numbers, of plain sizes. */
+static int read_shapes(struct row *row, const struct microgpt_kernel *kernel)
+{
+    row->split = kernel->split;
+    for (const char *c = kernel->shapes; *c; c++) {
         if (*c == '=')
             row->n_outputs = row->n_arrays;
+        if (*c == '!' || *c == '<')
+            return 0;
         if (*c != '[')
             continue;
         if (row->n_arrays == MOST_ARRAYS)
             return 0;
         struct shape *shape = &row->shape[row->n_arrays++];
-        for (; *c != ']'; c += 2) { /* c is at the "[" or "," before a size of one letter */
-            static const char letters[SIZES] = {[M] = 'm', [K] = 'k', [N] = 'n'};
-            const char *letter = memchr(letters, c[1], SIZES);
-            if (!letter || (c[2] != ',' && c[2] != ']'))
+        while (*c != ']') { /* c is at the "[" or "," before a size */
+            const size_t length = strcspn(c + 1, ",]");
+            const int size = find_size(c + 1, length);
+            if (size < 0)
                 return 0;
-            shape->size[shape->ndim++] = (int)(letter - letters);
+            shape->size[shape->ndim++] = size;
+            c += 1 + length;
         }
-        if (c[1] == '<')
-            return 0;
     }
+    for (int i = 0; i < row->n_outputs; i++)
+        *(row->shape[i].size[row->shape[i].ndim - 1] == N ? &row->columns : &row->sums) |= 1 << i;
     return 1;
 }
 
 /* What is known of a call while its arrays are looked at. */
 struct look {
-    struct microgpt_call call[2];
+    struct microgpt_call call[MOST_ARRAYS];
     char format;            /* 'f' or 'd', or 0 as long as it is not known */
     Py_ssize_t size[SIZES]; /* or -1 */
     Py_buffer view[MOST_ARRAYS];
@@ -142,24 +164,53 @@ static int threads_for(const struct look *look, int most)
     double shares = 1;
     for (int i = 0; i < SIZES; i++)
         shares *= size[i] < 0 ? 1 : (double)size[i];
-    shares /= size[K] < 0 ? MANY_NUMBERS : MANY_MULTIPLIES;
+    shares /= size[SIZE_k] < 0 ? MANY_NUMBERS : MANY_MULTIPLIES;
     return shares < 2 ? 1 : shares < most ? (int)shares : most;
 }
 
-/* Say what threads have to know of a call: what its columns are, and that dw is a sum over them, which is another call. */
-static int for_threads(const struct look *look, const struct row *row, struct microgpt_call call[2])
+/* Make of a call what threads can share out: one call for the columns of tokens, one for each sum over tokens.  Returns how
+   many calls these are. */
+static int for_threads(const struct look *look, const struct row *row, struct microgpt_call call[])
 {
-    const int itemsize = look->format == 'f' ? 4 : 8, has_columns_beside = row->shape[0].size[1] == K;
+    const int itemsize = look->format == 'f' ? 4 : 8;
     for (int i = 0; i < row->n_arrays; i++)
         if (row->shape[i].size[row->shape[i].ndim - 1] == N)
             call->column[i] = row->shape[i].ndim == 2 ? call->ld[i] * itemsize : itemsize;
-    if (!has_columns_beside || row->n_outputs < 2)
-        return 1;
-    call[1] = call[0];
-    call[0].array[0] = call[1].array[1] = NULL;
-    call[0].column[0] = 0;
-    call[1].sums = 1;
-    return 2;
+    const struct microgpt_call whole = *call;
+    int n_calls = 0;
+    if (row->columns) {
+        for (int i = 0; i < row->n_outputs; i++)
+            if (row->sums >> i & 1)
+                call->array[i] = NULL;
+        n_calls++;
+    }
+    for (int result = 0; result < row->n_outputs; result++) {
+        if (!(row->sums >> result & 1))
+            continue;
+        struct microgpt_call *sum = &call[n_calls++];
+        const struct shape *shape = &row->shape[result];
+        *sum = whole;
+        for (int i = 0; i < row->n_outputs; i++)
+            if (i != result)
+                sum->array[i] = NULL;
+        sum->sums = 1;
+        sum->result = result;
+        sum->rows = shape->ndim == 2 ? (int)look->size[shape->size[0]] : 1;
+        sum->n_columns = (int)look->size[shape->size[shape->ndim - 1]];
+        sum->split = shape->size[shape->ndim - 1];
+        if (!row->split) {
+            sum->rows *= sum->n_columns;
+            sum->n_columns = 1;
+            sum->split = -1;
+        }
+        for (int i = 0; sum->split >= 0 && i < row->n_arrays; i++) {
+            const int *size = row->shape[i].size, ndim = row->shape[i].ndim;
+            sum->part[i] = size[ndim - 1] == sum->split ? (ndim == 2 ? sum->ld[i] : 1) * itemsize
+                           : size[0] == sum->split      ? itemsize
+                                                        : 0;
+        }
+    }
+    return n_calls;
 }
 
 /* Run the kernel of a row if the arguments are the common case; returns the same.  What a look at them raised is dropped,
@@ -176,14 +227,16 @@ static PyObject *try_call(const struct row *row, PyObject *out, int accumulate, 
         call->kernel = (int)(row - rows);
         call->accumulate = accumulate && out != Py_None ? -1 : 0; /* new arrays hold nothing */
         call->eps = eps;
-        call->m = (int)look.size[M];
-        call->k = (int)look.size[K];
+        for (int i = 0; i < N; i++)
+            call->size[i] = (int)look.size[i];
         call->n_arrays = row->n_arrays;
-        call->given = call->apart = call->private = call->sums = 0;
+        call->given = call->apart = call->sums = call->waits = call->is_gradient = 0;
+        memset(call->part, 0, sizeof call->part);
         memset(call->column, 0, sizeof call->column);
         for (int i = 0; i < row->n_arrays; i++)
             call->ld[i] = (int)look.size[row->shape[i].size[0]]; /* without gaps: as many as there are rows */
-        const int most = public_threads, n_threads = most > 1 ? threads_for(&look, most) : 1;
+        const int most = public_threads;
+        const int n_threads = most > 1 ? threads_for(&look, most) : 1;
         struct microgpt_replay replay = {.calls = call, .n_calls = 1, .n = (int)look.size[N]};
         if (n_threads > 1)
             replay.n_calls = for_threads(&look, row, call);
@@ -284,7 +337,7 @@ static int add_functions(PyObject *dictionary)
 {
     for (n_rows = 0; microgpt_kernels[n_rows].name && n_rows < MOST_ROWS; n_rows++) {
         struct row row = {0};
-        if (read_shapes(&row, microgpt_kernels[n_rows].shapes))
+        if (read_shapes(&row, &microgpt_kernels[n_rows]))
             row.name = PyUnicode_InternFromString(microgpt_kernels[n_rows].name);
         rows[n_rows] = row;
     }

@@ -20,13 +20,20 @@ size_t microgpt_attention_rows(int n_tokens)
 
 size_t microgpt_columns_apart(int begin, int thread) { return begin + (size_t)(begin / STRETCH + thread) * APART; }
 
-#define KERNEL(name, layout, shapes, arguments) {#name, shapes, layout},
-enum { PACKED, STRIDED };
+enum { PACKED = 0, STRIDED = 1, SPLIT = 2 };
+#define KERNEL(name, traits, shapes, call) {#name, shapes, ((traits) & STRIDED) != 0, ((traits) & SPLIT) != 0},
 const struct microgpt_kernel microgpt_kernels[] = {
 #include "table.h"
-    {NULL, NULL, 0},
+    {NULL, NULL, 0, 0},
 };
 #undef KERNEL
+
+#define SIZE(name) #name,
+const char *const microgpt_sizes[] = {
+#include "table.h"
+    NULL,
+};
+#undef SIZE
 
 int microgpt_best_isa(void)
 {

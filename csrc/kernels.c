@@ -383,24 +383,33 @@ void API(embedding_forward)(real *x, const real *wte, const real *wpe, const int
                          n_embd);
 }
 
-/* d[:, i], for i from `begin` to `end`, collects the columns of dx whose index is i. */
-static void embedding_backward(real *d, const real *dx, const int32_t *index, int n_embd, int begin, int end,
-                               int n_tokens, int accumulate)
+/* d: n_embd x n_columns.  d[:, i] collects the columns of dx whose index is first + i. */
+static void collect(real *d, const real *dx, const int32_t *index, int n_embd, int first, int n_columns, int n_tokens,
+                    int accumulate)
 {
-    if (n_embd > 0 && begin < end && !accumulate)
-        memset(d + (size_t)begin * n_embd, 0, (size_t)n_embd * (end - begin) * sizeof *d);
+    if (n_embd > 0 && n_columns > 0 && !accumulate)
+        memset(d, 0, (size_t)n_embd * n_columns * sizeof *d);
     for (int t = 0; t < n_tokens; t++, dx += n_embd)
-        if (index[t] >= begin && index[t] < end) {
-            real *to = d + (size_t)index[t] * n_embd;
+        if (index[t] >= first && index[t] - first < n_columns) {
+            real *to = d + (size_t)(index[t] - first) * n_embd;
             API(add_forward)(to, to, dx, n_embd);
         }
+}
+
+/* As microgpt_embedding_backward, for the columns of dwte and dwpe from `first` on. */
+static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int32_t *token, const int32_t *position,
+                               int n_embd, int first, int vocab_size, int block_size, int n_tokens, int accumulate)
+{
+    if (dwte)
+        collect(dwte, dx, token, n_embd, first, vocab_size, n_tokens, accumulate & 1);
+    if (dwpe)
+        collect(dwpe, dx, position, n_embd, first, block_size, n_tokens, accumulate & 2);
 }
 
 void API(embedding_backward)(real *dwte, real *dwpe, const real *dx, const int32_t *token, const int32_t *position,
                              int n_embd, int vocab_size, int block_size, int n_tokens, int accumulate)
 {
-    embedding_backward(dwte, dx, token, n_embd, 0, vocab_size, n_tokens, accumulate & 1);
-    embedding_backward(dwpe, dx, position, n_embd, 0, block_size, n_tokens, accumulate & 2);
+    embedding_backward(dwte, dwpe, dx, token, position, n_embd, 0, vocab_size, block_size, n_tokens, accumulate);
 }
 
 /* ---- cross-entropy: softmax and -log in one ---- */
@@ -409,7 +418,6 @@ void API(cross_entropy_forward)(real *losses, real *probs, real *loss, const rea
                                 const real *weight, int m, int n)
 {
     /* -log p[target] = log(sum exp(x - max)) - (x[target] - max), and the sum is 1 or more: it has a term exp(0) */
-    *loss = 0;
     for (int j = 0; j < n; j += W) {
         const int columns = n - j < W ? n - j : W;
         real top[W], sum[W] = {0}, picked[W] = {0};
@@ -421,9 +429,17 @@ void API(cross_entropy_forward)(real *losses, real *probs, real *loss, const rea
         for (int l = 0; l < columns; l++, probs += m)
             scale_column(probs, probs, 1 / sum[l], m);
         store_left(losses + j, log_from_one(load(sum)) - load(picked), columns);
-        for (int l = 0; l < columns; l++)
-            *loss = FMA(weight[j + l], losses[j + l], *loss);
     }
+    if (loss)
+        API(cross_entropy_sum)(loss, losses, weight, n);
+}
+
+void API(cross_entropy_sum)(real *loss, const real *losses, const real *weight, int n)
+{
+    real sum = 0;
+    for (int j = 0; j < n; j++)
+        sum = FMA(weight[j], losses[j], sum);
+    *loss = sum;
 }
 
 void API(cross_entropy_backward)(real *dlogits, const real *probs, const int32_t *target, const real *weight, int m,

@@ -63,7 +63,7 @@ void microgpt_embedding_forward_f32(float *x, const float *wte, const float *wpe
 void microgpt_embedding_forward_f64(double *x, const double *wte, const double *wpe, const int32_t *token,
                                     const int32_t *position, int n_embd, int n_tokens);
 /* dwte[:, token[t]] += dx[:, t], dwpe[:, position[t]] += dx[:, t], for t in order, from 0 or from what they hold.
-   dwte: n_embd x vocab_size, dwpe: n_embd x block_size. */
+   dwte: n_embd x vocab_size, dwpe: n_embd x block_size.  Either may be NULL, and is then left out. */
 void microgpt_embedding_backward_f32(float *dwte, float *dwpe, const float *dx, const int32_t *token,
                                      const int32_t *position, int n_embd, int vocab_size, int block_size, int n_tokens,
                                      int accumulate);
@@ -126,11 +126,15 @@ void microgpt_add_backward_f32(float *da, float *db, const float *dy, size_t n, 
 void microgpt_add_backward_f64(double *da, double *db, const double *dy, size_t n, int accumulate);
 
 /* probs = softmax(logits) down each column, losses[j] = -log probs[target[j], j], loss[0] = sum over j of
-   weight[j] losses[j].  logits, probs: m x n; the others n.  loss depends on all columns. */
+   weight[j] losses[j].  logits, probs: m x n; the others n.  loss depends on all columns; it may be NULL, and weight
+   too then. */
 void microgpt_cross_entropy_forward_f32(float *losses, float *probs, float *loss, const float *logits,
                                         const int32_t *target, const float *weight, int m, int n);
 void microgpt_cross_entropy_forward_f64(double *losses, double *probs, double *loss, const double *logits,
                                         const int32_t *target, const double *weight, int m, int n);
+/* loss[0] alone, from losses and weight: n.  The sum runs over j in order, by fused multiply-adds. */
+void microgpt_cross_entropy_sum_f32(float *loss, const float *losses, const float *weight, int n);
+void microgpt_cross_entropy_sum_f64(double *loss, const double *losses, const double *weight, int n);
 /* dlogits[:, j] = weight[j] (probs[:, j] - onehot(target[j])): the gradient of loss.  A probability below 2^-52 (float)
    or 2^-460 (double) counts as 0. */
 void microgpt_cross_entropy_backward_f32(float *dlogits, const float *probs, const int32_t *target, const float *weight,

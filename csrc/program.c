@@ -6,19 +6,30 @@
 
 #include "program.h"
 
-#define KERNEL(name, layout, shapes, arguments) KERNEL_##name,
+#define KERNEL(name, traits, shapes, call) KERNEL_##name,
 enum kernel {
 #include "table.h"
 };
 #undef KERNEL
 
-static void make_call(const struct microgpt_call *call, void *const *a, int k, int n)
+#define SIZE(name) SIZE_##name,
+enum size {
+#include "table.h"
+};
+#undef SIZE
+
+/* The call on n tokens with arrays a and these sizes; see table.h for `first`. */
+static void make_call(const struct microgpt_call *c, void *const *a, const int *size, int first, int n)
 {
-    const int *ld = call->ld, m = call->m, accumulate = call->accumulate;
-    switch ((enum kernel)call->kernel) {
-#define KERNEL(name, layout, shapes, arguments) \
-    case KERNEL_##name:                         \
-        API(name) arguments;                    \
+    const int *ld = c->ld, accumulate = c->accumulate;
+    const double eps = c->eps;
+#define SIZE(name) const int name = size[SIZE_##name];
+#include "table.h"
+#undef SIZE
+    switch ((enum kernel)c->kernel) {
+#define KERNEL(name, traits, shapes, call) \
+    case KERNEL_##name:                    \
+        call;                              \
         break;
 #include "table.h"
 #undef KERNEL
@@ -31,17 +42,16 @@ static void call_columns(const struct microgpt_replay *replay, const struct micr
 {
     void *a[10];
     if (begin == 0 && thread == 0 && !call->given) {
-        make_call(call, call->array, call->k, end);
+        make_call(call, call->array, call->size, 0, end);
         return;
     }
     for (int i = 0; i < call->n_arrays; i++) {
-        const size_t at = call->apart >> i & 1     ? microgpt_columns_apart(begin, thread)
-                          : call->private >> i & 1 ? (size_t)thread
-                          : call->given >> i & 1   ? (size_t)replay->start + begin
-                                                   : (size_t)begin;
+        const size_t at = call->apart >> i & 1   ? microgpt_columns_apart(begin, thread)
+                          : call->given >> i & 1 ? (size_t)replay->start + begin
+                                                 : (size_t)begin;
         a[i] = call->column[i] ? (char *)call->array[i] + call->column[i] * at : call->array[i];
     }
-    make_call(call, a, call->k, end - begin);
+    make_call(call, a, call->size, 0, end - begin);
 }
 
 /* Where the columns of this thread begin: at the beginning of a document. */
@@ -69,10 +79,10 @@ static void update(const struct microgpt_update *u, const real *gradient, size_t
               u->beta2, u->eps, u->m_correction, u->v_correction, n);
 }
 
-/* The update that is to be done to a gradient as soon as there is one. */
-static const struct microgpt_update *at_once(const struct microgpt_replay *replay)
+/* The update to do to each gradient as soon as it is known, or NULL. */
+static const struct microgpt_update *early_update(const struct microgpt_replay *replay)
 {
-    return replay->update && replay->update->clip == 0 ? replay->update : NULL;
+    return replay->update && replay->update->clip == 0 && replay->early ? replay->update : NULL;
 }
 
 static double sum_of_squares(const real *x, size_t n)
@@ -121,41 +131,21 @@ static void update_all(const struct microgpt_replay *replay, int thread, int n_t
     update(u, grad, n);
 }
 
-/* How many columns the results of a call have that sums over those of the batch: dw's, or those of both tables. */
-static int64_t n_results(const struct microgpt_call *call)
-{
-    return call->kernel == KERNEL_embedding_backward ? (int64_t)call->vocab_size + call->block_size
-           : call->kernel == KERNEL_matmul_backward  ? call->k
-                                                     : 1;
-}
-
-/* Such a call for the columns begin .. end of its results, and the update of these. */
-static void call_sums(const struct microgpt_replay *replay, const struct microgpt_call *call, int begin, int end)
+/* The columns begin .. end of a sum over the batch's tokens, and the update of these. */
+static void call_sum(const struct microgpt_replay *replay, const struct microgpt_call *call, int begin, int end)
 {
     void *a[10];
-    for (int i = 0; i < call->n_arrays; i++)
-        a[i] = call->given >> i & 1 ? (char *)call->array[i] + (size_t)call->column[i] * replay->start : call->array[i];
-    const size_t m = call->m;
-    if (call->kernel == KERNEL_matmul_backward) {
-        real *dw = a[0] = (real *)a[0] + begin * (size_t)call->ld[0];
-        a[3] = (real *)a[3] + begin * (size_t)call->ld[3];
-        a[4] = (real *)a[4] + begin;
-        make_call(call, a, end - begin, replay->n);
-        if (at_once(replay))
-            update(replay->update, dw, (end - begin) * m);
-    } else if (call->kernel == KERNEL_embedding_backward) {
-        const int n_columns[2] = {call->vocab_size, call->block_size};
-        for (int i = 0; i < 2; begin -= n_columns[i], end -= n_columns[i], i++) {
-            const int from = begin > 0 ? begin : 0, to = end < n_columns[i] ? end : n_columns[i];
-            if (from >= to)
-                continue;
-            embedding_backward(a[i], a[2], a[3 + i], call->m, from, to, replay->n, call->accumulate >> i & 1);
-            if (at_once(replay))
-                update(replay->update, (real *)a[i] + from * m, (to - from) * m);
-        }
-    } else {
-        make_call(call, a, call->k, replay->n);
+    int size[sizeof call->size / sizeof *call->size];
+    memcpy(size, call->size, sizeof size);
+    if (call->split >= 0)
+        size[call->split] = end - begin;
+    for (int i = 0; i < call->n_arrays; i++) {
+        const size_t at = call->given >> i & 1 ? (size_t)call->column[i] * replay->start : 0;
+        a[i] = call->array[i] ? (char *)call->array[i] + at + (size_t)call->part[i] * begin : NULL;
     }
+    make_call(call, a, size, begin, replay->n);
+    if (call->is_gradient && early_update(replay))
+        update(replay->update, a[call->result], (size_t)(end - begin) * call->rows);
 }
 
 /* A thread's part of such calls: the columns of their results are laid end to end, and cut where as many numbers come
@@ -165,28 +155,18 @@ static void share_sums(const struct microgpt_replay *replay, const struct microg
 {
     int64_t total = 0, before = 0;
     for (const struct microgpt_call *c = call; c < last; c++)
-        total += n_results(c) * c->m;
+        total += (int64_t)c->n_columns * c->rows;
     const int64_t from = before_thread(total, thread, n_threads), to = before_thread(total, thread + 1, n_threads);
     for (; call < last; call++) {
-        const int64_t n = n_results(call), m = call->m > 0 ? call->m : 1;
-        /* a column is the thread's in whose part it begins */
+        const int64_t n = call->n_columns, m = call->rows > 0 ? call->rows : 1;
+        /* a column belongs to the thread in whose part it begins */
         const int64_t begin = (from - before + m - 1) / m, end = (to - before + m - 1) / m;
         const int first = (int)(from <= before ? 0 : begin < n ? begin : n);
         const int after = (int)(to <= before ? 0 : end < n ? end : n);
         if (first < after)
-            call_sums(replay, call, first, after);
-        before += n * call->m;
+            call_sum(replay, call, first, after);
+        before += n * call->rows;
     }
-}
-
-/* The weighted sum of the losses, as cross_entropy_forward adds it up. */
-static real total_loss(const struct microgpt_replay *replay)
-{
-    const real *losses = replay->losses, *weights = (const real *)replay->weights + replay->start;
-    real loss = 0;
-    for (int j = 0; j < replay->n; j++)
-        loss = FMA(weights[j], losses[j], loss);
-    return loss;
 }
 
 void API(replay)(struct microgpt_replay *replay, int thread, int n_threads)
@@ -200,19 +180,20 @@ void API(replay)(struct microgpt_replay *replay, int thread, int n_threads)
         if (n_threads > 1)
             replay->meet(n_threads);
         if (first && replay->update) {
-            const real loss = total_loss(replay); /* each thread for itself, to the same bits */
+            real loss; /* each thread computes it, to the same bits */
+            API(cross_entropy_sum)(&loss, replay->losses, (const real *)replay->weights + replay->start, replay->n);
             if (thread == 0)
                 replay->loss = loss;
             if (!isfinite(loss))
                 return;
         }
         const struct microgpt_call *sums = call;
-        while (call < last && call->sums)
+        while (call < last && call->sums && (call == sums || !call->waits))
             call++;
         share_sums(replay, sums, call, thread, n_threads);
         if (n_threads > 1 && call < last)
             replay->meet(n_threads);
     }
-    if (replay->update && (replay->n_calls == 0 || !at_once(replay))) /* without calls gradients were added before */
+    if (replay->update && !early_update(replay))
         update_all(replay, thread, n_threads);
 }

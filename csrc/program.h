@@ -11,27 +11,38 @@
 /* A row of table.h; the last has no name. */
 struct microgpt_kernel {
     const char *name, *shapes;
-    int strided;
+    int strided, split;
 };
 extern const struct microgpt_kernel microgpt_kernels[];
+/* The names of the table's sizes beside n, in the order of microgpt_call.size; the last is NULL. */
+extern const char *const microgpt_sizes[];
 
+/* A kernel call on all tokens of a batch.  It computes columns of tokens, which threads share out; or one sum over
+   tokens, and then threads share out the columns of this result. */
 struct microgpt_call {
     int kernel;     /* its place in the table */
     int accumulate; /* as in kernels.h */
     double eps;
-    int m, k, vocab_size, block_size, n_head; /* the sizes of the table, but for n */
+    int size[8]; /* those of microgpt_sizes */
     int n_arrays;
     void *array[10];
-    int ld[5];
+    int ld[10];
     int column[10]; /* bytes from an array's column to the next; 0 if it has none for each token */
-    int given;      /* bit i: array i has the columns of all batches, of which one begins at `start` */
-    int apart;      /* bit i: array i has an order of its own, and room for attention_rows(n) columns */
-    int private;    /* bit i: array i has `column` bytes for each thread */
-    int sums;       /* whether it sums over columns: then threads share out results, and otherwise columns */
+    int given;      /* bit i: array i has the columns of all batches, and a batch begins at `start` */
+    int apart;      /* bit i: array i is laid out by the kernel, and has room for attention_rows(n) columns */
+
+    int sums;            /* whether this is a sum over tokens; the fields below describe it */
+    int result;          /* which array it makes */
+    int rows, n_columns; /* of the result; one column of all its numbers if it cannot be split */
+    int split;           /* which size counts n_columns; -1 if the result cannot be split */
+    int part[10];        /* bytes from what an array has for one of these columns to the next; 0 if it has nothing */
+    int waits;           /* whether threads have to meet before it */
+    int is_gradient;     /* whether the result is the whole gradient of a parameter that no later call reads */
 };
 
-/* Adam's update of flat arrays of `count` numbers, to be done to each gradient as soon as there is one, or, if there is a
-   `clip`, to all at the end: then a gradient whose 2-norm is above it is shortened before. */
+/* Adam's update of flat arrays of `count` numbers.  If the calls permit it (`early`), each parameter is updated as soon as
+   its gradient is known.  If there is a `clip`, all are updated at the end: a gradient whose 2-norm is above it is
+   shortened before. */
 struct microgpt_update {
     void *param, *m, *v, *grad;
     double learning_rate, beta1, beta2, eps, m_correction, v_correction;
@@ -46,6 +57,7 @@ enum { MICROGPT_BLOCK = 16384 }; /* numbers */
 struct microgpt_replay {
     const struct microgpt_call *calls;
     int n_calls, start, n;
+    int early; /* whether is_gradient is set for every parameter: then updates need not wait for the last call */
     const int32_t *position; /* of each column, those of all batches, or NULL: threads then part columns anywhere */
     /* or NULL, and then nothing is updated; or else losses and their weights, whose sum must be finite for an update */
     const struct microgpt_update *update;

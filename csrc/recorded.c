@@ -4,9 +4,9 @@
 
 #include "run.h"
 
-/* `recorded` stands for five arguments: format ("f" or "d"), calls, n_calls, position, n_threads; calls and position, like
-   all arrays here, are addresses.  Then come the other arguments, and among them start and n, the batch. */
-enum { FORMAT, CALLS, N_CALLS, POSITION, N_THREADS, RECORDED };
+/* `recorded` stands for six arguments: format ("f" or "d"), calls, n_calls, position, n_threads, early; calls and position,
+   like all arrays here, are addresses.  The other arguments follow, and among them start and n, the batch. */
+enum { FORMAT, CALLS, N_CALLS, POSITION, N_THREADS, EARLY, RECORDED };
 
 static int take_recorded(struct microgpt_replay *replay, PyObject *const *recorded, PyObject *const *batch,
                          char *format, int *n_threads)
@@ -16,6 +16,7 @@ static int take_recorded(struct microgpt_replay *replay, PyObject *const *record
     replay->calls = PyLong_AsVoidPtr(recorded[CALLS]);
     replay->n_calls = (int)PyLong_AsLong(recorded[N_CALLS]);
     replay->position = PyLong_AsVoidPtr(recorded[POSITION]);
+    replay->early = (int)PyLong_AsLong(recorded[EARLY]);
     replay->start = (int)PyLong_AsLong(batch[0]);
     replay->n = (int)PyLong_AsLong(batch[1]);
     return !PyErr_Occurred();

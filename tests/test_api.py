@@ -167,7 +167,7 @@ def test_a_directory_that_is_not_empty(tmp_path):
 
 
 def test_names():
-    """Every public name is there, whichever modules have been imported, and no other; only kernels and checkpoint are modules."""
+    """Every public name is there, whichever modules have been imported, and no other; only two are modules."""
     for name in microgpt.__all__:
         assert isinstance(getattr(microgpt, name), ModuleType) == (name in ("kernels", "checkpoint"))
     with pytest.raises(AttributeError):

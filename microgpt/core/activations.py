@@ -46,10 +46,10 @@ def looked_at(ops: Program, replay: Replay, offsets: Any, config: Config) -> Act
     """What a program has made of the documents of a batch, which begin at these columns, but for the last that ends."""
     n, found = int(offsets[-1]), Activations()
     for name, _, fixed in ops.arrays.values():
-        if name == "work":
+        layer, _, last = name.rpartition("attn.probs")
+        if name in ops.own_layout and not (layer and not last):
             continue
         found[name] = replay.values[name] if fixed else replay.values[name][:, :n]
-        layer, _, last = name.rpartition("attn.probs")
         if layer and not last:  # as the kernel lays them out they are no matrices
             q, k, v = (found[layer + x] for x in "qkv")
             _, cache = kernels.attention_forward(q, k, v, offsets, config.n_head)

@@ -43,7 +43,8 @@ def forward(ops: Program, p: Mapping[str, Array], config: Config, attention: Cal
 
 def loss(ops: Program, logits: Array) -> None:
     """The weighted sum over columns of -log softmax(logits)[target]."""
-    ops.cross_entropy_forward(("losses", "probs", "loss"), logits, TARGETS, WEIGHTS)
+    losses, _ = ops.cross_entropy_forward(("losses", "probs"), logits, TARGETS)
+    ops.cross_entropy_sum("loss", losses, WEIGHTS)
 
 
 def backward(ops: Program, p: Mapping[str, Array], g: Mapping[str, Array], config: Config, keep: bool = False) -> None:

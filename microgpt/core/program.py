@@ -20,7 +20,7 @@ import numpy as np
 
 from ..base import memory
 from ..kernels import compiled
-from ..kernels.table import KERNELS, Operand, extent
+from ..kernels.table import KERNELS, OWN_LAYOUT, TOKENS, Kernel, Operand, extent
 
 
 class Array(NamedTuple):
@@ -31,13 +31,46 @@ class Array(NamedTuple):
     columns: int | None = None
 
 
-Call = tuple[str, list[str | None], dict[str, Any]]  # kernel, arrays (outputs first), other fields of C's record
-APART = {"probs", "work", "keys", "values"}  # what attention lays out for itself
+class Call(NamedTuple):
+    """A recorded call."""
+
+    kernel: str
+    arrays: list[str | None]  # outputs first; None for an output that is left out
+    added_to: tuple[bool, ...]  # whether each output but scratch is added to
+    eps: float
+    sizes: dict[str, int]
+
+    @property
+    def row(self) -> Kernel:
+        return KERNELS[self.kernel]
+
+    @property
+    def writes(self) -> list[str | None]:
+        return self.arrays[: len(self.row.outputs)]
+
+    @property
+    def reads(self) -> list[str | None]:
+        """What the call needs from before: its inputs, and the outputs that it adds to."""
+        return self.arrays[len(self.row.outputs) :] + [name for name, adds in zip(self.writes, self.added_to) if adds]
+
+    @property
+    def sums(self) -> bool:
+        """Whether the call sums over tokens."""
+        return not any(name and operand.per_token for operand, name in zip(self.row.outputs, self.writes))
+
+    def parts(self) -> list[Call]:
+        """The call as one for all results per token and one for each sum over tokens: threads share these out apart."""
+        outputs = self.row.outputs
+        groups = [[operand for operand in outputs if operand.per_token]]
+        groups += [[operand] for operand in outputs if not operand.per_token]
+        chosen = [[name if o in group else None for o, name in zip(outputs, self.writes)] for group in groups]
+        return [self._replace(arrays=some + self.arrays[len(outputs) :]) for some in chosen if any(some)]
 
 
 class Program:
     def __init__(self) -> None:
         self.arrays: dict[str, Array] = {}  # all that the calls make
+        self.own_layout: set[str] = set()  # those whose order only their kernel knows: scratch, attention's weights
         self.calls: list[Call] = []
 
     def __getattr__(self, kernel: str) -> Callable[..., Any]:
@@ -56,105 +89,111 @@ class Program:
     ) -> Array | tuple[Array, ...]:
         """Record a call; returns the outputs that were named: the Array of a name, or a tuple of them for a tuple.
 
-        An output that was not named is called after the first ("attn" leads to "attn.probs"), and scratch is "work".
-        `accumulate` says which outputs are added to: none, all, or one by one.
+        An output without a name is called after the first ("attn" leads to "attn.probs").  `accumulate` says which
+        outputs are added to: none, all, or one by one.
         """
         row = KERNELS[kernel]
-
-        def size(text: str) -> int | None:
-            """The number that a size of the table stands for; None for as many as there are tokens."""
-            return None if text == "n" else extent(text, sizes)
-
-        def fit(operand: Operand, array: Array) -> Array:
-            """Sizes that are not known yet are the array's; the others must be."""
-            for text, found in ((operand.rows, array.rows), (operand.columns, array.columns)):
-                if text.isidentifier() and text != "n":
-                    sizes.setdefault(text, found or 0)
-                if found != size(text):
-                    raise ValueError(f"{kernel}: {operand.name}: expected {text} = {size(text)}, found {array}")
-            return array
-
         for operand, array in zip(row.inputs, inputs, strict=True):
-            fit(operand, array)
+            fit(kernel, operand, array, sizes)
         # an Array is a tuple too
-        asked_for: tuple[Array | str | None, ...] = (outputs,) if isinstance(outputs, (Array, str)) else outputs
-        named = asked_for
+        named: tuple[Array | str | None, ...] = (outputs,) if isinstance(outputs, (Array, str)) else outputs
         first = named[0].name if isinstance(named[0], Array) else named[0]
-        for operand in row.outputs[len(named) :]:
-            named += ("work" if operand.name == "work" else f"{first}.{operand.name}",)
-        made: list[Any] = []
-        for operand, output in zip(row.outputs, named, strict=True):
-            if isinstance(output, str):
-                output = self._array(output, extent(operand.rows, sizes), size(operand.columns))
-            elif output is not None:
-                fit(operand, output)
-            elif not operand.optional:
-                raise ValueError(f"{kernel}: {operand.name}: expected an Array or the name of one, found None")
-            made.append(output)
-        arrays = [*made, *inputs]
-        n_gradients = sum(operand.name != "work" for operand in row.outputs)
-        added_to = accumulate if isinstance(accumulate, tuple) else (accumulate,) * n_gradients
-        if len(added_to) != n_gradients:
-            raise ValueError(f"{kernel}: accumulate: expected {n_gradients} of them, found {len(added_to)}")
-        fields: dict[str, Any] = {"kernel": row.number, "accumulate": compiled.bits(added_to), "eps": eps, **sizes}
-        if row.strided:
-            fields["ld"] = [array.rows if array else 0 for array in arrays]
-        self.calls.append((kernel, [array.name if array else None for array in arrays], fields))
-        return made[0] if isinstance(outputs, (Array, str)) else tuple(made[: len(asked_for)])
+        others = [operand.name if operand.scratch else f"{first}.{operand.name}" for operand in row.outputs]
+        made: list[Any] = [
+            self._output(kernel, operand, output, sizes)
+            for operand, output in zip(row.outputs, (*named, *others[len(named) :]), strict=True)
+        ]
+        n_results = sum(not operand.scratch for operand in row.outputs)
+        added_to = accumulate if isinstance(accumulate, tuple) else (accumulate,) * n_results
+        if len(added_to) != n_results:
+            raise ValueError(f"{kernel}: accumulate: expected {n_results} of them, found {len(added_to)}")
+        self.calls.append(Call(kernel, [array and array.name for array in (*made, *inputs)], added_to, eps, sizes))
+        return made[0] if isinstance(outputs, (Array, str)) else tuple(made[: len(named)])
 
-    def _array(self, name: str, rows: int, columns: int | None) -> Array:
-        array = Array(name, rows, columns)
-        before = self.arrays.setdefault(name, array)
-        if name == "work":  # scratch is as large as the largest needs it
-            self.arrays[name] = max(before, array)
+    def _output(self, kernel: str, operand: Operand, output: Array | str | None, sizes: dict[str, int]) -> Array | None:
+        """The Array of an output: the one that was given, or that of a name, or None for one that is left out."""
+        if output is None:
+            if not operand.optional:
+                raise ValueError(f"{kernel}: {operand.name}: expected an Array or the name of one, found None")
+            return None
+        if isinstance(output, Array):
+            fit(kernel, operand, output, sizes)
+            return output
+        columns = None if operand.per_token else extent(operand.columns, sizes)
+        array = Array(output, extent(operand.rows, sizes), columns)
+        before = self.arrays.setdefault(output, array)
+        if operand.scratch:  # one array for all, as large as the largest needs it
+            self.arrays[output] = max(before, array)
         elif before != array:
-            raise ValueError(f"{name}: expected {before}, as before, found {array}")
+            raise ValueError(f"{output}: expected {before}, as before, found {array}")
+        if operand.scratch or operand.own_layout:
+            self.own_layout.add(output)
         return array
 
-    def in_order(self) -> list[Call]:
-        """The calls, each that sums over tokens as late as what it reads is still there.
+    def phases(self) -> list[list[Call]]:
+        """The calls in their order, in phases: what is computed per token, then sums, then per token again, and so on.
 
-        A call that does both, per token and over tokens, is two.  Threads share out tokens, or else results, and so
-        have to wait for each other wherever one kind of call follows the other.
+        Threads share out tokens, or else parts of sums, and wait for each other between phases.  So a sum comes as late
+        as its inputs last, and no call needs another sum of its phase.
         """
-        ordered: list[Call] = []
-        late: list[Call] = []
-        for kernel, names, fields in (part for call in self.calls for part in parts(*call)):
-            row = KERNELS[kernel]
-            writes = names[: len(row.outputs)]
-            if not any(name and operand.columns == "n" for operand, name in zip(row.outputs, writes)):
-                late.append((kernel, names, fields))
-                continue
-            if any(name in read for name in writes if name for _, read, _ in late):
-                ordered += late
-                late = []
-            ordered.append((kernel, names, fields))
-        return ordered + late
+        done: list[list[Call]] = []
+        columns, sums = list[Call](), list[Call]()
+        read, written = set[str | None](), set[str | None]()  # by the sums of this phase
+        for call in [part for recorded in self.calls for part in recorded.parts()]:
+            writes = {name for name in call.writes if name}
+            if not (written.isdisjoint([*call.reads, *writes]) and read.isdisjoint(writes)):
+                done += [columns, sums]
+                columns, sums, read, written = [], [], set(), set()
+            if call.sums:
+                sums.append(call)
+                read.update(call.reads)
+                written |= writes
+            else:
+                columns.append(call)
+        return [*done, columns, sums]
 
     def count(self, max_tokens: int, n_threads: int = 1) -> int:
-        """How many numbers the arrays take, with columns for so many tokens."""
+        """How many numbers the arrays take, with columns for this many tokens."""
         width = columns_for(max_tokens, n_threads)
         return sum(rows * (width if columns is None else columns) for _, rows, columns in self.arrays.values())
 
 
-def parts(kernel: str, names: list[str | None], fields: dict[str, Any]) -> list[Call]:
-    """The call, or two of it where some results may be left out: one for those per token, one for those over tokens."""
-    row = KERNELS[kernel]
-    of_token = [operand.columns == "n" for operand in row.outputs]
-    if all(of_token) or not any(of_token) or not all(operand.optional for operand in row.outputs):
-        return [(kernel, names, fields)]
-    writes, reads = names[: len(row.outputs)], names[len(row.outputs) :]
-    divided = [[name if yes == wanted else None for name, yes in zip(writes, of_token)] for wanted in (True, False)]
-    return [(kernel, some + reads, fields) for some in divided if any(some)]
+def fit(kernel: str, operand: Operand, array: Array, sizes: dict[str, int]) -> None:
+    """Take the sizes that are not known yet from the array.  Raises ValueError unless the others are as known."""
+    for text, found in ((operand.rows, array.rows), (operand.columns, array.columns)):
+        per_token = text in (TOKENS, OWN_LAYOUT)
+        if text.isidentifier() and not per_token:
+            sizes.setdefault(text, found or 0)
+        expected = None if per_token else extent(text, sizes)
+        if found != expected:
+            raise ValueError(f"{kernel}: {operand.name}: expected {text} = {expected}, found {array}")
+
+
+def permits_early_updates(phases: list[list[Call]], gradients: Mapping[str, str]) -> bool:
+    """Whether each parameter may be updated as soon as its gradient is known; `gradients` has their names.
+
+    That is so if one call alone makes the whole gradient, and no other call of its phase, or of a later one, reads the
+    parameter or the gradient.
+    """
+    for gradient, parameter in gradients.items():
+        makers = [(i, call) for i, phase in enumerate(phases) for call in phase if gradient in call.writes]
+        if len(makers) != 1 or not makers[0][1].sums or gradient in makers[0][1].reads:
+            return False
+        begin, maker = makers[0]
+        others = (call for phase in phases[begin:] for call in phase if call is not maker)
+        if any(name in call.reads for call in others for name in (gradient, parameter)):
+            return False
+    return True
 
 
 class Replay:
-    """A program with memory for batches of up to max_tokens, to be worked on by so many threads.
+    """A program with memory for batches of up to max_tokens, to be worked on by this many threads.
 
     Threads share out whole documents, unless there are none: then each column stands for itself.
 
     `given` has the memory of the arrays that the program does not make.  Those among them with a column for each token
-    may be longer than a batch, which is a slice of them.
+    may be longer than a batch, which is a slice of them.  `gradients` has the names of the parameters by those of their
+    gradients, if parameters are to be updated.
     """
 
     def __init__(
@@ -165,48 +204,66 @@ class Replay:
         given: Mapping[str, Any],
         n_threads: int = 1,
         documents: bool = True,
+        gradients: Mapping[str, str] | None = None,
     ) -> None:
         self.max_tokens = max_tokens
         memory.require(
             program.count(max_tokens, n_threads) * np.dtype(dtype).itemsize, f"arrays of {max_tokens} tokens"
         )
         width = columns_for(max_tokens, n_threads)
-        self.values = {  # every array that the program makes, for whoever wants to look
+        self.values = {  # every array that the program makes, for inspection
             name: aligned(rows * (columns or width), dtype).reshape(rows, columns or width, order="F")
             for name, rows, columns in program.arrays.values()
         }
-        self._given, self._n_threads = given, n_threads
-        self.calls = [self._record(*call) for call in program.in_order()]
+        self._given, self._gradients = given, gradients or {}
+        phases = program.phases()
+        self.early = bool(gradients) and permits_early_updates(phases, self._gradients)
+        self.calls = [self._record(call) | {"waits": call is phase[0]} for phase in phases for call in phase]
         # over(start, n) runs the program on the batch of the columns start .. start + n of the given arrays
-        self.over = compiled.recorded(dtype, self.calls, given.get("positions") if documents else None, n_threads)
+        positions = given.get("positions") if documents else None
+        self.over = compiled.recorded(dtype, self.calls, positions, n_threads, self.early)
 
-    def _record(self, kernel: str, names: list[str | None], fields: dict[str, Any]) -> dict[str, Any]:
+    def _record(self, call: Call) -> dict[str, Any]:
         """The call as C has it: see struct microgpt_call in csrc/program.h."""
-        row = KERNELS[kernel]
-        arrays: list[Any] = []
-        columns: list[int] = []
-        record = {**fields, "array": arrays, "column": columns, "given": 0, "apart": 0, "private": 0}
-        record["sums"] = sums = not any(name and operand.columns == "n" for operand, name in zip(row.outputs, names))
-        for i, (operand, name) in enumerate(zip(row.outputs + row.inputs, names)):
-            array, column, bit = None, 0, 1 << i
-            if name is not None:
-                array = self._given[name] if name in self._given else self.values[name]
-                if operand.columns == "n":
-                    column = array[..., :1].nbytes
-                    record["given"] |= bit if name in self._given else 0
-                    record["apart"] |= bit if operand.name in APART else 0
-                elif i < len(row.outputs) and not sums:  # what is made beside columns each thread makes for itself
-                    column = array.nbytes
-                    array = aligned(array.size * self._n_threads, array.dtype)
-                    self.values[name] = array.reshape(-1, self._n_threads, order="F")[:, :1]  # that of the first thread
-                    record["private"] |= bit
-            arrays.append(array)
-            columns.append(column)
-        return record
+        row = call.row
+        known = {**self.values, **self._given}
+        arrays: list[Any] = [None if name is None else known[name] for name in call.arrays]
+        operands = row.outputs + row.inputs
+        per_token = [operand.per_token and array is not None for operand, array in zip(operands, arrays)]
+        record = {
+            "kernel": row.number,
+            "accumulate": compiled.bits(call.added_to),
+            "eps": call.eps,
+            "sizes": call.sizes,
+            "array": arrays,
+            "ld": [0 if array is None else len(array) for array in arrays] if row.strided else [],
+            "column": [array[..., :1].nbytes if yes else 0 for array, yes in zip(arrays, per_token)],
+            "given": compiled.bits(yes and name in self._given for name, yes in zip(call.arrays, per_token)),
+            "apart": compiled.bits(operand.own_layout for operand in operands),
+        }
+        return record | self._sum(call, operands, arrays) if call.sums else record
+
+    def _sum(self, call: Call, operands: list[Operand], arrays: list[Any]) -> dict[str, Any]:
+        """What the record says of a sum over tokens: its result, and how threads can share it out."""
+        result = next(i for i, name in enumerate(call.arrays) if name)
+        made, split = arrays[result], operands[result].columns
+        found = {"sums": True, "result": result, "is_gradient": self.early and call.arrays[result] in self._gradients}
+        if not call.row.split:
+            return found | {"rows": made.size, "n_columns": 1, "split": -1}
+
+        def part(operand: Operand, array: Any) -> int:
+            """Bytes from what an array has for one column of the result to the next."""
+            if array is None or split not in operand.shape:
+                return 0
+            return int(array[..., :1].nbytes if operand.columns == split else array.itemsize)
+
+        shape = {"rows": made.size // made.shape[-1], "n_columns": made.shape[-1]}
+        parts = list(map(part, operands, arrays))
+        return found | shape | {"split": compiled.SIZES.index(split), "part": parts}
 
 
 def columns_for(max_tokens: int, n_threads: int) -> int:
-    """How many columns every array has: those of attention need a few more, for each thread."""
+    """How many columns every array has: those laid out by a kernel need a few more, for each thread."""
     return compiled.attention_rows(max_tokens) + (n_threads - 1) * compiled.attention_rows(0)
 
 

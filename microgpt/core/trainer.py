@@ -14,7 +14,6 @@ from ..base import memory
 from ..base.config import Config, suggestion
 from ..base.errors import ConfigError, NotFiniteError, SamplingError, named
 from ..base.threads import number
-from ..kernels import compiled
 from . import evaluate, model
 from .checkpoint import Checkpoint
 from .data import MAX_COUNT, Dataset
@@ -105,15 +104,14 @@ class Trainer:
     def _prepare(self) -> None:
         """Memory for the program, and the functions that run it."""
         config, optimizer = self.config, self.optimizer
-        gradients = {gradient_of(name): view for name, view in self.grads.views.items()}
-        given = {**self.params.views, **gradients, **self.dataset.arrays}
-        self.replay = Replay(self.program, config.dtype, self.max_columns, given, self.n_threads)
+        gradients = {gradient_of(name): name for name in self.params}
+        views = {gradient_of(name): view for name, view in self.grads.views.items()}
+        given = {**self.params.views, **views, **self.dataset.arrays}
+        self.replay = Replay(self.program, config.dtype, self.max_columns, given, self.n_threads, gradients=gradients)
         self._tree = Tree(len(self.shards), self.grads.flat) if config.shards > 1 else None
-        losses, weights = self.replay.values["losses"], self.dataset.arrays["weights"]
-        nothing = np.zeros(0, config.dtype)  # to update, which with a clip comes last: what is left is the loss
-        self._loss = compiled.stepping(self.replay.over, losses, weights, (nothing,) * 4, nothing, 1.0)
         self._adam: Adam | None = None  # whose update C does together with the gradients
         if self._tree is None and isinstance(optimizer, Adam) and type(optimizer).step is Adam.step:
+            losses, weights = self.replay.values["losses"], self.dataset.arrays["weights"]
             self._adam, self._fused = optimizer, optimizer.fused(self.replay.over, losses, weights)
 
     def __repr__(self) -> str:
@@ -154,7 +152,8 @@ class Trainer:
         self._ready = False
         if self._tree is None:
             self._start, self.n_columns = self.dataset.batch(self.step_count)
-            loss = self._loss(self._start, self.n_columns, *[0.0] * 7)
+            self.replay.over(self._start, self.n_columns)
+            loss = float(self.replay.values["loss"][0, 0])
         else:
             loss = self._sum_of_shards(self._tree)
         if not math.isfinite(loss):
@@ -260,10 +259,11 @@ class Trainer:
         """An intermediate of the last step as a view: rows x columns, one column per token (see model.py for names)."""
         if self.n_columns == 0:
             raise ValueError("expected a step before, found none")
-        names = [name for name in self.replay.values if not name.endswith(".attn.probs") and name != "work"]
+        names = [name for name in self.replay.values if name not in self.program.own_layout]
         if name not in names:
             raise ValueError(f"name: expected one of {', '.join(names)}, found {name!r}{suggestion(str(name), names)}")
-        return self.replay.values[name][:, : self.n_columns]
+        value, columns = self.replay.values[name], self.program.arrays[name].columns
+        return value[:, : self.n_columns] if columns is None else value
 
     def attention(self, layer: int) -> list[Any]:
         """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""

@@ -44,6 +44,7 @@ from .checks import (
     call,
     careful,
     count,
+    expect_no_overlap,
     expect_shape,
     indices,
     members,
@@ -502,11 +503,13 @@ def cross_entropy_forward(
     (np.True_, np.float64(0.25))
     """
     logits = reals("logits", logits)
-    if out is not None:
-        out = *members(out, KERNELS["cross_entropy_forward"].outputs[:2]), new((1,), logits.dtype)
-    inputs = logits, targets, _weights(weights, logits)
-    losses, probs, loss = careful("cross_entropy_forward", out, False, 0.0, *inputs)
-    return float(loss[0]), losses, probs
+    each = reals("weights", _weights(weights, logits), logits.dtype, 1)
+    expect_shape("weights", each, logits.shape[1:])
+    for i, a in enumerate(members(out, KERNELS["cross_entropy_forward"].outputs)):
+        if a is not None:
+            expect_no_overlap(f"out[{i}]", view(f"out[{i}]", a, copy=False), each)
+    losses, probs = careful("cross_entropy_forward", out, False, 0.0, logits, targets)
+    return float(careful("cross_entropy_sum", None, False, 0.0, losses, each)[0]), losses, probs
 
 
 def cross_entropy_backward(

@@ -146,6 +146,11 @@ def overlap(a: Any, b: Any) -> bool:
         return True
 
 
+def expect_no_overlap(name: str, a: Any, other: Any) -> None:
+    if overlap(a, other):
+        raise ValueError(f"{name}: expected memory of its own, found an overlap with another argument")
+
+
 def new(shape: tuple[int, ...], dtype: Any, make: Any = np.empty) -> Any:
     try:
         return make(shape, dtype, "F")
@@ -170,8 +175,8 @@ def output(name: str, out: Any, shape: tuple[int, ...], dtype: Any, others: list
     if not a.flags.f_contiguous and not strided:
         raise ValueError(f"{name}: expected no gaps between columns, found strides {a.strides} for shape {shape}")
     for other in others:
-        if other is not None and overlap(a, other):
-            raise ValueError(f"{name}: expected memory of its own, found an overlap with another argument")
+        if other is not None:
+            expect_no_overlap(name, a, other)
     return a
 
 
@@ -242,10 +247,9 @@ def run(
             distance = len(a) if known is None else known
         placed.append(a)
         ld.append(distance)
-    fields = {name: n for name, n in sizes.items() if name != "n"}
-    call = {"kernel": row.number, "accumulate": -accumulate, "eps": eps, "array": placed, "ld": ld[:5], **fields}
+    call = {"kernel": row.number, "accumulate": -accumulate, "eps": eps, "array": placed, "ld": ld, "sizes": sizes}
     compiled.recorded(dtype, [call])(0, sizes["n"])
 
 
-compiled.careful = careful
+compiled.set_careful(careful)
 call = compiled.call

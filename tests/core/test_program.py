@@ -77,7 +77,8 @@ def memory(ops, dtype):
     known = {"positions": POSITIONS}
     known |= {name: rng.integers(0, VOCAB, TOKENS).astype(np.int32) for name in ("tokens", "targets")}
     shapes = {"w": (6, N_EMBD), "dw": (6, N_EMBD), "dwte": (N_EMBD, VOCAB), "dwpe": (N_EMBD, BLOCK)}
-    for _, names, _ in ops.calls:
+    for call in ops.calls:
+        names = call.arrays
         for name in names:
             if name not in ops.arrays and name not in known:
                 rows = 6 if name == "dy" and "dw" in names else 1 if name == "weights" else N_EMBD
