@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -24,6 +25,7 @@ from .base.signals import interrupt_at_the_end
 from .base.terminal import shown
 from .base.threads import check
 from .core.activations import Activations, activations
+from .core.checkpoint import Checkpoint
 from .core.documents import Documents, at_hand
 from .core.evaluate import Evaluator, bits_per_character, mean
 from .core.params import Parameters
@@ -35,7 +37,6 @@ from .runs.metrics import Metrics
 
 if TYPE_CHECKING:
     from .export.pytorch import GPT
-    from .runs.checkpoint import Checkpoint
     from .runs.ranks import Ranks
     from .runs.run import Run
 
@@ -131,7 +132,7 @@ def training(
             folder = None if run is None else run.folder
             writer = stack.enter_context(closing(Metrics.beside(metrics, read, folder)))
         if run is not None:
-            run.start(trainer)
+            run.start(trainer.checkpoint(), trainer.input)
         yield trainer, run, writer
 
 
@@ -158,7 +159,10 @@ def load(path: Path, threads: int | None = None) -> "Model":
     """
     from .runs import run
 
-    return Model(run.load(text_of(path, "path")), threads)
+    name = text_of(path, "path")
+    model = Model(run.load(name), threads)
+    model._directory = os.path.abspath(name)
+    return model
 
 
 class Score(NamedTuple):
@@ -185,24 +189,35 @@ class Evaluation(NamedTuple):
 
 
 class Model:
-    """A trained model: `config`, `vocab` (characters by id), `params` (arrays by name, a mapping), and of train()
-    `history`."""
+    """A trained model: `config`, `vocab` (characters by id), `params` (arrays by name, a mapping), and
+    `history`, its losses."""
 
-    def __init__(self, saved: "Checkpoint", threads: int | None = None, history: History | None = None) -> None:
+    def __init__(self, saved: Checkpoint, threads: int | None = None, history: History | None = None) -> None:
         """The model of a Checkpoint, such as Trainer.checkpoint(); load() reads one from a file."""
-        if not hasattr(saved, "to_bytes"):
+        if not isinstance(saved, Checkpoint):
             raise TypeError(f"saved: expected a Checkpoint, found {type(saved).__name__}")
         self.params = Parameters(saved.config, saved.vocab)
         self.params.copy_from(saved.params)
         self.config, self.vocab = saved.config, saved.vocab
         self.threads = None if threads is None else check(threads)  # or None: as many as there are cores to use
-        self.history = History() if history is None else history
+        self._directory: str | None = None  # of the run whose metrics have the history
+        if history is not None:
+            self.history = history
         # read-only are the bytes of a file; others may be a trainer's, which goes on
-        m, v = (a.copy() if a.flags.writeable else a for a in (saved.m, saved.v))
-        self._saved = replace(saved, params=self.params.views, m=m, v=v)
+        arrays = {name: a.copy() if a.flags.writeable else a for name, a in saved.arrays.items()}
+        self._saved = replace(saved, params=self.params.views, arrays=arrays)
 
     def __repr__(self) -> str:
         return f"<Model of {self.params.flat.size} parameters and {len(self.vocab)} characters>"
+
+    @cached_property
+    def history(self) -> History:
+        """The losses of each step, and the held-out losses: of train(), or from the metrics of a run's directory."""
+        if self._directory is None:
+            return History()
+        from .runs import run
+
+        return run.history(self._directory, self._saved.step)
 
     @property
     def data_sha256(self) -> str:
@@ -231,7 +246,9 @@ class Model:
             raise ConfigError(
                 f"save: expected a name that ends in .npz, found {name!r}; microgpt export writes other kinds"
             )
-        files.write(name, self._saved.to_bytes())
+        from .runs import checkpoint
+
+        files.write(name, checkpoint.to_bytes(self._saved))
 
     @accepts(Sampling)
     def sample(self, given: Given) -> list[str]:

@@ -124,6 +124,6 @@ def tiny_trainer(folder, steps=0, threads=None, **settings):
 
 def everything(checkpoint):
     """All that a checkpoint holds, as values that == compares exactly."""
-    arrays = {**checkpoint.params, "m": checkpoint.m, "v": checkpoint.v}
-    values = {key: value for key, value in vars(checkpoint).items() if key not in ("params", "m", "v")}
+    arrays = checkpoint.params | checkpoint.arrays
+    values = {key: value for key, value in vars(checkpoint).items() if key not in ("params", "arrays")}
     return values | {name: (a.dtype.str, a.shape, a.tobytes("F")) for name, a in arrays.items()}

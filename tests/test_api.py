@@ -29,7 +29,7 @@ def test_train_and_load(tmp_path):
 
 
 def test_history(tmp_path):
-    """The history has the losses of the metrics, those of a resumed run from its first step on; load() knows none."""
+    """The history has the losses of the metrics, those of a resumed run from its first step on; load() finds all."""
     out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
 
     def lines(first):
@@ -44,7 +44,8 @@ def test_history(tmp_path):
         history = microgpt.train(**settings).history
         assert (list(history.steps), list(history.losses), history.val_losses) == lines(first)
     assert [step for step, _ in history.val_losses] == [9, 12, 15]
-    assert len(microgpt.load(out).history.losses) == 0
+    history = microgpt.load(out).history
+    assert (list(history.steps), list(history.losses), history.val_losses) == lines(0)
 
 
 def test_save(tmp_path):
@@ -166,9 +167,9 @@ def test_a_directory_that_is_not_empty(tmp_path):
 
 
 def test_names():
-    """Every public name is there, whichever modules have been imported, and no other; only kernels is a module."""
+    """Every public name is there, whichever modules have been imported, and no other; only two are modules."""
     for name in microgpt.__all__:
-        assert isinstance(getattr(microgpt, name), ModuleType) == (name == "kernels")
+        assert isinstance(getattr(microgpt, name), ModuleType) == (name in ("kernels", "checkpoint"))
     with pytest.raises(AttributeError):
         microgpt.nothing  # noqa: B018
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as PyTorch's users write it
 
 from ..base.errors import ConfigError
+from ..core.checkpoint import Checkpoint
 from ..core.params import by_rows, row_shapes
 from ..core.tokens import Tokens
 from ..kernels import RMSNORM_EPS
-from ..runs.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from ..api import Model

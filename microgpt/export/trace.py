@@ -33,7 +33,7 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
     weight after it, "wte".  Weights are row by row, outputs x inputs, with a row for each token or position.
     Raises ConfigError where there are not so many steps, MemoryError, and what Trainer.step does.
     """
-    config, d, params, adam = trainer.config, trainer.dataset, trainer.params, trainer.adam
+    config, d, params = trainer.config, trainer.dataset, trainer.params
     if (left := config.num_steps - trainer.step_count) < steps:
         raise ConfigError(f"{named('steps')}: expected at most {left} of {named('num_steps')}, found {steps}")
     ops = record(config, trainer.tokens.size, keep=True)
@@ -43,7 +43,8 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
     replay = Replay(ops, config.dtype, d.max_columns, {**params, **gradients, **d.arrays})
 
     found: dict[str, Any] = {}
-    state = {"": params.flat, "grad.": trainer.grads.flat, "m.": adam.m, "v.": adam.v}
+    state = {"": params.flat, "grad.": trainer.grads.flat}
+    state |= {f"{name}.": array for name, array in trainer.optimizer.arrays.items()}
 
     def keep(step: int, arrays: dict[str, Any]) -> None:
         found.update({f"step{step}.{name}": np.array(array, order="C") for name, array in arrays.items()})
@@ -56,7 +57,7 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
         keep(step, columns)
         offsets = np.append(np.flatnonzero(columns["positions"] == 0), n)
         keep(step, {name: by_columns(array) for name, array in looked_at(ops, replay, offsets, config).items()})
-        keep(step, {"learning_rate": np.float64(adam.learning_rate()), "loss": np.float64(trainer.step())})
+        keep(step, {"learning_rate": np.float64(trainer.learning_rate(step - 1)), "loss": np.float64(trainer.step())})
         for prefix, flat in state.items():
             keep(step, {prefix + name: rows for name, rows in by_rows(params.matrices(flat)).items()})
     return found

@@ -19,6 +19,7 @@ from ..base import threads
 from ..base.errors import MPI_PACKAGES, ConfigError, DataError, named, optional
 from ..base.signals import SIGNALS
 from ..base.terminal import shown
+from .trial import Task, Trial
 
 MOST = 1024  # workers
 DASK_SECONDS = 10  # to wait for a scheduler
@@ -123,6 +124,12 @@ class Processes(Executor):
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         for pool in self._pools:
             pool.shutdown(wait=False)  # idle, they end together, and without being waited for
+
+
+def train(t: Trial, task: Task) -> Trial:
+    """Train a trial where this executor runs it: worker.train(), which a process imports when it has a trial."""
+    found: Trial = import_module(f"{__package__}.worker").train(t, task)
+    return found
 
 
 def begin(n_threads: int) -> None:

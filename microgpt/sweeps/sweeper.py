@@ -25,7 +25,7 @@ from ..base.signals import interrupt_at_the_end
 from ..base.terminal import reason, shown
 from ..base.threads import check
 from ..runs.run import SWEEP
-from . import executors, trial
+from . import executors
 from .plan import Plan
 from .space import varied
 from .trial import INTERRUPTED, PAUSED, RUNNING, UNSAVED, Task, Trial
@@ -299,7 +299,7 @@ class Sweeper:
         try:
             for t in trials:
                 if not self.stop:  # submit() itself may do the work
-                    futures[future := self.executor.submit(trial.train, t, task)] = t
+                    futures[future := self.executor.submit(executors.train, t, task)] = t
                     future.add_done_callback(ended.put)
             while futures:
                 if self.stop and not halted:

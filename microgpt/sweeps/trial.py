@@ -1,12 +1,8 @@
-"""One trial of a sweep: what becomes of it, and what a worker is told of it.
-
-Whoever only hands trials out needs no more than this, and begins at once; worker.py is what trains.
-"""
+"""One trial of a sweep: its result, and what its worker needs to know."""
 
 from __future__ import annotations
 
 import os
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,13 +47,6 @@ class Task:
     until: int | None  # the step, or None: to the end
     limit: float  # seconds for all of the trial; 0 is any
     threads: int | None
-
-
-def train(t: Trial, task: Task) -> Trial:
-    """The trial, trained to a step from where it is, and measured there, whatever went wrong."""
-    from . import worker
-
-    return Context().run(worker.train, t, task)  # not among flags: in the file settings have their names
 
 
 def input_of(config: Config, cwd: str) -> str:

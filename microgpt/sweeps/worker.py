@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing, suppress
+from contextvars import Context
 from dataclasses import replace
 
 from ..base.config import Config
 from ..base.errors import ConfigError, DataError, NotFiniteError, SamplingError
 from ..base.files import folder_at
 from ..base.terminal import escaped, quiet
-from ..core.evaluate import Evaluator
 from ..core.trainer import Trainer
 from ..runs import loop
 from ..runs.history import History
@@ -22,7 +22,11 @@ LOOK_SECONDS = 0.1  # how often a trial looks there, and at the clock
 
 
 def train(t: Trial, task: Task) -> Trial:
-    """trial.train(), in a context of its own."""
+    """The trial, trained to a step from where it is, and measured there, whatever went wrong."""
+    return Context().run(train_quietly, t, task)  # not among flags: in the file settings have their names
+
+
+def train_quietly(t: Trial, task: Task) -> Trial:
     quiet()
     started = t.started or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     t, stop = replace(t, step=None, val_loss=None, started=started), Stop(t, task)
@@ -56,15 +60,15 @@ def run(t: Trial, task: Task, stop: Stop) -> str:
         trainer = Trainer(config, saved, saves=True, input=input_of(config, task.cwd), threads=task.threads)
         if saved is None:
             run.create()
-        run.start(trainer)
+        run.start(trainer.checkpoint(), trainer.input)
         t.run, stop.trainer, history = t.name, trainer, History()
         loop.train(trainer, run, stop=stop, history=history)
         if stop.why not in ("", PAUSED) and not trainer.done:
             return stop.why
         t.step = trainer.step_count
         t.val_loss = dict(history.val_losses).get(t.step)
-        if t.val_loss is None:  # measured apart: a rung is no measurement of the run's own, which early stopping counts
-            t.val_loss = Evaluator(trainer.params, trainer.documents.held_out, trainer.threads).loss()
+        if t.val_loss is None:  # and early stopping does not count it: a rung is not one of the run's own measurements
+            t.val_loss = trainer.evaluate()
         return "done" if trainer.done else PAUSED
 
 

@@ -29,7 +29,7 @@ SHAPES = [
 
 def state(trainer):
     """All bytes that steps lead to."""
-    parts = [trainer.params.flat, trainer.adam.m, trainer.adam.v, trainer.grads.flat]
+    parts = [trainer.params.flat, trainer.optimizer.arrays["m"], trainer.optimizer.arrays["v"], trainer.grads.flat]
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
@@ -91,10 +91,10 @@ def test_a_loss_that_is_not_finite(tmp_path):
         trainer = tiny_trainer(tmp_path, batch_size=8, threads=threads)
         trainer.step()
         trainer.params.views["lm_head"][0, 0] = float("inf")
-        before = trainer.params.flat.tobytes(), trainer.adam.m.tobytes()
+        before = trainer.params.flat.tobytes(), trainer.optimizer.arrays["m"].tobytes()
         with pytest.raises(NotFiniteError, match="step 2"):
             trainer.step()
-        assert (trainer.params.flat.tobytes(), trainer.adam.m.tobytes()) == before
+        assert (trainer.params.flat.tobytes(), trainer.optimizer.arrays["m"].tobytes()) == before
         assert trainer.step_count == 1
 
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import struct
+import warnings
 import zipfile
 
 import numpy as np
@@ -14,6 +15,7 @@ from helpers import everything, often, tiny_trainer
 from hostile import DELETE, FILES, Hostile, memory_of_loading, odd_change, settings, with_changes
 
 from microgpt.base.errors import CheckpointError
+from microgpt.core.trainer import Trainer
 from microgpt.runs import checkpoint
 
 
@@ -25,7 +27,7 @@ def trainer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def good(trainer):
     """The bytes of a fine checkpoint."""
-    return bytes(trainer.checkpoint().to_bytes())
+    return bytes(checkpoint.to_bytes(trainer.checkpoint()))
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,29 @@ def backwards(good, key=None):
     if key is None:
         return sealed(dict(reversed(run.items())), arrays)
     return sealed(run | {key: dict(reversed(run[key].items()))}, arrays)
+
+
+def renamed(good, name, new):
+    """One of the optimizer's arrays under another name."""
+    run, arrays = parts(good)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a member that is there twice
+        file = io.BytesIO()
+        run["sha256"] = checkpoint.digest(run, map(np.asfortranarray, arrays.values()))
+        with zipfile.ZipFile(file, "w") as archive:
+            members = {"run": np.frombuffer(checkpoint.encode(run), np.uint8), **arrays}
+            for each, array in members.items():
+                with archive.open((new if each == name else each) + ".npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array))
+    return file.getvalue()
+
+
+def with_scalars(good, scalars, after="step"):
+    """The JSON with other scalars of the optimizer, or with scalars at another place."""
+    run, arrays = parts(good)
+    kept = {key: value for key, value in run.items() if not key.startswith("beta")}
+    keys = list(kept)
+    i = keys.index(after) + 1
+    return sealed({key: (kept | scalars)[key] for key in [*keys[:i], *scalars, *keys[i:]]}, arrays)
 
 
 def rewritten(change):
@@ -220,8 +245,13 @@ KINDS = FILES | settings(with_run, with_config) | {
     "other name in the header": patched(b"wte.npy", b"wtf.npy"),
     "members in another order": with_arrays(lambda arrays: dict(reversed(arrays.items()))),
     "member too many": with_arrays(lambda arrays: arrays | {"more": np.zeros(3, np.float32)}),
+    "array too many": with_arrays(lambda arrays: arrays | {f"a{i}": arrays["m"] for i in range(15)}),
+    "array named as a matrix": lambda good: renamed(good, "m", "wte"),
+    "array whose name is no identifier": lambda good: renamed(good, "m", "1"),
+    "array without a name": lambda good: renamed(good, "m", ""),
+    "array whose name is long": lambda good: renamed(good, "m", "m" * 65),
+    "array whose name is not ASCII": lambda good: renamed(good, "m", "\u00e9"),
     "member missing": with_arrays(lambda arrays: {name: a for name, a in arrays.items() if name != "lm_head"}),
-    "no m": with_arrays(lambda arrays: {name: a for name, a in arrays.items() if name != "m"}),
     "no run": lambda good: good[good.find(b"PK\3\4", 4) :],
     "object array": pickled,
     # the arrays
@@ -240,7 +270,6 @@ KINDS = FILES | settings(with_run, with_config) | {
     "infinite weight": put("lm_head", 0, np.inf),
     "NaN in m": put("m", 0, np.nan),
     "infinite v": put("v", 0, np.inf),
-    "negative v": put("v", -1, -1e-30),
     "another weight, old hash": lambda good: good[:-2500] + bytes([good[-2500] ^ 1]) + good[-2499:],
     # the JSON
     "no JSON": with_text(lambda text: b"hello"),
@@ -270,8 +299,13 @@ KINDS = FILES | settings(with_run, with_config) | {
     "step past the end": with_run(step=9),
     "step as real": with_run(step=4.0),
     "step as bool": with_run(step=True),
-    "beta above 1": with_run(beta1_t=1.5),
-    "second beta above 1": with_run(beta2_t=1.5),
+    "scalar too many": lambda good: with_scalars(good, {f"s{i}": 0.5 for i in range(17)}),
+    "scalar whose name is no identifier": lambda good: with_scalars(good, {"a b": 0.5}),
+    "scalar without a name": lambda good: with_scalars(good, {"": 0.5}),
+    "scalar that is whole": lambda good: with_scalars(good, {"count": 3}),
+    "scalar null": lambda good: with_scalars(good, {"count": None}),
+    "scalar a list": lambda good: with_scalars(good, {"count": [0.5]}),
+    "scalar where the settings belong": lambda good: with_scalars(good, {"more": 0.5}, after="vocab"),
     "beta as text": with_run(beta2_t="0"),
     "best loss negative": with_run(best_val_loss=-1.0),
     "best loss as text": with_run(best_val_loss="1"),
@@ -317,11 +351,37 @@ class TestCheckpoint(Hostile):
                 self.is_accepted(tmp_path / "c", bytes(data), values)
 
 
+WRONG_STATES = {
+    "no m": with_arrays(lambda arrays: {name: a for name, a in arrays.items() if name != "m"}),
+    "no arrays": with_arrays(lambda arrays: {name: a for name, a in arrays.items() if name not in ("m", "v")}),
+    "v before m": with_arrays(lambda arrays: arrays | {"v": arrays["v"], "more": arrays["m"]}),
+    "another name": lambda good: renamed(good, "m", "velocity"),
+    "no scalars": lambda good: with_scalars(good, {}),
+    "other scalars": lambda good: with_scalars(good, {"beta1_t": 0.5, "beta3_t": 0.5}),
+    "negative v": put("v", -1, -1e-30),
+    "beta above 1": with_run(beta1_t=1.5),
+    "second beta above 1": with_run(beta2_t=1.5),
+    "beta below 0": with_run(beta1_t=-1e-9),
+    "second beta below 0": with_run(beta2_t=-0.5),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_STATES.values(), ids=WRONG_STATES.keys())
+def test_states_of_another_optimizer(good, trainer, tmp_path, kind):
+    """A state that Adam cannot have had is loaded, for some optimizer may have had it, and Adam does not resume it."""
+    (tmp_path / "c").write_bytes(kind(good))
+    saved = checkpoint.load(str(tmp_path / "c"))
+    with pytest.raises(CheckpointError, match="expected"):
+        Trainer(saved.config, saved, input=trainer.input)
+
+
 def test_the_seal_itself(good, tmp_path, values):
     """Without a change the helpers above make a fine checkpoint: what they refuse is refused for the change."""
     run, arrays = parts(good)
-    (tmp_path / "c").write_bytes(sealed(run, arrays))
-    assert everything(checkpoint.load(str(tmp_path / "c"))) == values
+    scalars = {name: run[name] for name in ("beta1_t", "beta2_t")}
+    for content in sealed(run, arrays), renamed(good, "m", "m"), with_scalars(good, scalars):
+        (tmp_path / "c").write_bytes(content)
+        assert everything(checkpoint.load(str(tmp_path / "c"))) == values
 
 
 def test_a_good_head_and_10_gigabytes(good, tmp_path):
@@ -370,7 +430,7 @@ def test_memory(tmp_path, good, what):
     small, path = tmp_path / "small", tmp_path / "c"
     small.write_bytes(good)
     if what == "fine":
-        path.write_bytes(tiny_trainer(tmp_path, 1, n_embd=512, n_head=8).checkpoint().to_bytes())
+        path.write_bytes(checkpoint.to_bytes(tiny_trainer(tmp_path, 1, n_embd=512, n_head=8).checkpoint()))
     elif what == "long text":
         path.write_bytes(with_config(input="x" * 1_000_000 + "🙂")(good))
     elif what == "many members":

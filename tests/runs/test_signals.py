@@ -77,7 +77,7 @@ def test_at_random_moments(folder, number, code, every):
     trainer.steps(saved.step, [], ())
     assert saved.step > 0
     assert everything(trainer.checkpoint()) == everything(saved)
-    assert bytes(trainer.checkpoint().to_bytes()) == (folder / "run" / run.CHECKPOINT).read_bytes()
+    assert bytes(checkpoint.to_bytes(trainer.checkpoint())) == (folder / "run" / run.CHECKPOINT).read_bytes()
     assert len((folder / "run" / run.METRICS).read_text().splitlines()) == saved.step
 
 
