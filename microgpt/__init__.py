@@ -1,8 +1,9 @@
 """microgpt: Karpathy's microgpt as explicit matrix code, with the kernels in C and the graph in Python.
 
     train(...)    train a model                load(path)    load one
-    Model         sample, score, evaluate      kernels       the C kernels as NumPy functions
-    sweep(...)    train with many settings, and compare
+    Model         sample, score, evaluate,     kernels       the C kernels as NumPy functions
+                  report, export
+    sweep(...)    train with many settings     plot(...)     draw the losses of runs, or a sweep
     Config, Trainer   for a training loop of one's own
     get_include() the directory of the C sources, for those who compile them
 
@@ -29,6 +30,7 @@ __all__ = [
     "get_include",
     "kernels",
     "load",
+    "plot",
     "sweep",
     "train",
 ]
@@ -48,7 +50,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from . import kernels
-    from .api import Model, load, train
+    from .api import Model, load, plot, train
     from .base.config import Config
     from .core.trainer import Trainer
     from .sweeps.sweeper import sweep
@@ -59,7 +61,7 @@ else:
         if name == "kernels":
             return import_module(".kernels", __name__)
         for module, names in (
-            (".api", ("Model", "load", "train")),
+            (".api", ("Model", "load", "plot", "train")),
             (".base.config", ["Config"]),
             (".core.trainer", ["Trainer"]),
             (".sweeps.sweeper", ["sweep"]),

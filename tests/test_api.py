@@ -12,7 +12,8 @@ import pytest
 from helpers import INPUT, PACKAGE, ROOT, TINY, golden, tiny_trainer, write_names
 
 import microgpt
-from microgpt.base.config import Config, read_recipe, recipes
+from microgpt.base.config import Config
+from microgpt.base.config_file import read_recipe, recipes
 from microgpt.core.trainer import Trainer
 from microgpt.runs import run
 

@@ -1,4 +1,4 @@
-"""What can go wrong for a user to mend.  Each message names the thing, what was expected and what was found."""
+"""Errors that a user can fix.  Each message names the thing, what was expected and what was found."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +29,33 @@ def named(setting: str) -> str:
 
 
 class OneLineError(Exception):
-    """A message of one line, whatever is in a path."""
+    """An error of one line: what it is about, an argument or a file, and the problem with that.
+
+    A caller that knows the argument under another name changes `argument`; str() puts the line together.
+    """
+
+    def __init__(self, problem: object, argument: str = "", file: str = "") -> None:
+        super().__init__(problem)
+        self.argument, self.file = argument, file
+
+    @property
+    def problem(self) -> str:
+        return escaped(super().__str__())
 
     def __str__(self) -> str:
-        return escaped(super().__str__())
+        subject = named(self.argument) if self.argument else escaped(self.file)
+        return f"{subject}: {self.problem}" if subject else self.problem
+
+
+@contextmanager
+def renamed(before: str, argument: str = "", file: str = "") -> Iterator[None]:
+    """An error about the argument `before` is about this argument, or this file, to whoever called us."""
+    try:
+        yield
+    except OneLineError as error:
+        if error.argument == before:
+            error.argument, error.file = argument, file
+        raise
 
 
 class ConfigError(OneLineError, ValueError):

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-from .config import LINE, RUNNING, Config
+from .config import LINE, RUNNING_TEXT, Config
 from .terminal import escaped, notice, printable
 
 NARROW = 70  # columns, below which the bar says less
@@ -49,7 +49,7 @@ class Reporter:
         if (self.bar.ncols or NARROW) < NARROW:
             return f"loss {self.smoothed:.2f}"
         rate, unit = steps_a_second * self.config.batch_size, "docs"
-        if self.config.split == RUNNING:
+        if self.config.split == RUNNING_TEXT:
             rate, unit = rate * self.config.block_size, "chars"
         return f"loss {loss:.2f}, smoothed {self.smoothed:.2f}{self.val_loss}, {rate:,.0f} {unit}/s"
 

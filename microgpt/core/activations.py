@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .. import kernels
-from ..base.config import Config, suggestion
+from ..base.config import Config
+from ..base.settings import suggestion
 from . import evaluate
 from .params import Parameters
 from .program import Program, Replay

@@ -35,7 +35,7 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
     """
     config, d, params, adam = trainer.config, trainer.dataset, trainer.params, trainer.adam
     if (left := config.num_steps - trainer.step_count) < steps:
-        raise ConfigError(f"{named('steps')}: expected at most {left} of {named('num_steps')}, found {steps}")
+        raise ConfigError(f"expected at most {left} of {named('num_steps')}, found {steps}", argument="steps")
     ops = record(config, trainer.tokens.size, keep=True)
     n_numbers = ops.count(d.max_columns) + config.n_layer * config.n_head * d.max_columns**2 + 4 * params.flat.size
     memory.require(2 * steps * n_numbers * params.flat.itemsize, f"a trace of {steps} steps")  # as a file, too

@@ -72,7 +72,7 @@ def called(executor: object) -> Callable[[], Executor]:
 
 
 def refused(executor: object, expected: str) -> ConfigError:
-    return ConfigError(f"{named('executor')}: expected {expected}, found {shown(executor)}")
+    return ConfigError(f"expected {expected}, found {shown(executor)}", argument="executor")
 
 
 class Renewed(Executor):
@@ -149,7 +149,7 @@ def dask(address: str) -> Iterator[Executor]:
         client = distributed.Client(address, timeout=DASK_SECONDS, set_as_default=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{named('executor')}: expected a Dask scheduler that answers, found none at {address}: {error}"
+            f"expected a Dask scheduler that answers, found none at {address}: {error}", argument="executor"
         ) from None
     for name in ("distributed.client", "distributed.core"):  # what these would say, of a lost scheduler, we do
         logging.getLogger(name).setLevel(logging.CRITICAL)

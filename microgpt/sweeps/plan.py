@@ -8,14 +8,16 @@ import random
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from ..base.config import Config, Given, Sweep
+from ..base.config import Config, Sweep
 from ..base.errors import ConfigError, DataError, named
 from ..base.files import Folder
+from ..base.settings import Given
 from ..base.terminal import reason
 from ..core.documents import Documents
+from ..runs.inputs import input_of_trial
 from ..runs.run import SWEEP
 from .space import Space, as_text, at_random, ends, grid, grid_size, import_optuna, space_of, to_json, tpe
-from .trial import Trial, input_of
+from .trial import Trial
 
 VAL_FRACTION = 0.1  # unless it is given: without a held-out part there is nothing to compare
 
@@ -40,12 +42,12 @@ class Plan:
             config = replace(config, trials=config.trials or size)
             if config.trials > size:
                 raise ConfigError(
-                    f"{named('trials')}: expected at most {size}, the size of the grid, found {config.trials}"
+                    f"expected at most {size}, the size of the grid, found {config.trials}", argument="trials"
                 )
         most = ends(space.get("num_steps", [Config.num_steps]))[1]
         if config.steps and config.steps[-1] >= most:
             raise ConfigError(
-                f"{named('rungs')}: expected less than {named('num_steps')} {most}, found {config.steps[-1]}"
+                f"expected less than {named('num_steps')} {most}, found {config.steps[-1]}", argument="rungs"
             )
         plan = cls(config, space, os.getcwd())
         plan.data_sha256 = plan.documents().sha256
@@ -60,7 +62,7 @@ class Plan:
             trials = [Trial(**t) for t in saved.pop("round")]
             return cls(Sweep(**saved.pop("config")), space_of(saved.pop("space")), **saved, round=trials)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"{folder.file(SWEEP)}: expected a sweep's settings: {reason(error)}") from None
+            raise DataError(f"expected a sweep's settings: {reason(error)}", file=folder.file(SWEEP)) from None
 
     def write(self, folder: Folder) -> None:
         """Write what read() reads."""
@@ -101,10 +103,10 @@ class Plan:
             except ConfigError as error:
                 errors.append(error)
             else:
-                return Documents(config, input_of(config, self.cwd), random.Random(config.seed))
+                return Documents(config, input_of_trial(config.input, self.cwd), random.Random(config.seed))
         raise ConfigError(f"none of the first {len(errors)} trials can be: {errors[0]}")
 
 
 def refuse(name: str, before: object, now: object) -> None:
     if now != before:
-        raise ConfigError(f"{named(name)}: expected {before}, with which the sweep to resume began, found {now}")
+        raise ConfigError(f"expected {before}, with which the sweep to resume began, found {now}", argument=name)

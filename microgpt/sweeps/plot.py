@@ -9,6 +9,7 @@ from typing import Any
 from ..base.errors import ConfigError, PlotError
 from ..base.files import Folder
 from ..base.terminal import reason
+from ..report import plot as runs_plot
 from ..report.plot import check_name, pyplot, save, text
 from ..runs.run import SWEEP
 from .plan import Plan
@@ -27,6 +28,14 @@ def is_sweep(path: str) -> bool:
     return os.path.exists(os.path.join(path, TRIALS))
 
 
+def plot_runs_or_sweep(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -> None:
+    """Draw the losses of runs, or a sweep, whichever the paths lead to, into a PNG or SVG file."""
+    if any(map(is_sweep, paths)):
+        plot(paths, output)
+    else:
+        runs_plot.plot(paths, output, log_x, raw)
+
+
 def plot(paths: list[str], output: str) -> None:
     """Draw a sweep into a file, a PNG or SVG by its name."""
     check_name(output)
@@ -37,10 +46,10 @@ def plot(paths: list[str], output: str) -> None:
         with closing(Folder(paths[0])) as folder, open(path, "rb", opener=folder.open) as file:
             space, trials = Plan.read(folder).space, read(file, path)[0]
     except OSError as error:
-        raise PlotError(f"{paths[0]}: expected {TRIALS} and {SWEEP} to be readable: {reason(error)}") from None
+        raise PlotError(f"expected {TRIALS} and {SWEEP} to be readable: {reason(error)}", file=paths[0]) from None
     measured = [t for t in trials if t.val_loss is not None]
     if not measured:
-        raise PlotError(f"{path}: expected at least one trial with a loss, found none")
+        raise PlotError("expected at least one trial with a loss, found none", file=path)
     names = varied(space) or ["val_fraction"]  # which every space has
     panels = [*names, *["step"] * any(t.rungs for t in trials)]
     columns, rows = min(WIDE, len(panels)), -(-len(panels) // WIDE)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ..base.config import MOST_TRIALS, Config, check, kind, parse, plain, suggestion
+from ..base.config import MOST_TRIALS, Config
 from ..base.errors import ConfigError, named, optional
+from ..base.settings import check, kind, parse, plain, suggestion
 from ..base.terminal import shown
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def written(f: Field[Any], text: str) -> Values:
     low, high = (parse(f, end) for end in ends.split("..", 1))
     if low >= high or scale != "log" * len(colon) or (colon and low <= 0):
         expected = "low..high with low below high, or low..high:log with low above 0 too"
-        raise ConfigError(f"{named(f.name)}: expected {expected}, found {shown(text)}")
+        raise ConfigError(f"expected {expected}, found {shown(text)}", argument=f.name)
     return Between(low, high, bool(colon))
 
 
@@ -77,9 +78,9 @@ def given(f: Field[Any], value: object) -> Values:
 
 def listed(f: Field[Any], values: list[Any]) -> Values:
     if not values or "" in values:
-        raise ConfigError(f"{named(f.name)}: expected one value or more, found {shown(values and '')}")
+        raise ConfigError(f"expected one value or more, found {shown(values and '')}", argument=f.name)
     if twice := [v for i, v in enumerate(values) if v in values[:i]]:
-        raise ConfigError(f"{named(f.name)}: expected each value once, found {twice[0]!r} twice")
+        raise ConfigError(f"expected each value once, found {twice[0]!r} twice", argument=f.name)
     return values
 
 
@@ -90,7 +91,7 @@ def space_of(settings: dict[str, Any]) -> Space:
             raise TypeError(f"sweep: unknown setting {name!r}{suggestion(name, SETTINGS)}")
     space = {name: given(f, settings[name]) for name, f in SETTINGS.items() if name in settings}
     if "val_fraction" in space and not ends(space["val_fraction"])[0]:
-        raise ConfigError(f"{named('val_fraction')}: expected above 0, for held-out losses are compared, found 0")
+        raise ConfigError("expected above 0, for held-out losses are compared, found 0", argument="val_fraction")
     return space
 
 
@@ -122,7 +123,7 @@ def axis(name: str, values: Values) -> Sequence[Any]:
         return values
     if not values.whole or values.log or values.high - values.low >= MOST_TRIALS:
         raise ConfigError(
-            f"{named(name)}: expected values a,b,c, or few whole numbers, with {named('sampler')} grid, found {values}"
+            f"expected values a,b,c, or few whole numbers, with {named('sampler')} grid, found {values}", argument=name
         )
     return range(values.low, values.high + 1)
 

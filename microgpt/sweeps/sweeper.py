@@ -14,33 +14,33 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, closing, suppress
+from contextvars import Context
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..base.config import Given, Sweep, read_recipe
+from ..base.config import Sweep
+from ..base.config_file import read_recipe
 from ..base.errors import ConfigError, DataError, named
-from ..base.files import Folder, folder_at, write_all
+from ..base.files import AnyPath, Folder, folder_at, path_text, write_all
 from ..base.progress import progress_bar
+from ..base.settings import Given
 from ..base.signals import interrupt_at_the_end
 from ..base.terminal import reason, shown
 from ..base.threads import check
 from ..runs.run import SWEEP
-from . import executors, trial
+from . import executors
 from .plan import Plan
 from .space import varied
-from .trial import INTERRUPTED, PAUSED, RUNNING, UNSAVED, Task, Trial
-
-if TYPE_CHECKING:
-    from ..api import Path
+from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
 
 TRIALS = "trials.jsonl"
 POLL_SECONDS = 0.1
 
 
 def sweep(
-    out: Path | None = None,
+    out: AnyPath | None = None,
     *,
-    resume: Path | None = None,
+    resume: AnyPath | None = None,
     executor: object = "process",
     threads: int | None = None,
     recipe: str | None = None,
@@ -56,10 +56,8 @@ def sweep(
 
     >>> microgpt.sweep("sweeps/first", trials=24, learning_rate="1e-3..1e-1:log", n_embd=[16, 32])   # doctest: +SKIP
     """
-    from ..api import text_of
-
     paths = ((out, "out"), (resume, "resume"))
-    begin, go_on = (None if path is None else text_of(path, name) for path, name in paths)
+    begin, go_on = (None if path is None else path_text(path, name) for path, name in paths)
     own = {f.name: settings.pop(f.name) for f in fields(Sweep) if f.name in settings}
     space = ({} if recipe is None else read_recipe(recipe)) | settings
     with interrupt_at_the_end() as stop:
@@ -111,7 +109,7 @@ def created(path: str) -> Folder:
     held = [name for name in sorted(os.listdir(folder.fd)) if name in (SWEEP, TRIALS) or name.startswith("trial-")]
     if held:
         goes_on = f"; {named('resume')} {path} goes on with it" if SWEEP in held else ""
-        raise ConfigError(f"{named('out')}: expected a directory without a sweep, found {held[0]} in {path!r}{goes_on}")
+        raise ConfigError(f"expected a directory without a sweep, found {held[0]} in {path!r}{goes_on}", argument="out")
     return folder
 
 
@@ -119,7 +117,7 @@ def opened(path: str) -> Folder:
     """The directory of a sweep, which is ours until it is closed."""
     folder = folder_at(path)
     if folder is None or not os.path.exists(folder.file(SWEEP)):
-        raise DataError(f"{named('resume')}: expected the directory of a sweep, found {path!r}")
+        raise DataError(f"expected the directory of a sweep, found {path!r}", argument="resume")
     folder.lock("sweeping")
     return folder
 
@@ -159,7 +157,7 @@ def read(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
         if [t.trial for t in trials] != list(range(len(trials))):
             raise ValueError("one is missing")
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: expected a trial in every line: {error}") from None
+        raise DataError(f"expected a trial in every line: {error}", file=path) from None
     return trials, sum(map(len, lines))
 
 
@@ -192,7 +190,7 @@ class Sweeper:
     def run(self) -> None:
         n, recorded = self.plan.config.trials, self.lines.recorded
         size = n if self.plan.independent else self.plan.config.round
-        self.folder.write(RUNNING, self.token.encode())
+        self.folder.write(RUNNING_FILE, self.token.encode())
         try:
             for start in range(0, n, size):
                 numbers = range(start, min(start + size, n))
@@ -206,7 +204,7 @@ class Sweeper:
     def halt(self) -> None:
         """Have all trials stop and save."""
         with suppress(OSError):
-            os.unlink(RUNNING, dir_fd=self.folder.fd)
+            os.unlink(RUNNING_FILE, dir_fd=self.folder.fd)
 
     def run_round(self, numbers: range, recorded: list[Trial]) -> None:
         """Train the trials of a round, those that are recorded excepted, and write how they end."""
@@ -299,7 +297,7 @@ class Sweeper:
         try:
             for t in trials:
                 if not self.stop:  # submit() itself may do the work
-                    futures[future := self.executor.submit(trial.train, t, task)] = t
+                    futures[future := self.executor.submit(train_trial, t, task)] = t
                     future.add_done_callback(ended.put)
             while futures:
                 if self.stop and not halted:
@@ -320,6 +318,16 @@ class Sweeper:
         finally:
             for future in futures:
                 future.cancel()
+
+
+def train_trial(t: Trial, task: Task) -> Trial:
+    """What an executor runs: the trial, trained to a step from where it is, and measured there, whatever went wrong.
+
+    Its messages name settings as files do, not flags.  Only a worker imports what trains: the sweep starts at once.
+    """
+    from . import worker
+
+    return Context().run(worker.train, t, task)
 
 
 # ---- the end ----

@@ -26,9 +26,11 @@ from test_checks import WRONG_FLOATS, WRONG_INTEGERS, WRONG_LAYOUTS, WRONG_SHAPE
 from microgpt import kernels
 from microgpt.__main__ import EXIT_DONE, execute
 from microgpt.api import Model
-from microgpt.base.config import SPLITS, Config, Sampling, flag, parse, parsed, read_toml, to_toml
+from microgpt.base.config import SPLITS, Config, Sampling
+from microgpt.base.config_file import read_toml, to_toml
 from microgpt.base.errors import CheckpointError, ConfigError, DataError, PlotError, SamplingError
 from microgpt.base.files import Folder
+from microgpt.base.settings import flag, parse, parsed
 from microgpt.core.data import Dataset
 from microgpt.core.documents import read, vocabulary
 from microgpt.core.params import Parameters, by_rows, count, table
