@@ -41,10 +41,10 @@ def at_import(tree):
     """The code without what runs later or never: functions, and what is for type checkers alone."""
 
     class Remover(ast.NodeTransformer):
-        def visit_FunctionDef(self, node):  # noqa: N802
+        def visit_FunctionDef(self, node):
             return None
 
-        def visit_If(self, node):  # noqa: N802
+        def visit_If(self, node):
             if ast.unparse(node.test) == "TYPE_CHECKING":
                 node.body = [ast.Pass()]
             return self.generic_visit(node)
@@ -88,4 +88,4 @@ def test_every_package_has_its_place():
     """A new package has a line in the list of packages, or is the commands'."""
     packages = {path.parent.name for path in PACKAGE.rglob("*.py")} - {PACKAGE.name}
     assert packages == {*LAYERS, "commands"}
-    assert len([path for path in PACKAGE.glob("*.py")]) <= 8
+    assert len(list(PACKAGE.glob("*.py"))) <= 8

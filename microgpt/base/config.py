@@ -2,10 +2,10 @@
 
 import re
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from typing import Any
+from typing import Any, Generic
 
 from .errors import ConfigError, named
-from .settings import Range, Settings, setting
+from .settings import Float, Int, Range, Settings, Str, setting
 from .terminal import shown
 
 BILLION = 10**9
@@ -20,46 +20,54 @@ TEMPERATURE_HELP = "how freely to sample; 0 always takes the likeliest"
 
 
 @dataclass(frozen=True)
-class Config(Settings):
-    """A run's settings; the defaults are microgpt.py's.  Raises ConfigError when one is out of range.
+class Input(Settings):
+    input: str = setting("input.txt", "text file", free=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(Generic[Int, Float, Str]):
+    """A run's settings beside its input: those of a Config are an int, a float or a str; a sweep's are several.
 
     The settings marked `free` may change when a run is resumed: they do not touch what it computes.
     """
 
-    input: str = setting("input.txt", "text file", free=True)
-    _: KW_ONLY
-    seed: int = setting(42, "seed of the shuffle, the initial weights and the samples", Range(0, 2**63 - 1))
-    split: str = setting(
+    seed: Int = setting(42, "seed of the shuffle, the initial weights and the samples", Range(0, 2**63 - 1))
+    split: Str = setting(
         "line", "what a document is: a line, what is between blank lines, or all as running text", choices=SPLITS
     )
-    num_steps: int = setting(1000, "training steps", Range(1, BILLION), free=True)
-    batch_size: int = setting(1, "documents a step", Range(1, 10**6))
-    shards: int = setting(1, "parts of a step, a power of two: more take less memory", Range(1, 10**6))
-    n_layer: int = setting(1, "layers", Range(1, 1000))
-    n_embd: int = setting(16, "width of the residual stream", Range(1, 2**16))
-    n_head: int = setting(4, "attention heads, a divisor of the width", Range(1, 2**16))
-    block_size: int = setting(16, "longest context, in tokens", Range(1, 2**20))
-    learning_rate: float = setting(0.01, "Adam's step size, from which it falls", Range(0, 1000, True))
-    schedule: str = setting("linear", "how it falls", choices=("linear", "cosine", "constant"))
-    warmup_steps: int = setting(0, "steps over which it rises before", FROM_0)
-    min_learning_rate: float = setting(0.0, "where it falls to", Range(0, 1000))
-    beta1: float = setting(0.85, "Adam's decay of the mean gradient", FRACTION)
-    beta2: float = setting(0.99, "Adam's decay of the mean squared gradient", FRACTION)
-    eps: float = setting(1e-8, "Adam's guard against division by 0", Range(1e-12, 1))
-    weight_decay: float = setting(0.0, "each step takes this part of the rate of each weight away", Range(0, 1000))
-    grad_clip: float = setting(
+    num_steps: Int = setting(1000, "training steps", Range(1, BILLION), free=True)
+    batch_size: Int = setting(1, "documents a step", Range(1, 10**6))
+    shards: Int = setting(1, "parts of a step, a power of two: more take less memory", Range(1, 10**6))
+    n_layer: Int = setting(1, "layers", Range(1, 1000))
+    n_embd: Int = setting(16, "width of the residual stream", Range(1, 2**16))
+    n_head: Int = setting(4, "attention heads, a divisor of the width", Range(1, 2**16))
+    block_size: Int = setting(16, "longest context, in tokens", Range(1, 2**20))
+    learning_rate: Float = setting(0.01, "Adam's step size, from which it falls", Range(0, 1000, True))
+    schedule: Str = setting("linear", "how it falls", choices=("linear", "cosine", "constant"))
+    warmup_steps: Int = setting(0, "steps over which it rises before", FROM_0)
+    min_learning_rate: Float = setting(0.0, "where it falls to", Range(0, 1000))
+    beta1: Float = setting(0.85, "Adam's decay of the mean gradient", FRACTION)
+    beta2: Float = setting(0.99, "Adam's decay of the mean squared gradient", FRACTION)
+    eps: Float = setting(1e-8, "Adam's guard against division by 0", Range(1e-12, 1))
+    weight_decay: Float = setting(0.0, "each step takes this part of the rate of each weight away", Range(0, 1000))
+    grad_clip: Float = setting(
         0.0, "longest gradient (2-norm of all); longer ones are shortened; 0 is any", Range(0, 1e9)
     )
-    init_std: float = setting(0.08, "standard deviation of the initial weights", Range(0, 1000, True))
-    dtype: str = setting("float64", "precision: float64 reproduces the reference", choices=("float64", "float32"))
-    val_fraction: float = setting(0.0, "part of the documents, the last after the shuffle, to hold out", FRACTION)
-    eval_every: int = setting(100, "measure the loss of the held-out part every so many steps", STEPS, free=True)
-    patience: int = setting(0, "stop after so many measurements without a new best; 0 never does", FROM_0, free=True)
-    checkpoint_every: int = setting(0, "save the run every so many steps; 0 is once a minute", FROM_0, free=True)
-    log_every: int = setting(100, "print the loss every so many steps", STEPS, free=True)
-    sample_every: int = setting(0, "print a few samples every so many steps; 0 never does", FROM_0, free=True)
-    num_samples: int = setting(20, "documents to invent after training", FROM_0, free=True)
-    temperature: float = setting(0.5, TEMPERATURE_HELP, Range(0, 1000), free=True)
+    init_std: Float = setting(0.08, "standard deviation of the initial weights", Range(0, 1000, True))
+    dtype: Str = setting("float64", "precision: float64 reproduces the reference", choices=("float64", "float32"))
+    val_fraction: Float = setting(0.0, "part of the documents, the last after the shuffle, to hold out", FRACTION)
+    eval_every: Int = setting(100, "measure the loss of the held-out part every so many steps", STEPS, free=True)
+    patience: Int = setting(0, "stop after so many measurements without a new best; 0 never does", FROM_0, free=True)
+    checkpoint_every: Int = setting(0, "save the run every so many steps; 0 is once a minute", FROM_0, free=True)
+    log_every: Int = setting(100, "print the loss every so many steps", STEPS, free=True)
+    sample_every: Int = setting(0, "print a few samples every so many steps; 0 never does", FROM_0, free=True)
+    num_samples: Int = setting(20, "documents to invent after training", FROM_0, free=True)
+    temperature: Float = setting(0.5, TEMPERATURE_HELP, Range(0, 1000), free=True)
+
+
+@dataclass(frozen=True)
+class Config(RunSettings[int, float, str], Input):
+    """A run's settings; the defaults are microgpt.py's.  Raises ConfigError when one is out of range."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,12 +116,11 @@ class Sampling(Settings):
         return RUNNING_LENGTH if config.split == RUNNING_TEXT else config.block_size - len(self.prompt)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sweep(Settings):
     """A sweep's own settings, beside its space."""
 
     trials: int = setting(0, "how many trials; 0 is all of a grid", Range(0, MOST_TRIALS))
-    _: KW_ONLY
     sampler: str = setting("random", "what chooses the settings of a trial", choices=("grid", "random", "tpe"))
     round: int = setting(8, "trials that are chosen together, from what those before them gave", Range(1, MOST_TRIALS))
     rungs: str = setting("", "steps A,B,... after each of which only the better half of a round goes on")

@@ -8,11 +8,16 @@ import operator
 import re
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import ConfigError
 from .terminal import shown
 
+# the types in a table of which another has several values for a setting
+Int = TypeVar("Int")
+Float = TypeVar("Float")
+Str = TypeVar("Str")
+TYPES: dict[object, type] = {Int: int, Float: float, Str: str, int: int, float: float, str: str}
 Given = dict[str, Any]  # the settings that somebody gave, by name, without those left at their defaults
 
 
@@ -58,7 +63,7 @@ class Settings:
         for f in fields(self):
             value = plain(getattr(self, f.name))
             check(f, value)
-            if f.type is float and type(value) is int:
+            if kind(f) is float and type(value) is int:
                 value = float(value)
             object.__setattr__(self, f.name, value)  # frozen
 
@@ -68,9 +73,10 @@ class Settings:
 
 def kind(f: Field[Any]) -> type:
     """int, float or str, which a flag, a file and Python can all say."""
-    if f.type not in (int, float, str):
+    found = TYPES.get(f.type)
+    if found is None:
         raise TypeError(f"{f.name}: expected a setting that is an int, a float or a str, found {f.type}")
-    return f.type
+    return found
 
 
 def plain(value: Any) -> Any:
@@ -87,7 +93,7 @@ def check(f: Field[Any], value: Any) -> None:
     limits, choices = f.metadata["range"], f.metadata["choices"]
     if choices is not None and (type(value) is not str or value not in choices):
         raise ConfigError(f"expected one of {', '.join(choices)}, found {shown(value)}", argument=f.name)
-    if type(value) is not f.type and not (f.type is float and type(value) is int):
+    if type(value) is not kind(f) and not (kind(f) is float and type(value) is int):
         raise ConfigError(f"expected {KIND[kind(f)]}, found {shown(value)}", argument=f.name)
     if limits is not None and value not in limits:
         raise ConfigError(f"expected {KIND[kind(f)]} {limits}, found {shown(value)}", argument=f.name)

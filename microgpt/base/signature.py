@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_args, get_origin, overload
 
 from .settings import Given, suggestion
 
@@ -20,7 +20,10 @@ class accepts(Generic[P]):  # noqa: N801 - a decorator
     """
 
     def __init__(self, settings: Callable[P, object]) -> None:
-        self.signature = inspect.signature(settings)
+        signature, types = inspect.signature(settings), type_arguments(settings)
+        parameters = signature.parameters.values()
+        known = [each.replace(annotation=types.get(each.annotation, each.annotation)) for each in parameters]
+        self.signature = signature.replace(parameters=known)
         helps = [f for f in fields(settings) if f.metadata]  # type: ignore[arg-type]
         self.described = "\n".join(f"{f.name} = {f.default!r}: {f.metadata['help']}" for f in helps)
 
@@ -55,3 +58,10 @@ class accepts(Generic[P]):  # noqa: N801 - a decorator
             return self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
+
+
+def type_arguments(settings: object) -> dict[object, object]:
+    """What the type variables of a generic table of settings stand for in this one."""
+    bases = [base for cls in getattr(settings, "__mro__", ()) for base in getattr(cls, "__orig_bases__", ())]
+    pairs = [zip(getattr(get_origin(base), "__parameters__", ()), get_args(base)) for base in bases]
+    return {variable: argument for each in pairs for variable, argument in each}

@@ -15,16 +15,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, closing, suppress
 from contextvars import Context
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
-from ..base.config import Sweep
+from ..base.config import Config, RunSettings, Sweep
 from ..base.config_file import read_recipe
 from ..base.errors import ConfigError, DataError, named
 from ..base.files import AnyPath, Folder, folder_at, path_text, write_all
 from ..base.progress import progress_bar
 from ..base.settings import Given
 from ..base.signals import interrupt_at_the_end
+from ..base.signature import accepts
 from ..base.terminal import reason, shown
 from ..base.threads import check
 from ..runs.run import SWEEP
@@ -37,31 +38,48 @@ TRIALS = "trials.jsonl"
 POLL_SECONDS = 0.1
 
 
-def sweep(
-    out: AnyPath | None = None,
-    *,
-    resume: AnyPath | None = None,
-    executor: object = "process",
-    threads: int | None = None,
-    recipe: str | None = None,
-    progress: bool = False,
-    **settings: Any,
-) -> list[Trial]:
-    """Train with many settings in the directory `out`, or go on with `resume`; returns the trials, the best first.
+Ints = int | Sequence[int] | str
+Floats = float | Sequence[float] | str
+Strs = str | Sequence[str]
 
-    A setting of train() may be a value, several in a list, or "low..high" or "low..high:log"; those of the sweep are
-    trials, sampler, round, rungs, sweep_seed and trial_timeout, as on the command line.  `executor` is a name as there,
-    a concurrent.futures.Executor, or a callable that returns one; processes are spawned, so that a script needs its
-    `if __name__ == "__main__":`.  Raises what train() does; after Ctrl-C, when all is saved, KeyboardInterrupt.
+
+@dataclass(frozen=True)
+class Sweeping(RunSettings[Ints, Floats, Strs], Sweep):
+    """What sweep() may be given.  Of this class only the signature is used."""
+
+    out: AnyPath | None = None
+    _: KW_ONLY
+    input: AnyPath | Sequence[AnyPath] = Config.input
+    resume: AnyPath | None = None
+    executor: object = "process"
+    threads: int | None = None
+    recipe: str | None = None
+    progress: bool = False
+
+
+@accepts(Sweeping)
+def sweep(given: Given) -> list[Trial]:
+    """Train with many settings in the directory `out`, or continue with `resume`; returns the trials, the best first.
+
+    A setting of train() may be a value, several in a list, or "low..high" or "low..high:log"; those of the sweep itself
+    are values.  `executor` is a name as on the command line, a concurrent.futures.Executor, or a callable that returns
+    one; processes are spawned, so a script needs its `if __name__ == "__main__":`.  `threads` is how many train a
+    trial, `recipe` names settings to begin with, and `progress` shows a bar.  Raises what train() does; after Ctrl-C,
+    when all is saved, KeyboardInterrupt.
 
     >>> microgpt.sweep("sweeps/first", trials=24, learning_rate="1e-3..1e-1:log", n_embd=[16, 32])   # doctest: +SKIP
+
+    SETTINGS
     """
-    paths = ((out, "out"), (resume, "resume"))
-    begin, go_on = (None if path is None else path_text(path, name) for path, name in paths)
-    own = {f.name: settings.pop(f.name) for f in fields(Sweep) if f.name in settings}
-    space = ({} if recipe is None else read_recipe(recipe)) | settings
+    given = dict(given)
+    paths = ((name, given.pop(name, None)) for name in ("out", "resume"))
+    out, resume = (None if path is None else path_text(path, name) for name, path in paths)
+    executor = given.pop("executor", Sweeping.executor)
+    threads, recipe, progress = (given.pop(name, None) for name in ("threads", "recipe", "progress"))
+    own = {f.name: given.pop(f.name) for f in fields(Sweep) if f.name in given}
+    space = ({} if recipe is None else read_recipe(recipe)) | given
     with interrupt_at_the_end() as stop:
-        return run(begin, go_on, own, space, executor, threads, stop, progress).best_first()
+        return run(out, resume, own, space, executor, threads, stop, bool(progress)).best_first()
 
 
 def run(

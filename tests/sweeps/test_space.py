@@ -13,6 +13,7 @@ from sweeping import needs_optuna, sweep
 import microgpt
 from microgpt.base.config import Config
 from microgpt.base.errors import ConfigError
+from microgpt.base.settings import kind
 from microgpt.sweeps.space import SETTINGS, Between, at_random, given, grid, grid_size, space_of, to_json, tpe, written
 from microgpt.sweeps.trial import Trial
 
@@ -37,15 +38,15 @@ def test_what_a_flag_says():
 @pytest.mark.parametrize("f", fields(Config), ids=lambda f: f.name)
 def test_what_is_written_is_read_back(f):
     """What Python says, and what a sweep's file keeps of it, is what the flag says, for every setting."""
-    one = f.default if f.metadata["choices"] or f.type is str else f.type(f.metadata["range"].high_open or 1)
+    one = f.default if f.metadata["choices"] or kind(f) is str else kind(f)(f.metadata["range"].high_open or 1)
     one = 0.5 if f.metadata["range"] and one not in f.metadata["range"] else one
-    for text in [str(one)] + [f"{one / 2 if f.type is float else one}..{one + one}"] * (
-        f.type is not str and one < 0.5
+    for text in [str(one)] + [f"{one / 2 if kind(f) is float else one}..{one + one}"] * (
+        kind(f) is not str and one < 0.5
     ):
         values = written(f, text)
         assert given(f, to_json(values)) == values
     assert given(f, one) == given(f, [one]) == given(f, (one,)) == [one]
-    assert type(given(f, one)[0]) is f.type
+    assert type(given(f, one)[0]) is kind(f)
 
 
 def test_python_says_it_with_numpy_too():
@@ -59,8 +60,8 @@ NUMBERS = ["", "ten", "nan", "inf", "1,", ",1", "1,,2", "1 ,2", "1..", "..1", "1
            "1..2:exp", "1..2:", "1..2:log:log", ":log", "1:log", "0x1..0x2", "1_0", "٣..٤", "1..nan", "-1..1", "1e999",
            "9" * 40]  # fmt: skip
 BAD = {
-    **{f.name: [*NUMBERS, *(["1.5", "1.5..3", "1,1.5"] if f.type is int else [])]
-       for f in fields(Config) if f.type in (int, float)},
+    **{f.name: [*NUMBERS, *(["1.5", "1.5..3", "1,1.5"] if kind(f) is int else [])]
+       for f in fields(Config) if kind(f) in (int, float)},
     "dtype": ["", "float16", "float32,", "float32,float32", "float32..float64", "float32 ,float64", "32", "1..2",
               "Float32", "float64,x", ",", "None"],
     "input": ["", "a,", ",a", "a,a", ","],
