@@ -29,32 +29,32 @@ def named(setting: str) -> str:
 
 
 class OneLineError(Exception):
-    """An error of one line: what it is about, an argument or a file, and the problem with that.
+    """An error of one line: the problem, and what has it, which is an argument or another subject, such as a file.
 
-    A caller that knows the argument under another name changes `argument`; str() puts the line together.
+    An argument is called what its flag is called on the command line.
     """
 
-    def __init__(self, problem: object, argument: str = "", file: str = "") -> None:
+    def __init__(self, problem: object, argument: str = "", subject: str = "") -> None:
         super().__init__(problem)
-        self.argument, self.file = argument, file
+        self.argument, self.subject = argument, subject
 
     @property
     def problem(self) -> str:
         return escaped(super().__str__())
 
     def __str__(self) -> str:
-        subject = named(self.argument) if self.argument else escaped(self.file)
+        subject = named(self.argument) if self.argument else escaped(self.subject)
         return f"{subject}: {self.problem}" if subject else self.problem
 
 
 @contextmanager
-def renamed(before: str, argument: str = "", file: str = "") -> Iterator[None]:
-    """An error about the argument `before` is about this argument, or this file, to whoever called us."""
+def renamed(before: str, argument: str = "", subject: str = "") -> Iterator[None]:
+    """Raise errors about the argument or subject `before` as errors about this one, which is what our caller knows."""
     try:
         yield
     except OneLineError as error:
-        if error.argument == before:
-            error.argument, error.file = argument, file
+        if before in (error.argument, error.subject):
+            error.argument, error.subject = argument, subject
         raise
 
 

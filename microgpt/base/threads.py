@@ -43,7 +43,7 @@ def default() -> int:
     try:
         return parse(text) if text else cores()
     except ConfigError as error:
-        raise EnvironmentVariableError(error.problem, file="MICROGPT_THREADS") from None
+        raise EnvironmentVariableError(error.problem, subject="MICROGPT_THREADS") from None
 
 
 def cores() -> int:

@@ -26,7 +26,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     model = api.load(arguments.path, n_threads(arguments))
     path = arguments.input if arguments.input is not None else input_of_run(arguments.path, model.config.input)
     texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
-    with renamed("documents", file=path):
+    with renamed("documents", subject=path):
         result = model.evaluate(texts)
     notice_cut(path, model.config, result)
     if arguments.json:

@@ -10,7 +10,7 @@ from itertools import groupby
 from ..base.config import BLANK_LINE, LINE, RUNNING_TEXT, Config
 from ..base.errors import ConfigError, DataError, named
 from ..base.files import open_file
-from ..base.terminal import reason
+from ..base.terminal import reason, shown
 
 # what parts documents, by `split`: none of them has it
 PARTED_BY = {LINE: "\n", BLANK_LINE: "\n\n", RUNNING_TEXT: ""}
@@ -30,17 +30,18 @@ def read(path: str, split: str = Config.split) -> tuple[list[str], bool]:
         raise DataError(
             f"expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}; "
             f"of a file in {code} 'iconv -f {code} -t UTF-8' makes one",
-            file=path,
+            subject=path,
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(f"cannot be read: {reason(error)}", file=path) from None
+        raise DataError(f"cannot be read: {reason(error)}", subject=path) from None
     bom = text.startswith("\ufeff")
     if bom:
         text = text[1:]
     documents = divided(text, split)
     if not documents:
         raise DataError(
-            f"expected at least one {'character' if split == RUNNING_TEXT else 'line of text'}, found none", file=path
+            f"expected at least one {'character' if split == RUNNING_TEXT else 'line of text'}, found none",
+            subject=path,
         )
     return documents, bom
 
@@ -77,6 +78,10 @@ class Documents:
         self.training = [training] if isinstance(training, str) else training
         self.held_out = [held_out] if isinstance(held_out, str) and held_out else list(held_out)
 
+    def __repr__(self) -> str:
+        what = "characters" if self.running else "documents"
+        return f"<Documents of {shown(self.path)}: {self.count} {what}, {self.n_held_out} of them held out>"
+
     @cached_property
     def sha256(self) -> str:
         """Of the documents in their order, so that another shuffle would be noticed too."""
@@ -90,7 +95,7 @@ class Documents:
             raise DataError(
                 f"expected the documents with which the run began (SHA-256 {sha256}), "
                 f"found others ({self.sha256}); {named('input')} says where they are now",
-                file=self.path,
+                subject=self.path,
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ..base import memory
 from ..base.config import Config
 from ..base.errors import ConfigError, named
-from ..core.activations import looked_at
+from ..core.activations import collect_activations
 from ..core.params import by_rows
 from ..core.program import Replay
 from ..core.trainer import Trainer, gradient_of, record
@@ -55,7 +55,9 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
         columns = {name: array[start : start + n] for name, array in d.arrays.items()}
         keep(step, columns)
         offsets = np.append(np.flatnonzero(columns["positions"] == 0), n)
-        keep(step, {name: by_columns(array) for name, array in looked_at(ops, replay, offsets, config).items()})
+        keep(
+            step, {name: by_columns(array) for name, array in collect_activations(ops, replay, offsets, config).items()}
+        )
         keep(step, {"learning_rate": np.float64(adam.learning_rate()), "loss": np.float64(trainer.step())})
         for prefix, flat in state.items():
             keep(step, {prefix + name: rows for name, rows in by_rows(params.matrices(flat)).items()})

@@ -22,7 +22,7 @@ def read_metrics(path: str) -> Series:
     if path.endswith((".npz", ".safetensors")) and os.path.isfile(path):
         near = "" if (directory := of_weights(path)) == path else f"; {directory} is the run"
         raise PlotError(
-            f"expected a run's directory or its metrics, found weights, which have no losses{near}", file=path
+            f"expected a run's directory or its metrics, found weights, which have no losses{near}", subject=path
         )
     try:
         with ExitStack() as stack:
@@ -41,11 +41,11 @@ def read_metrics(path: str) -> Series:
                         series[name][0].append(int(line["step"]))
                         series[name][1].append(float(line[key]))
     except (OSError, MemoryError) as error:
-        raise PlotError(f"cannot be read: {reason(error)}", file=path) from None
+        raise PlotError(f"cannot be read: {reason(error)}", subject=path) from None
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
-        raise PlotError(f"expected a step's JSON in every line, found {text!r:.60}: {error}", file=path) from None
+        raise PlotError(f"expected a step's JSON in every line, found {text!r:.60}: {error}", subject=path) from None
     if not series["train"][0]:
-        raise PlotError("expected at least one step, found none", file=path)
+        raise PlotError("expected at least one step, found none", subject=path)
     return series
 
 

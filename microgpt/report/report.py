@@ -142,7 +142,7 @@ def curves_of(path: str, name: str, notices: list[str]) -> dict[str, Any]:
     try:
         return figures.curves(plot.read_metrics(run.of_weights(path)))
     except DataError as error:
-        why = error.problem if error.file == path else error
+        why = error.problem if error.subject == path else error
         notice(f"{path}: reported without its losses: {why}")
         notices.append(NO_LOSSES.format(name))
         return {"train": [], "held_out": []}

@@ -48,7 +48,7 @@ def input_of_run(path: str, name: str) -> str:
             return place
     looked = " and ".join(dict.fromkeys(repr(os.path.abspath(place)) for place in places))
     raise DataError(
-        f"expected the run's input, found none (looked for {looked}); {named('input')} says where it is", file=name
+        f"expected the run's input, found none (looked for {looked}); {named('input')} says where it is", subject=name
     )
 
 

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from ..base.config import RUNNING_TEXT, Sampling
-from ..base.errors import ConfigError, DataError, named
+from ..base.errors import ConfigError, DataError, named, renamed
 from ..base.files import AnyPath, path_text
 from ..base.settings import Given
 from ..base.signature import accepts
@@ -120,7 +120,8 @@ class Trained:
         With `probs` the probabilities are a list of floats for each text, as sample_probs() has them; else None.
         """
         room = self.config.split != RUNNING_TEXT and not sampling.length
-        self._check_text(named("prompt"), sampling.prompt, self.config.block_size - 1 if room else None)
+        with renamed("prompt", argument="prompt"):
+            self._check_text("prompt", sampling.prompt, self.config.block_size - 1 if room else None)
         return samples(self.params, sampling, probs, self.threads)
 
     @overload
@@ -137,7 +138,7 @@ class Trained:
         for each in texts:
             self._check_text("text", each, None if running else self.config.block_size)
             if running and not each:
-                raise ConfigError("text: expected at least one character, found none")
+                raise ConfigError("expected at least one character, found none", subject="text")
         if not texts:
             return []
         losses = Evaluator(self.params, texts, self.threads).losses()
@@ -156,11 +157,11 @@ class Trained:
         if wrong := [document for document in documents if type(document) is not str]:
             raise TypeError(f"documents: expected a list of texts, found {shown(wrong[0])} in it")
         if not documents:
-            raise DataError("documents: expected at least one text, found none")
+            raise DataError("expected at least one text, found none", argument="documents")
         known = set(self.vocab)
         for document in documents:
             if not known.issuperset(document):
-                raise DataError(f"documents: {unknown(document, known, self.vocab)}")
+                raise DataError(unknown(document, known, self.vocab), argument="documents")
         evaluator = Evaluator(self.params, documents, self.threads)
         losses, d = evaluator.losses(), evaluator.dataset
         running = self.config.split == RUNNING_TEXT
@@ -185,7 +186,7 @@ class Trained:
         self._check_text("text", text, self.config.block_size)
         tokens = self.params.tokens
         if tokens.end is None and not text:
-            raise ConfigError("text: expected at least one character, found none")
+            raise ConfigError("expected at least one character, found none", subject="text")
         ids = [tokens.start, *tokens.ids(text), *([] if tokens.end is None else [tokens.end])]
         return activations(self.params, ids[: self.config.block_size + 1])
 
@@ -236,12 +237,14 @@ class Trained:
 
     def _check_text(self, name: str, text: str, most: int | None) -> None:
         if type(text) is not str:
-            raise ConfigError(f"{name}: expected text, found {shown(text)}")
+            raise ConfigError(f"expected text, found {shown(text)}", subject=name)
         known = set(self.vocab)
         if not known.issuperset(text):
-            raise ConfigError(f"{name}: {unknown(text, known, self.vocab)}")
+            raise ConfigError(unknown(text, known, self.vocab), subject=name)
         if most is not None and len(text) > most:
-            raise ConfigError(f"{name}: expected at most {most} characters ({named('block_size')}), found {len(text)}")
+            raise ConfigError(
+                f"expected at most {most} characters ({named('block_size')}), found {len(text)}", subject=name
+            )
 
 
 def unknown(text: str, known: set[str], vocab: list[str]) -> str:

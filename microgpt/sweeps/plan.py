@@ -62,7 +62,7 @@ class Plan:
             trials = [Trial(**t) for t in saved.pop("round")]
             return cls(Sweep(**saved.pop("config")), space_of(saved.pop("space")), **saved, round=trials)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"expected a sweep's settings: {reason(error)}", file=folder.file(SWEEP)) from None
+            raise DataError(f"expected a sweep's settings: {reason(error)}", subject=folder.file(SWEEP)) from None
 
     def write(self, folder: Folder) -> None:
         """Write what read() reads."""

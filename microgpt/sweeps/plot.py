@@ -46,10 +46,10 @@ def plot(paths: list[str], output: str) -> None:
         with closing(Folder(paths[0])) as folder, open(path, "rb", opener=folder.open) as file:
             space, trials = Plan.read(folder).space, read(file, path)[0]
     except OSError as error:
-        raise PlotError(f"expected {TRIALS} and {SWEEP} to be readable: {reason(error)}", file=paths[0]) from None
+        raise PlotError(f"expected {TRIALS} and {SWEEP} to be readable: {reason(error)}", subject=paths[0]) from None
     measured = [t for t in trials if t.val_loss is not None]
     if not measured:
-        raise PlotError("expected at least one trial with a loss, found none", file=path)
+        raise PlotError("expected at least one trial with a loss, found none", subject=path)
     names = varied(space) or ["val_fraction"]  # which every space has
     panels = [*names, *["step"] * any(t.rungs for t in trials)]
     columns, rows = min(WIDE, len(panels)), -(-len(panels) // WIDE)

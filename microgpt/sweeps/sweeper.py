@@ -175,7 +175,7 @@ def read(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
         if [t.trial for t in trials] != list(range(len(trials))):
             raise ValueError("one is missing")
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"expected a trial in every line: {error}", file=path) from None
+        raise DataError(f"expected a trial in every line: {error}", subject=path) from None
     return trials, sum(map(len, lines))
 
 
