@@ -109,8 +109,8 @@ def test_short_texts_of_objects(tmp_path):
     """At the end of a notebook's cell every public object is one line, however large it is."""
     trainer = tiny_trainer(tmp_path)
     model = microgpt.Model(trainer.checkpoint())
-    text = "anna" * 1000
-    objects = [model, model.score("anna"), model.evaluate([text]), trainer.documents, trainer.dataset]
+    text = "abba" * 1000
+    objects = [model, model.score("abc"), model.evaluate([text]), trainer.documents, trainer.dataset]
     objects += [trainer.params, model.inspect("ab"), microgpt.sweep(tmp_path / "sweep", executor="thread:1",
                 sampler="grid", input=tmp_path / "names.txt", **TINY)[0]]  # fmt: skip
     for each in objects:

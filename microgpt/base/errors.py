@@ -49,11 +49,11 @@ class OneLineError(Exception):
 
 @contextmanager
 def renamed(before: str, argument: str = "", subject: str = "") -> Iterator[None]:
-    """Raise errors about the argument or subject `before` as errors about this one, which is what our caller knows."""
+    """Raise errors about the argument or subject `before`, "" being none, as errors about this one."""
     try:
         yield
     except OneLineError as error:
-        if before in (error.argument, error.subject):
+        if before == (error.argument or error.subject):
             error.argument, error.subject = argument, subject
         raise
 

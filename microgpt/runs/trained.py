@@ -162,7 +162,8 @@ class Trained:
         for document in documents:
             if not known.issuperset(document):
                 raise DataError(unknown(document, known, self.vocab), argument="documents")
-        evaluator = Evaluator(self.params, documents, self.threads)
+        with renamed("", argument="documents"):
+            evaluator = Evaluator(self.params, documents, self.threads)
         losses, d = evaluator.losses(), evaluator.dataset
         running = self.config.split == RUNNING_TEXT
         return Evaluation(

@@ -30,9 +30,7 @@ def training(
 ) -> Iterator[tuple[Trainer, Run | None, Metrics | None]]:
     """(trainer, run, metrics), ready for loop.train(); the latter two are None unless asked for, and but for rank 0."""
     if out is not None and resume is not None:
-        raise ConfigError(
-            f"expected none with {named('resume')}, which says where the run is, found {out!r}", argument="out"
-        )
+        raise ConfigError(f"expected none with {named('resume')}, which says where the run is, found {out!r}", "out")
     directory = out if resume is None else resume
     writes = ranks is None or ranks.rank == 0
     with ExitStack() as stack:
