@@ -37,7 +37,9 @@ def sweep(arguments: argparse.Namespace) -> int | None:
 
     texts = vars(arguments)
     given = base_settings(arguments)
-    given |= {name: space.written(f, texts[name]) for name, f in space.SETTINGS.items() if texts[name] is not None}
+    given |= {
+        name: space.values_of_flag(f, texts[name]) for name, f in space.SETTINGS.items() if texts[name] is not None
+    }
     out, resume, own = arguments.out, arguments.resume, parsed(Sweep, texts)
     with stop_on_signals() as stop:
         progress = sys.stderr.isatty()

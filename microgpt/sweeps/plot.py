@@ -13,8 +13,8 @@ from ..report import plot as runs_plot
 from ..report.plot import check_name, pyplot, save, text
 from ..runs.run import SWEEP
 from .plan import Plan
-from .space import Space, Values, ends, varied
-from .sweeper import TRIALS, read
+from .space import Space, Values, bounds, varied_settings
+from .sweeper import TRIALS, read_trials
 from .trial import Trial
 
 Styles = list[tuple[list[Trial], dict[str, Any]]]
@@ -42,7 +42,7 @@ def plot(paths: list[str], output: str) -> None:
     if len(paths) > 1:
         raise ConfigError(f"expected one sweep alone, or runs, found {len(paths)} of them")
     space, measured = read_sweep(paths[0])
-    names = varied(space) or ["val_fraction"]  # which every space has
+    names = varied_settings(space) or ["val_fraction"]  # which every space has
     panels = [*names, *["step"] * any(t.rungs for t in measured)]
     columns, rows = min(WIDE, len(panels)), -(-len(panels) // WIDE)
     size = 4.5 * columns, 3.6 * rows
@@ -69,7 +69,7 @@ def read_sweep(directory: str) -> tuple[Space, list[Trial]]:
     path = os.path.join(directory, TRIALS)
     try:
         with closing(Folder(directory)) as folder, open(path, "rb", opener=folder.open) as file:
-            space, trials = Plan.read(folder).space, read(file, path)[0]
+            space, trials = Plan.read(folder).space, read_trials(file, path)[0]
     except OSError as error:
         raise PlotError(f"expected {TRIALS} and {SWEEP} to be readable: {reason(error)}", subject=directory) from None
     measured = [t for t in trials if t.val_loss is not None]
@@ -97,7 +97,7 @@ def draw_setting(axes: Any, name: str, values: Values, styles: Styles, top: floa
             x = [places.get(v, v) for v in (t.settings[name] for t in trials)]
             losses = [min(t.val_loss or 0, top) for t in trials]
             axes.plot(x, losses, **{"color": "C0", "linestyle": "none"} | style)
-    axes.axvspan(*(places.get(end, end) for end in ends(values)), alpha=0)  # unseen: the axis has all there may be
+    axes.axvspan(*(places.get(end, end) for end in bounds(values)), alpha=0)  # unseen: the axis has all there may be
     if isinstance(values, list):
         ticks = list(places)[:: -(-len(places) // MOST_TICKS)]
         axes.set_xticks([places[v] for v in ticks], [label(v) for v in ticks])

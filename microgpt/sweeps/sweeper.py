@@ -31,7 +31,7 @@ from ..base.threads import check
 from ..runs.run import SWEEP
 from . import executors
 from .plan import Plan
-from .space import varied
+from .space import varied_settings
 from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
 
 TRIALS = "trials.jsonl"
@@ -97,15 +97,15 @@ def run(
         raise ConfigError(f"expected either a directory for the sweep or {named('resume')}, found {shown(out)}")
     with ExitStack() as held:
         if resume is not None:
-            folder = held.enter_context(closing(opened(resume)))
+            folder = held.enter_context(closing(open_directory(resume)))
             plan = Plan.read(folder)
-            plan.go_on(own, given)
+            plan.resume(own, given)
         else:
             plan = Plan.of(own, given)
         n_threads = None if threads is None else check(threads)
-        workers, share = held.enter_context(executors.running(executor))
+        workers, share = held.enter_context(executors.open_executor(executor))
         if out is not None:
-            folder = held.enter_context(closing(created(out)))
+            folder = held.enter_context(closing(create_directory(out)))
         plan.write(folder)
         lines = held.enter_context(closing(Lines(folder)))
         bar = progress_bar(plan.config.trials) if progress else None
@@ -119,7 +119,7 @@ def run(
 # ---- its directory ----
 
 
-def created(path: str) -> Folder:
+def create_directory(path: str) -> Folder:
     """A directory for a new sweep, which is ours until it is closed.  Raises ConfigError when it has one already."""
     os.makedirs(path, exist_ok=True)
     folder = Folder(path)
@@ -131,7 +131,7 @@ def created(path: str) -> Folder:
     return folder
 
 
-def opened(path: str) -> Folder:
+def open_directory(path: str) -> Folder:
     """The directory of a sweep, which is ours until it is closed."""
     folder = folder_at(path)
     if folder is None or not os.path.exists(folder.file(SWEEP)):
@@ -147,7 +147,7 @@ class Lines:
         self.path = folder.file(TRIALS)
         self._fd = folder.open(TRIALS, os.O_RDWR | os.O_CREAT)
         with open(self._fd, "rb", closefd=False) as file:
-            self.recorded, self._size = read(file, self.path)
+            self.recorded, self._size = read_trials(file, self.path)
         os.ftruncate(self._fd, self._size)
         os.lseek(self._fd, self._size, os.SEEK_SET)
 
@@ -167,7 +167,7 @@ class Lines:
         os.close(self._fd)
 
 
-def read(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
+def read_trials(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
     """(trials, how many bytes they take) of a trials.jsonl, of which the last line may be a part.  Raises DataError."""
     lines = [line for line in file if line.endswith(b"\n")]
     try:
@@ -213,20 +213,20 @@ class Sweeper:
             for start in range(0, n, size):
                 numbers = range(start, min(start + size, n))
                 if len(before := recorded[start : numbers.stop]) == len(numbers):
-                    self.ended(before)
+                    self.record_end(before)
                 elif not self.stop:
                     self.run_round(numbers, before)
         finally:
-            self.halt()
+            self.stop_trials()
 
-    def halt(self) -> None:
+    def stop_trials(self) -> None:
         """Have all trials stop and save."""
         with suppress(OSError):
             os.unlink(RUNNING_FILE, dir_fd=self.folder.fd)
 
     def run_round(self, numbers: range, recorded: list[Trial]) -> None:
         """Train the trials of a round, those that are recorded excepted, and write how they end."""
-        trials = [Trial(n, settings) for n, settings in zip(numbers, self.plan.ask(numbers, self.trials))]
+        trials = [Trial(n, settings) for n, settings in zip(numbers, self.plan.choose(numbers, self.trials))]
         begun = [t for t in self.plan.round if t.trial in numbers]  # all or none
         for t in recorded + begun:
             if t.settings != (asked := trials[t.trial - numbers.start].settings):
@@ -238,7 +238,7 @@ class Sweeper:
         for i in range(self.plan.n_rungs * bool(begun), len(self.plan.config.steps)):
             if not self.rung(i, trials):
                 return
-        self.ended(recorded)
+        self.record_end(recorded)
         trials = trials[len(recorded) :]
         self.write(trials)
         for _ in self.train(trials, None):
@@ -263,9 +263,9 @@ class Sweeper:
         first = trials[0].trial if trials else 0
         while (i := len(self.trials) - first) < len(trials) and trials[i].status != PAUSED:
             self.lines.append(trials[i])
-            self.ended([trials[i]])
+            self.record_end([trials[i]])
 
-    def ended(self, trials: list[Trial]) -> None:
+    def record_end(self, trials: list[Trial]) -> None:
         self.trials += trials
         if self.bar is not None:
             losses = [t.val_loss for t in self.trials if t.status == "done" and t.val_loss is not None]
@@ -292,7 +292,7 @@ class Sweeper:
                     yield t
                 elif end.status == UNSAVED:
                     error = error or f"trial {t.trial}: {end.error}"
-                    self.halt()
+                    self.stop_trials()
                 elif end.status != INTERRUPTED:
                     vars(t).update(vars(end))
                     yield t
@@ -320,7 +320,7 @@ class Sweeper:
             while futures:
                 if self.stop and not halted:
                     halted = True
-                    self.halt()
+                    self.stop_trials()
                     for future in list(futures):
                         future.cancel()
                 with suppress(queue.Empty):
@@ -353,7 +353,7 @@ def train_trial(t: Trial, task: Task) -> Trial:
 
 def table(sweeper: Sweeper) -> Iterator[str]:
     """The lines of a table, the best trial first."""
-    names, trials = varied(sweeper.plan.space), sweeper.best_first()
+    names, trials = varied_settings(sweeper.plan.space), sweeper.best_first()
     rows = [["trial", "held-out loss", "step", "status", *names]]
     for t in trials:
         loss = "–" if t.val_loss is None else f"{t.val_loss:.4f}" if t.val_loss < 1e6 else f"{t.val_loss:.3g}"
