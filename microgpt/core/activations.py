@@ -24,7 +24,7 @@ class Activations(dict[str, Any]):
     """
 
     def __repr__(self) -> str:
-        return f"<Activations of {self['tokens'].size} tokens: {len(self)} arrays by name>"
+        return f"<Activations: {len(self)} arrays, from {next(iter(self), None)!r} to {next(reversed(self), None)!r}>"
 
     def __missing__(self, name: object) -> NoReturn:
         meant = suggestion(name, self) if isinstance(name, str) else ""
