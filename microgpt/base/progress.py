@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: step lines on stdout, a progress bar on a terminal or in a notebook."""
+"""What a run prints while it trains: step lines on stdout, a progress bar on a terminal or in a notebook."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ class Reporter:
         self._first, self._started, self._next = first_step, time.monotonic(), 0.0
 
     def steps(self, first: int, losses: list[float]) -> None:
-        """The losses of the steps from `first` on, of which only the last can be due for a line."""
+        """The losses of the steps from `first` on, only the last of which can be due for a line."""
         config, step, loss = self.config, first + len(losses) - 1, losses[-1]
         last = step == config.num_steps
         due = self.lines == "due" and (step % config.log_every == 0 or step == 1)

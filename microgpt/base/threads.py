@@ -1,4 +1,4 @@
-"""How many threads work: as many as there are cores, unless it is said otherwise, and as the work can feed.
+"""How many threads work: by default as many as there are cores, and no more than the work can feed.
 
 The bits of a result do not depend on it.
 """

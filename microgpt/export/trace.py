@@ -25,13 +25,13 @@ def to_bytes(config: Config, steps: int, input: str | None = None) -> bytes:
 
 
 def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
-    """{name: array} of the next so many steps, by the names of model.py, in the run's precision.
+    """{name: array} of the next `steps` steps, by the names of model.py, in the run's precision.
 
     "step0.wte" is a weight before the first step.  Of each step, "step1." and so on, there are its columns ("tokens",
     "positions", "targets", "weights"), every intermediate and its gradient ("layer0.q", "layer0.dq"), with a row for
     each column; the "loss" and the "learning_rate"; and for each weight "grad.wte", Adam's "m.wte" and "v.wte", and the
     weight after it, "wte".  Weights are row by row, outputs x inputs, with a row for each token or position.
-    Raises ConfigError where there are not so many steps, MemoryError, and what Trainer.step does.
+    Raises ConfigError where fewer steps are left, MemoryError, and what Trainer.step does.
     """
     config, d, params, adam = trainer.config, trainer.dataset, trainer.params, trainer.adam
     if (left := config.num_steps - trainer.step_count) < steps:

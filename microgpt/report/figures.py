@@ -32,7 +32,9 @@ COMPARED = 64  # longest context with which the nearest text is looked for
 def settings(model: Trained, documents: Documents | None) -> dict[str, Any]:
     """The run in words: its settings, and what it was trained on."""
     config = model.config
-    named = asdict(config) | {"input": escaped(os.path.basename(config.input))}  # where it was is nobody's business
+    named = asdict(config) | {
+        "input": escaped(os.path.basename(config.input))
+    }  # not the path: pages are shown to others
     counts = None
     if documents is not None:
         counts = {"count": documents.count, "held_out": documents.n_held_out}
@@ -79,7 +81,7 @@ def pieces(text: str, size: int) -> list[str]:
 
 
 def measured(model: Trained, documents: Documents, most: int) -> list[str]:
-    """The first of the held-out texts, or of the training, that have at most so many tokens together, cut as the
+    """The first of the held-out texts, or of the training, that have at most `most` tokens together, cut as the
     context cuts them; of running text it is one."""
     texts, size = documents.held_out or documents.training, model.config.block_size
     if documents.running:

@@ -32,7 +32,7 @@ def read_metrics(path: str) -> Series:
                 path, opener = folder.file(METRICS), folder.open
             for text in stack.enter_context(open(path, encoding="utf-8", errors="surrogateescape", opener=opener)):
                 if not text.endswith("\n"):
-                    break  # the last line of a run that goes on, or whose disk was full
+                    break  # the last line of a run that still trains, or whose disk was full
                 line = json.loads(text)
                 for name, key in (("train", "loss"), ("held-out", "val_loss")):
                     if key in line:

@@ -49,11 +49,11 @@ class Evaluation(NamedTuple):
 
     n_documents: int
     n_truncated: int  # how many of them are longer than the context, so that only their beginning counts
-    n_lost: int  # characters that do not
-    longest: int  # a context that would hold every document
+    n_lost: int  # characters beyond the context, which do not count
+    longest: int  # the shortest context that holds every document
     n_characters: int
     loss: float
-    loss_is_mean_of: str  # "documents", the mean losses of which are meant, or "characters" of running text
+    loss_is_mean_of: str  # "documents": the mean of their mean losses; or "characters" of running text
     bits_per_character: float
     bits_are_mean_of: str  # "characters and ends" of all documents, or "characters"
 
@@ -71,7 +71,7 @@ class Trained:
         self.config, self.vocab = saved.config, saved.vocab
         self.threads = None if threads is None else check(threads)  # or None: as many as there are cores to use
         self.history = History() if history is None else history
-        # read-only are the bytes of a file; others may be a trainer's, which goes on
+        # arrays of a file are read-only; others may be a trainer's, which changes them
         m, v = (a.copy() if a.flags.writeable else a for a in (saved.m, saved.v))
         self._saved = replace(saved, params=self.params.views, m=m, v=v)
 

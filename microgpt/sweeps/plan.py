@@ -85,7 +85,7 @@ class Plan:
         for name, values in space_of(given).items():
             must_equal(name, as_text(self.space.get(name, [getattr(Config, name)])), as_text(values))
         before, self.config = self.config, replace(self.config, **own)
-        # more trials go on from whole rounds: the last, if it was a part of one, was judged as it was
+        # trials are added to whole rounds only: a part of a round was judged as it was
         more = self.config.trials > before.trials and (self.independent or before.trials % before.round == 0)
         for f in fields(Sweep):
             if not f.metadata["free"] and not (f.name == "trials" and more):

@@ -114,7 +114,7 @@ def varied_settings(space: Space) -> list[str]:
     return [name for name, values in space.items() if not isinstance(values, list) or len(values) > 1]
 
 
-# ---- samplers: the settings of trial i, whoever asks, and whenever ----
+# ---- samplers: the settings of a trial follow from its number ----
 
 
 def all_values(name: str, values: Values) -> Sequence[Any]:
@@ -133,7 +133,7 @@ def grid_size(space: Space) -> int:
 
 
 def grid_point(space: Space, number: int) -> dict[str, Any]:
-    """All combinations one after the other, of which the last setting changes first."""
+    """The combination with this number; the last setting changes first."""
     settings = {}
     for name, values in reversed(space.items()):
         every = all_values(name, values)
@@ -143,7 +143,7 @@ def grid_point(space: Space, number: int) -> dict[str, Any]:
 
 
 def random_point(space: Space, seed: int, number: int) -> dict[str, Any]:
-    """Each setting drawn by a generator of its own: what the others may be makes no difference to it."""
+    """Each setting is drawn by a generator of its own, so that the other settings do not change it."""
     settings = {}
     for name, values in space.items():
         rng = random.Random(f"{seed}/{number}/{name}")
@@ -152,7 +152,7 @@ def random_point(space: Space, seed: int, number: int) -> dict[str, Any]:
 
 
 def tpe_points(space: Space, seed: int, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:
-    """A round of Optuna's, which is told all trials before it in their order: so a sweep that goes on asks the same."""
+    """A round of Optuna's, from all trials before it in their order, so that a resumed sweep gets the same."""
     optuna = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     states, kinds = optuna.trial.TrialState, optuna.distributions

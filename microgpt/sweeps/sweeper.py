@@ -168,7 +168,7 @@ class Lines:
 
 
 def read_trials(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
-    """(trials, how many bytes they take) of a trials.jsonl, of which the last line may be a part.  Raises DataError."""
+    """(trials, their size in bytes) of a trials.jsonl, without a last line that is incomplete.  Raises DataError."""
     lines = [line for line in file if line.endswith(b"\n")]
     try:
         trials = [Trial(**json.loads(line)) for line in lines]
@@ -273,7 +273,7 @@ class Sweeper:
             self.bar.update(len(trials))
 
     def train(self, trials: list[Trial], until: int | None) -> Iterator[Trial]:
-        """Train those that may go on, to a step or to the end; each, as it became, when it ends.
+        """Train the paused trials to a step or to the end, and yield each when it ends.
 
         Raises OSError when one cannot be saved.  After a stop those that were interrupted are missing.
         """

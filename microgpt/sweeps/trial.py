@@ -7,7 +7,7 @@ from typing import Any
 
 RUNNING_FILE = "running"  # a file in a sweep's directory, there as long as the sweep runs
 
-PAUSED = "paused"  # not begun, or at a rung: it may go on
+PAUSED = "paused"  # not begun, or at a rung: to be continued
 INTERRUPTED = "interrupted"  # with its sweep, and saved
 UNSAVED = "unsaved"  # its directory cannot be written, which is no fault of the trial's
 
