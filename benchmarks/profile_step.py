@@ -31,7 +31,8 @@ import argparse
 import time
 from collections import defaultdict
 
-from microgpt.base.config import Config, parsed
+from microgpt.base.config import Config
+from microgpt.base.settings import parsed
 from microgpt.commands import add_settings
 from microgpt.core.trainer import Trainer
 from microgpt.kernels import compiled as c

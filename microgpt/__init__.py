@@ -1,8 +1,9 @@
 """microgpt: Karpathy's microgpt as explicit matrix code, with the kernels in C and the graph in Python.
 
     train(...)    train a model                load(path)    load one
-    Model         sample, score, evaluate      kernels       the C kernels as NumPy functions
-    sweep(...)    train with many settings, and compare
+    Model         sample, score, evaluate,     kernels       the C kernels as NumPy functions
+                  report, export
+    sweep(...)    train with many settings     plot(...)     draw the losses of runs, or a sweep
     Config, Trainer   for a training loop of your own
     Optimizer         for an update rule of your own
     checkpoint        checkpoint files: checkpoint.load(path)
@@ -33,6 +34,7 @@ __all__ = [
     "get_include",
     "kernels",
     "load",
+    "plot",
     "sweep",
     "train",
 ]
@@ -52,7 +54,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from . import kernels
-    from .api import Model, load, train
+    from .api import Model, load, plot, train
     from .base.config import Config
     from .core.optimizer import Optimizer
     from .core.trainer import Trainer
@@ -65,7 +67,7 @@ else:
         if name in ("kernels", "checkpoint"):
             return import_module(".kernels" if name == "kernels" else ".runs.checkpoint", __name__)
         for module, names in (
-            (".api", ("Model", "load", "train")),
+            (".api", ("Model", "load", "plot", "train")),
             (".base.config", ["Config"]),
             (".core.optimizer", ["Optimizer"]),
             (".core.trainer", ["Trainer"]),

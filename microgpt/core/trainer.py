@@ -11,8 +11,9 @@ import numpy as np
 
 from .. import kernels
 from ..base import memory
-from ..base.config import Config, suggestion
+from ..base.config import Config
 from ..base.errors import ConfigError, NotFiniteError, SamplingError, named
+from ..base.settings import suggestion
 from ..base.threads import number
 from . import evaluate, model
 from .checkpoint import Checkpoint

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING
 
-from ..base.config import RUNNING, Config, Sampling
+from ..base.config import RUNNING_TEXT, Config, Sampling
 from ..base.errors import named
 from ..base.terminal import notice
 from ..core.sample import samples
@@ -139,7 +139,7 @@ def due(every: int, step: int) -> bool:
 def a_few_samples(trainer: Trainer) -> list[str]:
     """Drawn with a generator of their own: looking does not change the run."""
     config = trainer.config
-    length = LENGTH if config.split == RUNNING else 0
+    length = LENGTH if config.split == RUNNING_TEXT else 0
     sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed, length=length)
     return [text for texts, _ in samples(trainer.params, sampling, threads=1) for text in texts]
 

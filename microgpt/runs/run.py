@@ -7,12 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
-from ..base.config import remembered_input, to_toml
-from ..base.errors import CheckpointError, ConfigError, DataError, MissingError, UnreadableError, named
-from ..base.files import Folder, folder_at, may_be
+from ..base.config_file import to_toml
+from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, named
+from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
 from ..core.checkpoint import Checkpoint
-from ..core.documents import at_hand
 from . import checkpoint
 from .history import History
 from .metrics import Metrics
@@ -95,27 +94,6 @@ def of_weights(path: str) -> str:
     directory = os.path.dirname(path) or os.curdir
     beside = path.endswith(".npz") and os.path.isfile(path) and os.path.isfile(os.path.join(directory, METRICS))
     return directory if beside else path
-
-
-def input_of(path: str, name: str) -> str:
-    """The input of the run in a directory, or of a checkpoint in one: where it was when the run was last trained, or
-    what has its name here.  Raises DataError when it is at neither place."""
-    folder = opened(path)
-    if folder is not None:
-        folder.close()
-    directory = os.path.dirname(path) if folder is None else path
-    remembered = remembered_input(os.path.join(directory, CONFIG))
-    with suppress(OSError, ValueError):  # the same by its shorter name
-        if remembered is not None and os.path.samefile(remembered, name):
-            return name
-    places = [at_hand(name)] if remembered is None else [remembered, name]
-    for place in places:
-        if may_be(place):
-            return place
-    looked = " and ".join(dict.fromkeys(repr(os.path.abspath(place)) for place in places))
-    raise DataError(
-        f"{name}: expected the run's input, found none (looked for {looked}); {named('input')} says where it is"
-    )
 
 
 def using_previous(saved: Checkpoint, error: CheckpointError) -> str:

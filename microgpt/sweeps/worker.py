@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing, suppress
-from contextvars import Context
 from dataclasses import replace
 
 from ..base.config import Config
@@ -15,18 +14,15 @@ from ..base.terminal import escaped, quiet
 from ..core.trainer import Trainer
 from ..runs import loop
 from ..runs.history import History
+from ..runs.inputs import input_of_trial
 from ..runs.run import CHECKPOINT, PREVIOUS, Run
-from .trial import INTERRUPTED, PAUSED, RUNNING, UNSAVED, Task, Trial, input_of
+from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
 
 LOOK_SECONDS = 0.1  # how often a trial looks there, and at the clock
 
 
 def train(t: Trial, task: Task) -> Trial:
     """The trial, trained to a step from where it is, and measured there, whatever went wrong."""
-    return Context().run(train_quietly, t, task)  # not among flags: in the file settings have their names
-
-
-def train_quietly(t: Trial, task: Task) -> Trial:
     quiet()
     started = t.started or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     t, stop = replace(t, step=None, val_loss=None, started=started), Stop(t, task)
@@ -57,7 +53,7 @@ def run(t: Trial, task: Task, stop: Stop) -> str:
     with closing(Run(directory)) as run:
         begun = any(os.path.exists(run.file(name)) for name in (CHECKPOINT, PREVIOUS))
         saved = run.resume() if begun else None
-        trainer = Trainer(config, saved, saves=True, input=input_of(config, task.cwd), threads=task.threads)
+        trainer = Trainer(config, saved, saves=True, input=input_of_trial(config.input, task.cwd), threads=task.threads)
         if saved is None:
             run.create()
         run.start(trainer.checkpoint(), trainer.input)
@@ -93,7 +89,7 @@ class Stop:
 def goes_on(task: Task) -> bool:
     """Whether this is still the sweep that works in the directory: when it ends, or another resumes, its trials end."""
     try:
-        with open(os.path.join(task.directory, RUNNING)) as file:
+        with open(os.path.join(task.directory, RUNNING_FILE)) as file:
             return file.read() == task.token
     except FileNotFoundError:
         return False

@@ -26,9 +26,11 @@ from test_checks import WRONG_FLOATS, WRONG_INTEGERS, WRONG_LAYOUTS, WRONG_SHAPE
 from microgpt import kernels
 from microgpt.__main__ import EXIT_DONE, execute
 from microgpt.api import Model
-from microgpt.base.config import SPLITS, Config, Sampling, flag, parse, parsed, read_toml, to_toml
+from microgpt.base.config import SPLITS, Config, Sampling
+from microgpt.base.config_file import read_toml, to_toml
 from microgpt.base.errors import CheckpointError, ConfigError, DataError, PlotError, SamplingError
 from microgpt.base.files import Folder
+from microgpt.base.settings import flag, kind, parse, parsed
 from microgpt.core.data import Dataset
 from microgpt.core.documents import read, vocabulary
 from microgpt.core.optimizer import Adam
@@ -283,7 +285,7 @@ def read_settings(data):
     except ConfigError as error:
         one_line(error, flag(f.name))
     else:
-        assert type(value) is f.type and value == f.type(text)
+        assert type(value) is kind(f) and value == kind(f)(text)
 
 
 # ---- metrics ----

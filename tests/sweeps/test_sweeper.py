@@ -33,8 +33,9 @@ from sweeping import (
 )
 
 import microgpt
-from microgpt.base.config import Config, flag
+from microgpt.base.config import Config
 from microgpt.base.files import Folder
+from microgpt.base.settings import flag
 from microgpt.runs import run
 from microgpt.sweeps import worker
 from microgpt.sweeps.sweeper import Sweeper
