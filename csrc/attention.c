@@ -1,27 +1,27 @@
-/* Attention over packed documents, forward, backward and from a cache.  Part of f32.c and f64.c, after kernels.c.
+/* Attention over packed documents, forward, backward and from a cache.  f32.c and f64.c include this after kernels.c.
 
-   The lanes of a vector are W neighbouring tokens, whichever documents they belong to.  All of them look back by the
-   same lag at a time, which is one load `lag` elements earlier in the transposed keys or values; a lane takes part
-   while lag <= position.  So short heads and short documents fill whole vectors, and a softmax needs no sum across
-   lanes.  An element's sum runs over head dimensions, or over lags, in order.  A weight below TINY is 0.
+   The lanes of a vector are W neighbouring tokens, of the same or of different documents.  At each lag, every lane
+   attends to the token `lag` before its own: one load, `lag` elements earlier in the transposed keys or values.  A lane
+   is active while lag <= position.  So short heads and short documents still fill whole vectors, and softmax needs no
+   sum across lanes.  Sums run over head dimensions, or over lags, in order.  A weight below TINY counts as 0.
 
-   Tokens are worked on in stretches of whole documents, whose scratch stays in the cache: transposed, a column for
-   each feature or lag, `ld` elements apart.  A lane that looks past its document, or lies past the last token, computes
-   with its neighbours' numbers, or those of the column beside, and its result is dropped.
+   Tokens are processed in chunks of whole documents, so that scratch stays in the cache.  Scratch is transposed: it has
+   a column for each feature or lag, `ld` elements apart.  An inactive lane computes with numbers of other tokens or of
+   the adjacent column, and its result is discarded.
 
-   Names: q_t is q transposed (tokens x n_embd), and so on; `lags` is how many lags the farthest of a vector's lanes needs,
-   reach[l] the largest lag in which lane l takes part. */
+   Names: q_t is q transposed (tokens x n_embd), and likewise k_t, v_t and so on; reach[l] is the largest lag at which
+   lane l is active; `lags` is the number of lags until no lane of the vector is active. */
 
-/* Where the stretch that begins at token `start` ends: at the first beginning of a document after STRETCH tokens. */
-static int stretch_end(const int32_t *position, int start, int n_tokens)
+/* The end of the chunk that begins at token `start`: the first start of a document at least CHUNK tokens later. */
+static int chunk_end(const int32_t *position, int start, int n_tokens)
 {
-    int end = n_tokens - start > STRETCH ? start + STRETCH : n_tokens;
+    int end = n_tokens - start > CHUNK ? start + CHUNK : n_tokens;
     while (end < n_tokens && position[end] > 0)
         end++;
     return end;
 }
 
-/* s[i] = sum over d of a[d*ld] b[d*ld - i*step] for n lags: the dimensions of a head, in order */
+/* s[i] = sum over d of a[d*ld] b[d*ld - i*step], for n lags i, over the dimensions d of a head in order */
 INLINE void scores(vec *s, const real *a, const real *b, size_t ld, ptrdiff_t step, int head_dim, const int n)
 {
     for (int i = 0; i < n; i++)
@@ -31,15 +31,15 @@ INLINE void scores(vec *s, const real *a, const real *b, size_t ld, ptrdiff_t st
             s[i] = fmadd(load(a), load(b - i * step), s[i]);
 }
 
-enum { AT_ONCE = 4 }; /* lags whose sums stay in registers together */
+enum { LAG_BLOCK = 4 }; /* the number of lags whose sums fit in registers together */
 
-/* scores for any number of lags: s[lag*ld] */
+/* scores() for any number of lags, stored at s[lag*ld] */
 INLINE void all_scores(real *s, const real *a, const real *b, size_t ld, ptrdiff_t step, int head_dim, int lags)
 {
-    vec some[AT_ONCE];
-    for (; lags >= AT_ONCE; lags -= AT_ONCE, b -= AT_ONCE * step, s += AT_ONCE * ld) {
-        scores(some, a, b, ld, step, head_dim, AT_ONCE);
-        for (int i = 0; i < AT_ONCE; i++)
+    vec some[LAG_BLOCK];
+    for (; lags >= LAG_BLOCK; lags -= LAG_BLOCK, b -= LAG_BLOCK * step, s += LAG_BLOCK * ld) {
+        scores(some, a, b, ld, step, head_dim, LAG_BLOCK);
+        for (int i = 0; i < LAG_BLOCK; i++)
             store(s + i * ld, some[i]);
     }
     for (; lags > 0; lags--, b -= step, s += ld) {
@@ -48,7 +48,7 @@ INLINE void all_scores(real *s, const real *a, const real *b, size_t ld, ptrdiff
     }
 }
 
-/* y[d*ld] = sum over lags of p[lag*p_lag] x[d*ld + lag*x_lag], for n dimensions d; a lane takes part up to lag `reach` */
+/* y[d*ld] = sum over lags of p[lag*p_lag] x[d*ld + lag*x_lag], for n dimensions d; lane l stops after lag reach[l] */
 INLINE void gather(real *y, const real *p, ptrdiff_t p_lag, const real *x, ptrdiff_t x_lag, size_t ld, int lags,
                    vec reach, const int n)
 {
@@ -65,7 +65,7 @@ INLINE void gather(real *y, const real *p, ptrdiff_t p_lag, const real *x, ptrdi
         store(y + d * ld, sum[d]);
 }
 
-/* gather for any number of dimensions, up to 8 at a time in registers */
+/* gather() for any number of dimensions, with up to 8 sums in registers */
 static void gather_head(real *y, const real *p, ptrdiff_t p_lag, const real *x, ptrdiff_t x_lag, size_t ld, int lags,
                         vec reach, int head_dim)
 {
@@ -82,8 +82,8 @@ static void gather_head(real *y, const real *p, ptrdiff_t p_lag, const real *x, 
         GATHER(1)
 }
 
-/* The lanes of tokens t .. t + W - 1: reach[l] = position, -1 past the end.  Returns how many lags the farthest needs. */
-INLINE int lanes_back(vec *reach, const int32_t *position, int t, int n_tokens)
+/* reach of tokens t .. t + W - 1: their positions; -1 past the end.  Returns the number of lags. */
+INLINE int lags_back(vec *reach, const int32_t *position, int t, int n_tokens)
 {
     real lane[W];
     int lags = 0;
@@ -96,17 +96,17 @@ INLINE int lanes_back(vec *reach, const int32_t *position, int t, int n_tokens)
     return lags;
 }
 
-/* The lanes of keys s .. s + W - 1: reach[l] = how many tokens of the same document follow, -1 past the end. */
-INLINE int lanes_ahead(vec *reach, const int32_t *position, int s, int n_tokens)
+/* reach of keys s .. s + W - 1: how many tokens follow in the document; -1 past the end.  Returns the number of lags. */
+INLINE int lags_ahead(vec *reach, const int32_t *position, int s, int n_tokens)
 {
     real lane[W];
     int lags = 0;
     for (int l = W - 1, ahead = -1; l >= 0; l--) {
         if (s + l < n_tokens) {
-            if (ahead < 0) /* the last lane: count */
+            if (ahead < 0) /* the last key: count the tokens that follow */
                 for (ahead = 0; s + l + ahead + 1 < n_tokens && position[s + l + ahead + 1] > 0;)
                     ahead++;
-            else /* the others: one more than the next, if that is the same document */
+            else /* one more than the next key, if that belongs to the same document */
                 ahead = position[s + l + 1] > 0 ? ahead + 1 : 0;
         }
         lane[l] = ahead;
@@ -116,7 +116,7 @@ INLINE int lanes_ahead(vec *reach, const int32_t *position, int s, int n_tokens)
     return lags;
 }
 
-/* out_t and probs from transposed q, k and v; key and value of an earlier token are `step` elements before. */
+/* out_t and probs from transposed q, k and v.  The previous token's key and value are `step` elements earlier. */
 static void attend(real *out_t, real *probs, const real *q_t, const real *k_t, const real *v_t, size_t ld,
                    ptrdiff_t step, const int32_t *position, int n_embd, int n_head, int block_size, int n_tokens)
 {
@@ -126,7 +126,7 @@ static void attend(real *out_t, real *probs, const real *q_t, const real *k_t, c
         for (int t = 0; t < n_tokens; t += W) {
             const mask some = first(n_tokens - t);
             vec reach, top = set1(-INFINITY), sum = choose(some, set1(0), set1(1));
-            const int lags = lanes_back(&reach, position, t, n_tokens);
+            const int lags = lags_back(&reach, position, t, n_tokens);
             const size_t head = t + h * head_dim * ld;
             real *p = probs + t + (size_t)h * block_size * ld;
             all_scores(p, q_t + head, k_t + head, ld, step, head_dim, lags);
@@ -136,7 +136,7 @@ static void attend(real *out_t, real *probs, const real *q_t, const real *k_t, c
                 store(p + lag * ld, s);
                 top = max(top, s);
             }
-            top = choose(some, top, set1(0)); /* lanes past the end come to 0 */
+            top = choose(some, top, set1(0)); /* makes the weights of lanes past the end 0 */
             for (int lag = 0; lag < lags; lag++) {
                 const vec e = exp_nonpositive(load(p + lag * ld) - top, LOG_TINY);
                 store(p + lag * ld, e);
@@ -153,10 +153,10 @@ void API(attention_forward)(real *out, real *probs, real *work, const real *q, c
                             const int32_t *position, int n_embd, int n_head, int block_size, int n_tokens)
 {
     for (int start = 0, end; start < n_tokens; start = end) {
-        end = stretch_end(position, start, n_tokens);
+        end = chunk_end(position, start, n_tokens);
         const int n = end - start;
         const size_t ld = microgpt_token_rows(n), size = n_embd * ld, begin = (size_t)start * n_embd;
-        /* a lane may load up to `lag` elements before k or v: that is q, or k, and never outside work */
+        /* a lane may load up to `lag` elements before k_t or v_t: these are inside q_t or k_t, never outside work */
         real *q_t = work, *k_t = q_t + size, *v_t = k_t + size, *out_t = v_t + size;
         transpose_pad(q_t, ld, q + begin, n_embd, n_embd, n);
         transpose_pad(k_t, ld, k + begin, n_embd, n_embd, n);
@@ -181,7 +181,7 @@ void API(attention_cached)(real *out, real *probs, real *keys, real *values, rea
     transpose(out, n_embd, work + size, ld, n_tokens, n_embd);
 }
 
-/* dq_t, dk_t and dv_t, from transposed arrays; ds is scratch: tokens x block_size, the gradient of one head's scores. */
+/* dq_t, dk_t and dv_t from transposed arrays.  ds: tokens x block_size of scratch, the gradient of a head's scores. */
 static void attend_backward(real *dq_t, real *dk_t, real *dv_t, real *ds, const real *dout_t, const real *probs,
                             const real *q_t, const real *k_t, const real *v_t, size_t ld, const int32_t *position,
                             int n_embd, int n_head, int block_size, int n_tokens)
@@ -192,12 +192,12 @@ static void attend_backward(real *dq_t, real *dk_t, real *dv_t, real *ds, const 
         const size_t head = h * head_dim * ld;
         for (int t = 0; t < n_tokens; t += W) {
             vec reach, mean = set1(0);
-            const int lags = lanes_back(&reach, position, t, n_tokens);
+            const int lags = lags_back(&reach, position, t, n_tokens);
             const real *p = probs + t;
             real *d = ds + t;
-            /* forward: out = sum p v, so dp = dout . v */
+            /* forward: out = sum over lags of p v, so dp = dout . v */
             all_scores(d, dout_t + head + t, v_t + head + t, ld, 1, head_dim, lags);
-            /* forward: p = softmax(scale s), so ds = scale p (dp - sum p dp) */
+            /* forward: p = softmax(scale s), so ds = scale p (dp - sum of p dp) */
             vec left = reach;
             for (int lag = 0; lag < lags; lag++, left -= set1(1))
                 mean = fmadd_some(load(p + lag * ld), load(d + lag * ld), mean, not_less(left, set1(0)));
@@ -205,10 +205,10 @@ static void attend_backward(real *dq_t, real *dk_t, real *dv_t, real *ds, const 
                 store(d + lag * ld, load(p + lag * ld) * (load(d + lag * ld) - mean) * scale);
             gather_head(dq_t + head + t, d, ld, k_t + head + t, -1, ld, lags, reach, head_dim);
         }
-        /* a key or value collects from the tokens after it: the same sums, looking ahead */
+        /* the gradient of a key or value sums over the later tokens of its document */
         for (int s = 0; s < n_tokens; s += W) {
             vec reach;
-            const int lags = lanes_ahead(&reach, position, s, n_tokens);
+            const int lags = lags_ahead(&reach, position, s, n_tokens);
             gather_head(dk_t + head + s, ds + s, ld + 1, q_t + head + s, 1, ld, lags, reach, head_dim);
             gather_head(dv_t + head + s, probs + s, ld + 1, dout_t + head + s, 1, ld, lags, reach, head_dim);
         }
@@ -220,7 +220,7 @@ void API(attention_backward)(real *dq, real *dk, real *dv, real *work, const rea
                              int n_head, int block_size, int n_tokens, int accumulate)
 {
     for (int start = 0, end; start < n_tokens; start = end) {
-        end = stretch_end(position, start, n_tokens);
+        end = chunk_end(position, start, n_tokens);
         const int n = end - start;
         const size_t ld = microgpt_token_rows(n), size = n_embd * ld, begin = (size_t)start * n_embd;
         real *q_t = work, *k_t = q_t + size, *v_t = k_t + size, *dout_t = v_t + size;

@@ -1,9 +1,9 @@
-/* Kernels called with NumPy's arrays.
+/* Kernels called with NumPy arrays.
 
-   Looking at every argument of a call takes Python longer than a small kernel takes.  So the common case is looked at
-   here: whole, column-major arrays that fit together.  Their memory is had by the buffer protocol, whose reference keeps
-   it until the call is over (and NumPy from resizing it, unless told not to check).  Whatever is right for other reasons,
-   or wrong, is left to `careful`, a function of Python's with the same arguments: see microgpt/kernels/checks.py. */
+   Checking the arguments of a call in Python takes longer than a small kernel.  So this file checks the common case in
+   C: contiguous column-major arrays with matching shapes and types.  The buffer protocol keeps their memory in place
+   during the call (NumPy resizes no exported array, except with refcheck=False).  All other arguments, valid or not, go
+   to `careful`, a Python function with the same parameters: see microgpt/kernels/checks.py. */
 
 #include <Python.h>
 
@@ -15,7 +15,7 @@
 #include "run.h"
 #include "call.h"
 
-/* A row of the table of kernels with its sizes as numbers: their places among the table's sizes, or N. */
+/* A row of table.h.  A size is its index among the sizes of table.h, or N for the number of tokens. */
 #define SIZE(name) SIZE_##name,
 enum {
 #include "table.h"
@@ -23,21 +23,21 @@ enum {
     SIZES
 };
 #undef SIZE
-enum { MOST_ROWS = 64, MOST_ARRAYS = 10 };
+enum { MAX_ROWS = 64, MAX_ARRAYS = 10 };
 static struct row {
-    PyObject *name; /* interned, so that equal text is the same object; NULL for a row that is Python's alone */
+    PyObject *name; /* interned, so that comparing pointers suffices; NULL for a row that only Python can check */
     int n_arrays, n_outputs, split;
     int sums;    /* bit i: output i is a sum over tokens */
     int columns; /* bit i: output i has a column for each token */
     struct shape {
         int ndim, size[2];
-    } shape[MOST_ARRAYS];
-} rows[MOST_ROWS];
+    } shape[MAX_ARRAYS];
+} rows[MAX_ROWS];
 static int n_rows;
 
-static PyObject *ndarray, *empty, *float32, *float64; /* numpy's */
+static PyObject *ndarray, *empty, *float32, *float64; /* NumPy's objects of these names */
 
-/* The size whose name begins here and is `length` long, or -1. */
+/* The size with this name of `length` characters (a part of a string), or -1. */
 static int find_size(const char *name, size_t length)
 {
     for (int i = 0; i < N; i++)
@@ -46,7 +46,7 @@ static int find_size(const char *name, size_t length)
     return length == 1 && *name == 'n' ? N : -1;
 }
 
-/* Read the shapes of a row; 0 if it has more than matrices and vectors of real numbers, of plain sizes. */
+/* Read the shapes of a row.  Returns 0 if an array has indices, is scratch or has a size that is not a single name. */
 static int read_shapes(struct row *row, const struct microgpt_kernel *kernel)
 {
     row->split = kernel->split;
@@ -57,7 +57,7 @@ static int read_shapes(struct row *row, const struct microgpt_kernel *kernel)
             return 0;
         if (*c != '[')
             continue;
-        if (row->n_arrays == MOST_ARRAYS)
+        if (row->n_arrays == MAX_ARRAYS)
             return 0;
         struct shape *shape = &row->shape[row->n_arrays++];
         while (*c != ']') { /* c is at the "[" or "," before a size */
@@ -74,63 +74,63 @@ static int read_shapes(struct row *row, const struct microgpt_kernel *kernel)
     return 1;
 }
 
-/* What is known of a call while its arrays are looked at. */
-struct look {
-    struct microgpt_call call[MOST_ARRAYS];
-    char format;            /* 'f' or 'd', or 0 as long as it is not known */
-    Py_ssize_t size[SIZES]; /* or -1 */
-    Py_buffer view[MOST_ARRAYS];
-    int seen[MOST_ARRAYS];
+/* The arrays of a call, and what they determine: the arguments that are bound to a row. */
+struct binding {
+    struct microgpt_call call[MAX_ARRAYS];
+    char format;            /* 'f' or 'd', or 0 while unknown */
+    Py_ssize_t size[SIZES]; /* -1 while unknown */
+    Py_buffer view[MAX_ARRAYS];
+    int bound[MAX_ARRAYS];
 };
 
-/* Take the object as the call's i-th array; 0 unless it is an ndarray that fits what is known. */
-static int take(struct look *look, const struct row *row, int i, PyObject *object)
+/* Bind an object to the call's i-th array.  Returns 0 unless it is an ndarray that fits those bound before. */
+static int bind_array(struct binding *binding, const struct row *row, int i, PyObject *object)
 {
     const int is_output = i < row->n_outputs;
     const struct shape *shape = &row->shape[i];
-    Py_buffer *view = &look->view[i];
+    Py_buffer *view = &binding->view[i];
     if ((PyObject *)Py_TYPE(object) != ndarray ||
         PyObject_GetBuffer(object, view, PyBUF_F_CONTIGUOUS | PyBUF_FORMAT | (is_output ? PyBUF_WRITABLE : 0)))
         return 0;
-    look->seen[i] = 1;
+    binding->bound[i] = 1;
     const char format = view->format[0];
-    if ((format != 'f' && format != 'd') || view->format[1] || (look->format && format != look->format) ||
+    if ((format != 'f' && format != 'd') || view->format[1] || (binding->format && format != binding->format) ||
         view->ndim != shape->ndim || (uintptr_t)view->buf % view->itemsize)
         return 0;
-    look->format = format;
+    binding->format = format;
     for (int d = 0; d < shape->ndim; d++) {
-        Py_ssize_t *known = &look->size[shape->size[d]];
+        Py_ssize_t *known = &binding->size[shape->size[d]];
         if (view->shape[d] >> 30 || (*known >= 0 && *known != view->shape[d]))
             return 0;
         *known = view->shape[d];
     }
-    for (int j = 0; is_output && j < row->n_arrays; j++) { /* an output overlaps nothing that came before it */
-        if (j == i || !look->seen[j])
+    for (int j = 0; is_output && j < row->n_arrays; j++) { /* an output must not overlap an array bound before it */
+        if (j == i || !binding->bound[j])
             continue;
-        const char *begin = view->buf, *other = look->view[j].buf;
-        if (begin < other + look->view[j].len && other < begin + view->len)
+        const char *begin = view->buf, *other = binding->view[j].buf;
+        if (begin < other + binding->view[j].len && other < begin + view->len)
             return 0;
     }
-    look->call->array[i] = view->buf;
+    binding->call->array[i] = view->buf;
     return 1;
 }
 
-/* A new array of a shape whose sizes are known, or NULL. */
-static PyObject *new_array(const struct look *look, const struct shape *shape)
+/* A new array of a shape whose sizes are known; NULL if that failed. */
+static PyObject *new_array(const struct binding *binding, const struct shape *shape)
 {
-    PyObject *dtype = look->format == 'f' ? float32 : float64;
-    const Py_ssize_t rows = look->size[shape->size[0]], columns = shape->ndim == 2 ? look->size[shape->size[1]] : 1;
+    PyObject *dtype = binding->format == 'f' ? float32 : float64;
+    const Py_ssize_t rows = binding->size[shape->size[0]], columns = binding->size[shape->size[shape->ndim - 1]];
     if (shape->ndim == 2)
         return PyObject_CallFunction(empty, "(nn)Os", rows, columns, dtype, "F");
     return PyObject_CallFunction(empty, "(n)Os", rows, dtype, "F");
 }
 
-/* Take all arrays of a call; returns its outputs, `out` or new ones, as a new reference, or NULL. */
-static PyObject *take_all(struct look *look, const struct row *row, PyObject *out, PyObject *const *inputs)
+/* Bind all arrays of a call.  Returns a new reference to its outputs, which are `out` or new arrays; or NULL. */
+static PyObject *bind_arrays(struct binding *binding, const struct row *row, PyObject *out, PyObject *const *inputs)
 {
     const int n_outputs = row->n_outputs, several = n_outputs > 1;
     for (int i = n_outputs; i < row->n_arrays; i++)
-        if (!take(look, row, i, inputs[i - n_outputs]))
+        if (!bind_array(binding, row, i, inputs[i - n_outputs]))
             return NULL;
     PyObject *outputs;
     if (out != Py_None) {
@@ -141,38 +141,38 @@ static PyObject *take_all(struct look *look, const struct row *row, PyObject *ou
     } else if (several) {
         outputs = PyTuple_New(n_outputs);
         for (int i = 0; outputs && i < n_outputs; i++) {
-            PyObject *array = new_array(look, &row->shape[i]);
+            PyObject *array = new_array(binding, &row->shape[i]);
             if (!array || PyTuple_SetItem(outputs, i, array))
                 Py_CLEAR(outputs);
         }
     } else {
-        outputs = new_array(look, &row->shape[0]);
+        outputs = new_array(binding, &row->shape[0]);
     }
     for (int i = 0; outputs && i < n_outputs; i++)
-        if (!take(look, row, i, several ? PyTuple_GetItem(outputs, i) : outputs))
+        if (!bind_array(binding, row, i, several ? PyTuple_GetItem(outputs, i) : outputs))
             Py_CLEAR(outputs);
     return outputs;
 }
 
-static atomic_int public_threads = 1; /* for one kernel, where there is enough for each to do */
-enum { MANY_MULTIPLIES = 400000, MANY_NUMBERS = 200000 };
+static atomic_int max_threads = 1; /* for one kernel that has enough work for each */
+enum { MULTIPLIES_PER_THREAD = 400000, NUMBERS_PER_THREAD = 200000 };
 
-/* How many threads, `most` or fewer, are worth it for a call. */
-static int threads_for(const struct look *look, int most)
+/* How many threads a call has enough work for, at most `limit`. */
+static int count_threads(const struct binding *binding, int limit)
 {
-    const Py_ssize_t *size = look->size;
+    const Py_ssize_t *size = binding->size;
     double shares = 1;
     for (int i = 0; i < SIZES; i++)
         shares *= size[i] < 0 ? 1 : (double)size[i];
-    shares /= size[SIZE_k] < 0 ? MANY_NUMBERS : MANY_MULTIPLIES;
-    return shares < 2 ? 1 : shares < most ? (int)shares : most;
+    shares /= size[SIZE_k] < 0 ? NUMBERS_PER_THREAD : MULTIPLIES_PER_THREAD;
+    return shares < 2 ? 1 : shares < limit ? (int)shares : limit;
 }
 
-/* Make of a call what threads can share out: one call for the columns of tokens, one for each sum over tokens.  Returns how
-   many calls these are. */
-static int for_threads(const struct look *look, const struct row *row, struct microgpt_call call[])
+/* Split a call into calls that threads can divide: one for all outputs with a column for each token, and one for each
+   sum over tokens.  Returns the number of calls. */
+static int split_for_threads(const struct binding *binding, const struct row *row, struct microgpt_call call[])
 {
-    const int itemsize = look->format == 'f' ? 4 : 8;
+    const int itemsize = binding->format == 'f' ? 4 : 8;
     for (int i = 0; i < row->n_arrays; i++)
         if (row->shape[i].size[row->shape[i].ndim - 1] == N)
             call->column[i] = row->shape[i].ndim == 2 ? call->ld[i] * itemsize : itemsize;
@@ -195,8 +195,8 @@ static int for_threads(const struct look *look, const struct row *row, struct mi
                 sum->array[i] = NULL;
         sum->sums = 1;
         sum->result = result;
-        sum->rows = shape->ndim == 2 ? (int)look->size[shape->size[0]] : 1;
-        sum->n_columns = (int)look->size[shape->size[shape->ndim - 1]];
+        sum->rows = shape->ndim == 2 ? (int)binding->size[shape->size[0]] : 1;
+        sum->n_columns = (int)binding->size[shape->size[shape->ndim - 1]];
         sum->split = shape->size[shape->ndim - 1];
         if (!row->split) {
             sum->rows *= sum->n_columns;
@@ -213,46 +213,46 @@ static int for_threads(const struct look *look, const struct row *row, struct mi
     return n_calls;
 }
 
-/* Run the kernel of a row if the arguments are the common case; returns the same.  What a look at them raised is dropped,
-   for `careful` looks again; but not an interrupt. */
+/* Run the kernel of a row if the arguments are the common case; returns the outputs or NULL.  Clears exceptions,
+   because `careful` checks the arguments again, but not a KeyboardInterrupt. */
 static PyObject *try_call(const struct row *row, PyObject *out, int accumulate, double eps, PyObject *const *inputs)
 {
-    struct look look;
-    look.format = 0;
-    memset(look.size, -1, sizeof look.size);
-    memset(look.seen, 0, sizeof look.seen);
-    PyObject *outputs = take_all(&look, row, out, inputs);
+    struct binding binding;
+    binding.format = 0;
+    memset(binding.size, -1, sizeof binding.size);
+    memset(binding.bound, 0, sizeof binding.bound);
+    PyObject *outputs = bind_arrays(&binding, row, out, inputs);
     if (outputs) {
-        struct microgpt_call *call = look.call;
+        struct microgpt_call *call = binding.call;
         call->kernel = (int)(row - rows);
-        call->accumulate = accumulate && out != Py_None ? -1 : 0; /* new arrays hold nothing */
+        call->accumulate = accumulate && out != Py_None ? -1 : 0; /* a new array holds nothing to add to */
         call->eps = eps;
         for (int i = 0; i < N; i++)
-            call->size[i] = (int)look.size[i];
+            call->size[i] = (int)binding.size[i];
         call->n_arrays = row->n_arrays;
-        call->given = call->apart = call->sums = call->waits = call->is_gradient = 0;
+        call->given = call->own_layout = call->sums = call->needs_barrier = call->is_gradient = 0;
         memset(call->part, 0, sizeof call->part);
         memset(call->column, 0, sizeof call->column);
         for (int i = 0; i < row->n_arrays; i++)
-            call->ld[i] = (int)look.size[row->shape[i].size[0]]; /* without gaps: as many as there are rows */
-        const int most = public_threads;
-        const int n_threads = most > 1 ? threads_for(&look, most) : 1;
-        struct microgpt_replay replay = {.calls = call, .n_calls = 1, .n = (int)look.size[N]};
+            call->ld[i] = (int)binding.size[row->shape[i].size[0]]; /* contiguous: the number of rows */
+        const int limit = max_threads;
+        const int n_threads = limit > 1 ? count_threads(&binding, limit) : 1;
+        struct microgpt_replay replay = {.calls = call, .n_calls = 1, .n = (int)binding.size[N]};
         if (n_threads > 1)
-            replay.n_calls = for_threads(&look, row, call);
-        if (microgpt_run(look.format, &replay, n_threads))
+            replay.n_calls = split_for_threads(&binding, row, call);
+        if (microgpt_run(binding.format, &replay, n_threads))
             Py_CLEAR(outputs);
     }
     for (int i = 0; i < row->n_arrays; i++)
-        if (look.seen[i])
-            PyBuffer_Release(&look.view[i]);
+        if (binding.bound[i])
+            PyBuffer_Release(&binding.view[i]);
     if (!outputs && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception))
         PyErr_Clear();
     return outputs;
 }
 
-/* call(kernel, out, accumulate, eps, *inputs): run the kernel of this name on these arrays.  Returns its output, or the
-   tuple of them; and that is `out` unless it is None. */
+/* call(kernel, out, accumulate, eps, *inputs) runs the kernel of this name.  Returns its output, or a tuple if it has
+   several; this is `out`, unless that is None. */
 static PyObject *call(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
 {
     enum { KERNEL, OUT, ACCUMULATE, EPS, INPUTS };
@@ -285,17 +285,17 @@ static PyObject *call(PyObject *dictionary, PyObject *const *arguments, Py_ssize
     return result;
 }
 
-/* set_threads(n): how many threads work on one large kernel; returns how many did before. */
+/* set_threads(n) sets the number of threads for one large kernel; returns the previous number. */
 static PyObject *set_threads(PyObject *dictionary, PyObject *n)
 {
     (void)dictionary;
     const int n_threads = (int)PyLong_AsLong(n);
     if (PyErr_Occurred())
         return NULL;
-    return PyLong_FromLong(atomic_exchange(&public_threads, n_threads));
+    return PyLong_FromLong(atomic_exchange(&max_threads, n_threads));
 }
 
-/* address(array): where its memory begins. */
+/* address(array) returns the address of its first element. */
 static PyObject *address(PyObject *dictionary, PyObject *array)
 {
     (void)dictionary;
@@ -325,8 +325,8 @@ static int add_function(PyObject *dictionary, PyMethodDef *method)
     return added;
 }
 
-/* numpy's object of this name, which the dictionary has, as a new reference, or NULL */
-static PyObject *numpys(PyObject *dictionary, const char *name)
+/* A new reference to NumPy's object of this name, which the dictionary holds, or NULL. */
+static PyObject *numpy_object(PyObject *dictionary, const char *name)
 {
     PyObject *object = PyDict_GetItemString(dictionary, name);
     Py_XINCREF(object);
@@ -335,16 +335,16 @@ static PyObject *numpys(PyObject *dictionary, const char *name)
 
 static int add_functions(PyObject *dictionary)
 {
-    for (n_rows = 0; microgpt_kernels[n_rows].name && n_rows < MOST_ROWS; n_rows++) {
+    for (n_rows = 0; microgpt_kernels[n_rows].name && n_rows < MAX_ROWS; n_rows++) {
         struct row row = {0};
         if (read_shapes(&row, &microgpt_kernels[n_rows]))
             row.name = PyUnicode_InternFromString(microgpt_kernels[n_rows].name);
         rows[n_rows] = row;
     }
-    ndarray = numpys(dictionary, "ndarray");
-    empty = numpys(dictionary, "empty");
-    float32 = numpys(dictionary, "float32");
-    float64 = numpys(dictionary, "float64");
+    ndarray = numpy_object(dictionary, "ndarray");
+    empty = numpy_object(dictionary, "empty");
+    float32 = numpy_object(dictionary, "float32");
+    float64 = numpy_object(dictionary, "float64");
     int added = ndarray && empty && float32 && float64 && !PyErr_Occurred();
     for (PyMethodDef *method = functions; method->ml_name; method++)
         added = added && add_function(dictionary, method);
@@ -354,7 +354,7 @@ static int add_functions(PyObject *dictionary)
 
 int microgpt_add_functions(uintptr_t dictionary)
 {
-    const PyGILState_STATE state = PyGILState_Ensure(); /* cffi calls without Python's lock */
+    const PyGILState_STATE state = PyGILState_Ensure(); /* cffi releases the GIL before it calls */
     const int result = add_functions((PyObject *)dictionary);
     PyGILState_Release(state);
     return result;

@@ -1,13 +1,13 @@
-/* Calls with Python's objects, which cffi's functions cannot take.  For this package's Python, and not stable. */
+/* Functions that take Python objects, which cffi's functions cannot.  Only this package uses them; they may change. */
 
 #ifndef MICROGPT_CALL_H
 #define MICROGPT_CALL_H
 
 #include <stdint.h>
 
-/* Put the functions `call`, `replay`, `step`, `draw`, `set_threads` and `address` into the dictionary at this address, id(globals()) in Python:
-   see call.c.  `call` looks up there `careful`, and now already `ndarray`, `empty`, `float32` and `float64`, which are
-   numpy's.  1, or 0 if that failed. */
+/* Add the functions `call`, `replay`, `step`, `draw`, `set_threads` and `address` to a Python dictionary, passed as its
+   id().  It must already hold NumPy's `ndarray`, `empty`, `float32` and `float64`; `call` looks up `careful` in it when
+   it needs it.  Returns whether that succeeded. */
 int microgpt_add_functions(uintptr_t dictionary);
 
 #endif

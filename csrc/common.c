@@ -1,24 +1,22 @@
-/* What is the same for both precisions: the sizes of attention's arrays, the table of kernels, processor and compiler. */
+/* What both precisions share: sizes of attention's arrays, the kernel table, the processor and the compiler. */
 
 #include "common.h"
-
 #include "kernels.h"
-
 #include "program.h"
 
 size_t microgpt_token_rows(int n_tokens)
 {
-    /* an odd multiple: columns a power of two apart would crowd the same places of the cache */
+    /* an odd multiple: with columns a power of two apart, many would compete for the same cache sets */
     return (((size_t)n_tokens + PADDING - 1) / PADDING | 1) * PADDING;
 }
 
 size_t microgpt_attention_rows(int n_tokens)
 {
-    /* every stretch but the last has STRETCH tokens or more, and each is padded by less than 2 PADDING */
-    return n_tokens + (size_t)(n_tokens / STRETCH + 1) * APART;
+    /* every chunk but the last has CHUNK tokens or more, and padding adds fewer than GAP to each */
+    return n_tokens + (size_t)(n_tokens / CHUNK + 1) * GAP;
 }
 
-size_t microgpt_columns_apart(int begin, int thread) { return begin + (size_t)(begin / STRETCH + thread) * APART; }
+size_t microgpt_part_offset(int begin, int thread) { return begin + (size_t)(begin / CHUNK + thread) * GAP; }
 
 enum { PACKED = 0, STRIDED = 1, SPLIT = 2 };
 #define KERNEL(name, traits, shapes, call) {#name, shapes, ((traits) & STRIDED) != 0, ((traits) & SPLIT) != 0},

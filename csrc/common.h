@@ -1,4 +1,4 @@
-/* What all of the C here begins with, whatever the precision. */
+/* Included first by every file that computes: checks of the compiler, and what both precisions share. */
 
 #ifndef MICROGPT_COMMON_H
 #define MICROGPT_COMMON_H
@@ -20,7 +20,7 @@
 #error "the kernels promise exact bits: this target computes with more precision than a type has (on x86, use SSE)"
 #endif
 
-#ifdef __clang__ /* does not say of parts of it, but can be told to do without; gcc has no such lines */
+#ifdef __clang__ /* some parts of -ffast-math define no macro, but clang (not gcc) can turn them off here */
 #pragma float_control(precise, on)
 #pragma STDC FP_CONTRACT OFF
 #endif
@@ -30,18 +30,18 @@
 #endif
 
 #ifdef MICROGPT_COVERAGE
-#define INLINE static __attribute__((unused)) /* so that a function is counted once, not once for each call */
+#define INLINE static __attribute__((unused)) /* coverage then counts a function once, not once per call */
 #else
 #define INLINE static inline __attribute__((always_inline))
 #endif
 
-/* Of n things shared out in order, how many come before those of a thread. */
-INLINE int64_t before_thread(int64_t n, int thread, int n_threads) { return n * thread / n_threads; }
+/* Where a thread's share of n items begins when n_threads threads divide them in order.  The next begins at its end. */
+INLINE int64_t share_begin(int64_t n, int thread, int n_threads) { return n * thread / n_threads; }
 
-/* Attention works on so many tokens at a time, or a document more, so that its scratch stays in the cache. */
-enum { STRETCH = 256 };
+/* Attention processes this many tokens at a time, plus the rest of the last document, so its scratch stays in cache. */
+enum { CHUNK = 256 };
 
-/* Columns between the stretches of threads, or of one, for whole vectors at any width. */
-enum { PADDING = 16, APART = 2 * PADDING };
+/* microgpt_token_rows(n) < n + GAP.  PADDING columns are whole vectors at every vector width. */
+enum { PADDING = 16, GAP = 2 * PADDING };
 
 #endif

@@ -1,37 +1,37 @@
-/* Drawing tokens from logits.  Part of f32.c and f64.c, after kernels.c. */
+/* Drawing tokens from logits.  f32.c and f64.c include this after kernels.c. */
 
-/* Whether p[a] ranks before p[b]: it is larger, or the first of equals. */
+/* Whether p[a] ranks before p[b]: it is larger, or they are equal and a < b. */
 INLINE int ranks_before(const real *p, int a, int b) { return p[a] > p[b] || (p[a] == p[b] && a < b); }
 
-/* Let heap[i] sink to where it ranks before all below it. */
-static void sink(int32_t *heap, const real *p, int i, int n)
+/* Move heap[i] down a binary heap of n indices until it ranks before its children. */
+static void sift_down(int32_t *heap, const real *p, int i, int n)
 {
-    const int32_t sinking = heap[i];
-    for (int below; (below = 2 * i + 1) < n; i = below) {
-        if (below + 1 < n && ranks_before(p, heap[below + 1], heap[below]))
-            below++;
-        if (ranks_before(p, sinking, heap[below]))
+    const int32_t moving = heap[i];
+    for (int child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && ranks_before(p, heap[child + 1], heap[child]))
+            child++;
+        if (ranks_before(p, moving, heap[child]))
             break;
-        heap[i] = heap[below];
+        heap[i] = heap[child];
     }
-    heap[i] = sinking;
+    heap[i] = moving;
 }
 
-/* Make 0 of all p but the top_k largest, and of these but the largest that make up top_p. */
-static void keep_likeliest(real *p, int32_t *heap, int top_k, double top_p, int m)
+/* Keep the top_k largest p and, of these, the fewest largest whose sum reaches top_p; set the others to 0. */
+static void keep_top(real *p, int32_t *heap, int top_k, double top_p, int m)
 {
     int n = m;
     double sum = 0;
     for (int i = 0; i < m; i++)
         heap[i] = i;
     for (int i = m / 2 - 1; i >= 0; i--)
-        sink(heap, p, i, m);
+        sift_down(heap, p, i, m);
     for (int rank = 0; rank < top_k && n > 0; rank++) {
         sum += p[heap[0]];
-        if (sum - p[heap[0]] >= top_p) /* what ranks before makes it up */
+        if (sum - p[heap[0]] >= top_p) /* those that rank before reach top_p */
             break;
         heap[0] = heap[--n];
-        sink(heap, p, 0, n);
+        sift_down(heap, p, 0, n);
     }
     for (int i = 0; i < n; i++)
         p[heap[i]] = 0;
@@ -42,7 +42,7 @@ INLINE int is_finite(const real *x, size_t n)
     vec sum = set1(0);
     for (size_t i = 0; i < n; i += W) {
         const vec some = load_left(x + i, (ptrdiff_t)(n - i));
-        sum += some - some; /* 0, or NaN */
+        sum += some - some; /* 0 for a finite number, else NaN */
     }
     real lane[W];
     store(lane, sum);
@@ -61,23 +61,23 @@ static int first_largest(const real *x, int m)
     return i;
 }
 
-enum { SIDE_BY_SIDE = 8 }; /* columns whose sums do not wait for each other */
+enum { INTERLEAVED = 8 }; /* the number of columns to sum at a time: one column's additions depend on each other */
 
-/* token[l] of n columns of p, up to SIDE_BY_SIDE */
+/* token[l] for n columns of p, at most INTERLEAVED */
 INLINE void pick(int32_t *token, const real *p, const double *uniform, int m, const int n)
 {
-    double sum[SIDE_BY_SIDE] = {0}, so_far[SIDE_BY_SIDE] = {0};
+    double sum[INTERLEAVED] = {0}, cumulative[INTERLEAVED] = {0};
     for (int l = 0; l < n; l++)
         token[l] = 0;
     for (int i = 0; i < m; i++)
         for (int l = 0; l < n; l++)
             sum[l] += p[(size_t)l * m + i];
     for (int l = 0; l < n; l++)
-        sum[l] *= uniform[l]; /* which is below the whole, rounded too: uniform is at most 1 - 2^-53 */
+        sum[l] *= uniform[l]; /* stays below the sum even when rounded, because uniform is at most 1 - 2^-53 */
     for (int i = 0; i < m; i++)
         for (int l = 0; l < n; l++) {
-            so_far[l] += p[(size_t)l * m + i];
-            token[l] += so_far[l] <= sum[l];
+            cumulative[l] += p[(size_t)l * m + i];
+            token[l] += cumulative[l] <= sum[l];
         }
 }
 
@@ -99,16 +99,16 @@ int API(draw)(int32_t *token, real *probs, int32_t *work, const real *logits, co
         for (ptrdiff_t i = 0; i < m; i += W)
             store_left(scaled + i, load_left(x + i, m - i) / divisor, m - i);
         softmax_column(p, scaled, m);
-        if (p[0] != p[0]) { /* a NaN: then all are */
+        if (p[0] != p[0]) { /* then the whole column is NaN: the scaled logits overflowed */
             memset(p, 0, m * sizeof *p);
             p[first_largest(x, m)] = 1;
         }
         if (top_k < m || top_p < 1)
-            keep_likeliest(p, work, top_k, top_p, m);
+            keep_top(p, work, top_k, top_p, m);
     }
     int j = 0;
-    for (; n - j >= SIDE_BY_SIDE; j += SIDE_BY_SIDE)
-        pick(token + j, probs + (size_t)j * m, uniform + j, m, SIDE_BY_SIDE);
+    for (; n - j >= INTERLEAVED; j += INTERLEAVED)
+        pick(token + j, probs + (size_t)j * m, uniform + j, m, INTERLEAVED);
     for (; j < n; j++)
         pick(token + j, probs + (size_t)j * m, uniform + j, m, 1);
     return 1;

@@ -1,4 +1,4 @@
-/* The kernels for float: what differs from double, and then the bodies. */
+/* The kernels for float: the definitions that differ from double, then the shared bodies. */
 
 #include <stdint.h>
 
@@ -15,36 +15,33 @@ typedef uint32_t bits; /* an unsigned integer as wide as a real */
 #define AVX2(name) _mm256_##name##_ps
 #define NEON(name) name##_f32
 
-/* The format: bits of the fraction, and what an exponent has added to it. */
+/* The floating-point format: fraction bits and exponent bias. */
 #define MANTISSA_BITS 23
 #define MANTISSA_MASK 0x7fffffu
 #define EXPONENT_BIAS 127
 #define ONE_BITS 0x3f800000u       /* the bits of 1 */
 #define SQRT_HALF_BITS 0x3f3504f3u /* the bits of sqrt(1/2) */
-#define ROUNDER 0x1.8p23f          /* x + ROUNDER is x rounded to a whole number, which then stands in its low bits */
+#define ROUNDER 0x1.8p23f          /* the low bits of x + ROUNDER hold x rounded to an integer */
 #define ROUNDER_BITS 0x4b400000u   /* the bits of ROUNDER */
-#define RSQRT_BITS 0x5f375a86u     /* RSQRT_BITS - bits(x) / 2 are those of about 1 / sqrt(x) */
+#define RSQRT_BITS 0x5f375a86u     /* RSQRT_BITS - bits(x) / 2 are the bits of roughly 1 / sqrt(x) */
 #define RSQRT_STEPS 1
 
-/* A probability or gradient below TINY changes no sum that it is added to, but products of two such numbers would be
-   subnormal, and processors take a hundred times as long for these: so it counts as 0.  TINY_STATE is the same for
-   Adam's m and v, which decay on for many steps before they would be subnormal. */
+/* Kernels replace a probability or gradient below TINY by 0: it is too small to change a sum, but the product of two
+   such numbers would be subnormal, and processors are a hundred times slower on subnormal numbers.  TINY_STATE is the
+   limit for Adam's m and v, which would otherwise decay over many steps until they are subnormal. */
 #define TINY 0x1p-52f
 #define TINY_STATE 0x1p-108f
 #define LOG_TINY -36.043653f
 #define EXP_MIN -87.33654f /* log of the smallest normal number */
 
-/* exp and log: see functions.h */
+/* for exp and log in functions.h */
 #define LOG2_E 1.44269504f
-#define LN2_HIGH 0.69140625f /* ln 2 in two parts: k LN2_HIGH is exact for any exponent k */
+#define LN2_HIGH 0.69140625f /* ln 2 = LN2_HIGH + LN2_LOW, and k LN2_HIGH is exact for every exponent k */
 #define LN2_LOW 1.7409305599e-3f
 #define EXP_COEFFICIENTS {0.5f, 0.16666577f, 0.041666555f, 8.363179e-3f, 1.3926184e-3f}
 #define LOG_COEFFICIENTS {0.66666685f, 0.39988747f, 0.29581486f}
 
 #include "kernels.c"
-
 #include "attention.c"
-
 #include "draw.c"
-
 #include "program.c"

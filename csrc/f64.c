@@ -1,4 +1,4 @@
-/* The kernels for double: what differs from float, and then the bodies.  f32.c says what each name means. */
+/* The kernels for double: the definitions that differ from float, then the shared bodies.  f32.c explains each name. */
 
 #include <stdint.h>
 
@@ -42,9 +42,6 @@ typedef uint64_t bits;
      0.18182894030543298, 0.15331558670323325, 0.14618462083796982}
 
 #include "kernels.c"
-
 #include "attention.c"
-
 #include "draw.c"
-
 #include "program.c"

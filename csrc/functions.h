@@ -1,9 +1,9 @@
-/* exp, log and square root of a vector: polynomials and bits instead of the C library's, so that every machine gets the
-   same.  The coefficients are in f32.c and f64.c. */
+/* exp, log and square root of a vector.  Polynomials and bit operations replace the C library's functions, whose
+   results differ between machines.  f32.c and f64.c define the coefficients. */
 
-/* exp(x) for x <= 0, to 1 ulp; 0 where x < least, which is EXP_MIN or more; NaN where x is.
-   x = k ln2 + r with |r| <= ln2 / 2; exp(r) is a minimax polynomial; 2^k is put together from its bits.
-   Adding 1.5 * 2^(mantissa bits) rounds to a whole number, which is then the low bits of the sum. */
+/* exp(x) for x <= 0, within 1 ulp; 0 where x < least, and NaN where x is NaN.  Requires least >= EXP_MIN.
+   x = k ln2 + r with |r| <= ln2 / 2.  A minimax polynomial gives exp(r), and the exponent bits give 2^k.
+   Adding ROUNDER = 1.5 * 2^MANTISSA_BITS rounds to an integer and leaves that integer in the low bits of the sum. */
 INLINE vec exp_nonpositive(vec x, real least)
 {
     const mask tiny = less(x, set1(least));
@@ -21,9 +21,9 @@ INLINE vec exp_nonpositive(vec x, real least)
     return choose(tiny, set1(0), p * power);
 }
 
-/* sqrt(x) for x = 0 and normal x > 0, to 1 ulp, in less time than the processor's own; NaN for infinite x.
-   Half the exponent, from the bits, begins 1 / sqrt(x); each step turns an error e of x y^2 into about e^3; the last is
-   Newton's, on the root itself. */
+/* sqrt(x) for x = 0 and normal x > 0, within 1 ulp, faster than the processor's instruction; NaN for infinite x.
+   Halving the exponent in the bits gives a first y near 1 / sqrt(x).  Each step turns the error e = 1 - x y^2 into
+   about e^3.  The last line is a Newton step on the root itself. */
 INLINE vec square_root(vec x)
 {
     vec y = from_bits(RSQRT_BITS - (to_bits(x) >> 1));
@@ -35,8 +35,8 @@ INLINE vec square_root(vec x)
     return fmadd(fmadd(set1(0) - root, root, x), y * (real)0.5, root);
 }
 
-/* log(x) for finite x >= 1, to 2 ulp; NaN where x is.
-   x = 2^k m with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s) with s = (m - 1) / (m + 1), an odd polynomial. */
+/* log(x) for finite x >= 1, within 2 ulp; NaN where x is NaN.
+   x = 2^k m with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s) with s = (m - 1) / (m + 1), an odd polynomial in s. */
 INLINE vec log_from_one(vec x)
 {
     const vec_bits b = to_bits(x) + (ONE_BITS - SQRT_HALF_BITS);
@@ -51,5 +51,5 @@ INLINE vec log_from_one(vec x)
         p = fmadd(p, z, set1(c[i]));
     const vec log_m = fmadd(p * z, s, s + s);
     const vec y = fmadd(k, set1(LN2_HIGH), fmadd(k, set1(LN2_LOW), log_m));
-    return choose(not_less(x, set1(1)), y, x); /* a NaN stays one */
+    return choose(not_less(x, set1(1)), y, x); /* returns NaN for NaN */
 }

@@ -1,25 +1,20 @@
-/* The kernels: matmul, softmax, RMSNorm and the others, each forward pass with its backward pass.  kernels.h says what
-   each one computes; attention has a file of its own.
+/* The kernels except attention, each forward pass with its backward pass.  kernels.h defines what each one computes.
 
-   This file is compiled twice, as part of f32.c and of f64.c, which say what a `real` is.  Build it with
-   -ffp-contract=off: where a multiply and an add are fused the code says fmadd, and nowhere else.  With that, and without
-   fast-math, every build gives the same bits: AVX-512, AVX2, NEON or plain C.
+   f32.c and f64.c include this file, and define `real`.  Compile with -ffp-contract=off and without -ffast-math: then
+   only fmadd fuses a multiply with an add, and AVX-512, AVX2, NEON and plain C give the same bits.
 
-   Sizes of matrices are m, k, n; the distance between the columns of x is ldx.  `INLINE` functions whose argument is a
-   `const int` are compiled anew for each constant that they are called with. */
+   m, k and n are the sizes of matrices, and ldx is the distance between the columns of x.  The compiler specializes an
+   INLINE function for each constant that is passed as a `const int`. */
 
 #include "common.h"
-
 #include "kernels.h"
-
 #include "vector.h"
-
 #include "functions.h"
 
 /* ---- transposing ---- */
 
-/* dst (cols x rows, leading dimension ldd) = src^T (rows x cols, leading dimension lds), in squares of W x W.  With `pad`,
-   zeros follow each column of dst up to a whole vector; with `add`, dst += src^T. */
+/* dst = src^T, in blocks of W x W.  dst: cols x rows, leading dimension ldd; src: rows x cols, leading dimension lds.
+   `pad` fills each column of dst with zeros up to a whole vector; `add` computes dst += src^T. */
 INLINE void transpose_to(real *dst, size_t ldd, const real *src, size_t lds, int rows, int cols, const int pad,
                          const int add)
 {
@@ -54,20 +49,21 @@ static void transpose_add(real *dst, size_t ldd, const real *src, size_t lds, in
     transpose_to(dst, ldd, src, lds, rows, cols, 0, 1);
 }
 
-/* ---- matmul: one product serves forward, dw and dx, for they differ only in what is transposed ----
+/* ---- matmul: one product computes y, dw and dx, which differ only in which matrix is transposed ----
 
-   c is computed in tiles of up to TILE_HEIGHT vectors by TILE_WIDTH columns, whose sums stay in registers while k runs.
-   Each step of k loads a tile's height of a column of a, and multiplies it by one number of b for each column of c. */
+   product() computes c = a b in tiles of up to TILE_HEIGHT vectors by TILE_WIDTH columns.  The sums of a tile stay in
+   registers for the whole loop over k.  Each step of k loads one column of a, as high as the tile, and multiplies it by
+   one number of b for each column of c. */
 
-/* What the tiles side by side in a strip of c have in common. */
+/* What the tiles of a strip share.  A strip of c is a row of tiles. */
 struct strip {
     size_t ldc, lda, b_k, b_n;
     int k, accumulate;
-    mask last; /* of the last vector of rows */
+    mask last; /* which rows of a tile's last vector exist */
 };
 
-/* A tile `height` vectors high, the last of them masked, and `width` columns wide: c = a b, or c += a b, over k.
-   Its loops are unrolled, so that each of `sum` is a register.  a's columns are lda apart; element (p, j) of b is at
+/* One tile of c = a b or c += a b, `height` vectors high and `width` columns wide.  strip->last masks the last vector.
+   Unrolling the loops keeps every `sum` in a register.  Element (i, p) of a is a[i + p*lda]; element (p, j) of b is
    b[p*b_k + j*b_n]. */
 INLINE void tile(real *c, const real *a, const real *b, const struct strip *strip, const int height, const int width)
 {
@@ -101,7 +97,7 @@ INLINE void tile(real *c, const real *a, const real *b, const struct strip *stri
             store_some(c + j * ldc + i * W, sum[i][j], i == height - 1 ? last : first(W));
 }
 
-/* One function for each size of tile, for any number of them side by side; tiles[height][width] finds it. */
+/* tiles[height][width] computes n_tiles tiles of that size, side by side.  Each size of tile has its own function. */
 typedef void tile_function(real *c, const real *a, const real *b, const struct strip *strip, int n_tiles);
 
 #define UP_TO_2(size, h) size(h, 1) size(h, 2)
@@ -127,9 +123,9 @@ TILES(DEFINE_TILE)
 #define TILE_ENTRY(height, width) [height][width] = tiles_##height##x##width,
 static tile_function *const tiles[TILE_HEIGHT + 1][13] = {TILES(TILE_ENTRY)};
 
-/* A panel of a: PANEL_ROWS rows and up to PANEL_DEPTH columns, laid out column after column, so that tiles read it in
-   order.  For fewer than MANY columns of c, packing costs more than it saves. */
-enum { PANEL_ROWS = TILE_HEIGHT * W, PANEL_DEPTH = 384, MANY = 192 };
+/* A panel is a copy of PANEL_ROWS rows and up to PANEL_DEPTH columns of a, contiguous column by column, so that tiles
+   read memory in order.  If c has fewer than MIN_COLUMNS_TO_PACK columns, packing costs more than it saves. */
+enum { PANEL_ROWS = TILE_HEIGHT * W, PANEL_DEPTH = 384, MIN_COLUMNS_TO_PACK = 192 };
 
 static void pack(real *panel, const real *a, size_t a_m, size_t a_k, int rows, int depth)
 {
@@ -141,8 +137,8 @@ static void pack(real *panel, const real *a, size_t a_m, size_t a_k, int rows, i
                 store(panel + p * PANEL_ROWS + i, load_some(a + p * a_k + i, first(rows - i)));
 }
 
-/* c = a b or c += a b.  c: m x n.  Element (i, p) of a is at a[i*a_m + p*a_k] and one of the two strides is 1;
-   b as in tile.  Tiles and blocks of k change nothing in the order in which an element's products are added. */
+/* c = a b or c += a b.  c: m x n, a: m x k, b: k x n.  Element (i, p) of a is a[i*a_m + p*a_k], where a_m or a_k is 1;
+   element (p, j) of b is b[p*b_k + j*b_n].  Each element of c adds its products in the order of p, in any tiling. */
 static void product(real *c, size_t ldc, const real *a, size_t a_m, size_t a_k, const real *b, size_t b_k, size_t b_n,
                     int m, int n, int k, int accumulate)
 {
@@ -160,13 +156,13 @@ static void product(real *c, size_t ldc, const real *a, size_t a_m, size_t a_k, 
             const real *block = a + i * a_m + p * a_k;
             strip.lda = a_k;
             strip.last = first(rows - (height - 1) * W);
-            if (a_m != 1 || n >= MANY) {
+            if (a_m != 1 || n >= MIN_COLUMNS_TO_PACK) {
                 pack(panel, block, a_m, a_k, rows, depth);
                 block = panel;
                 strip.lda = PANEL_ROWS;
             }
             const int widest = TILE_WIDTH(height), n_tiles = (n + widest - 1) / widest;
-            const int narrow = n / n_tiles, n_wide = n % n_tiles; /* even shares: 7 columns are 4 + 3 */
+            const int narrow = n / n_tiles, n_wide = n % n_tiles; /* nearly equal widths: 7 columns are 4 + 3 */
             real *tile_c = c + i;
             const real *tile_b = b + p * b_k;
             if (n_wide > 0)
@@ -185,15 +181,15 @@ void API(matmul_forward)(real *y, const real *w, const real *x, int m, int k, in
 void API(matmul_backward)(real *dw, real *dx, const real *dy, const real *w, const real *x, int m, int k, int n,
                           int lddw, int lddx, int lddy, int ldw, int ldx, int accumulate)
 {
-    if (dw) /* (m x k) = dy x^T: sums over tokens */
+    if (dw) /* m x k: dy x^T sums over the n tokens */
         product(dw, lddw, dy, 1, lddy, x, ldx, 1, m, k, n, accumulate & 1);
-    if (dx) /* (k x n) = w^T dy: sums over rows of w */
+    if (dx) /* k x n: w^T dy sums over the m rows of w */
         product(dx, lddx, w, ldw, 1, dy, 1, lddy, k, n, m, accumulate & 2);
 }
 
-/* ---- down each column: softmax and rmsnorm ---- */
+/* ---- column by column: softmax and rmsnorm ---- */
 
-/* a . b, in LANES partial sums */
+/* the dot product of a and b, in LANES partial sums */
 INLINE real dot(const real *a, const real *b, int m)
 {
     vec sum[LANES / W] = {0};
@@ -202,7 +198,7 @@ INLINE real dot(const real *a, const real *b, int m)
         for (int l = 0; l < LANES / W; l++)
             sum[l] = fmadd(load(a + i + l * W), load(b + i + l * W), sum[l]);
     for (int l = 0; i < m; l++, i += W)
-        /* lanes past the end keep what they have: adding 0 would make a 0 of -0, and only where there are such lanes */
+        /* lanes past the end keep their sum: adding 0 would turn -0 into 0, for some widths and not for others */
         sum[l] = fmadd_some(load_left(a + i, m - i), load_left(b + i, m - i), sum[l], first(m - i));
     return reduce(sum);
 }
@@ -218,7 +214,7 @@ INLINE real largest(const real *x, int m)
     return lane0(max_lanes(top));
 }
 
-/* p = exp(x - top); returns the sum of p, taken in LANES partial sums */
+/* p = exp(x - top); returns the sum of p, added in LANES partial sums */
 INLINE real exp_column(real *p, const real *x, real top, int m)
 {
     vec sum[LANES / W] = {0};
@@ -243,14 +239,12 @@ INLINE void scale_column(real *y, const real *x, real by, int m)
         store_left(y + i, load_left(x + i, m - i) * by, m - i);
 }
 
-/* Whether to go from the last column to the first.  A load whose address equals that of an earlier store in the low 12
-   bits waits for it, for that is all the processor compares at first.  Where `out` begins less than half a page after
-   `in`, so counted, the loads of the next columns would meet the stores of this one; in the other direction they do
-   not. */
+/* Whether to process the columns from last to first.  Processors first compare only the low 12 bits of addresses, so a
+   load waits for an earlier store that agrees in these bits.  If `out` starts less than half a page after `in`, modulo
+   4096, the loads of the next columns would match the stores of this one.  In reverse order they do not. */
 INLINE int backwards(const void *out, const void *in) { return ((uintptr_t)out - (uintptr_t)in) % 4096 < 2048; }
 
-/* call(m) for every column j, with m as a constant where it is a common size: the column then stays in registers from
-   one pass over it to the next. */
+/* call(m) for every column j.  m is a constant for common sizes: a column then stays in registers between passes. */
 #define EACH_COLUMN(out, in, call)            \
     const int from_last = backwards(out, in); \
     switch (m) {                              \
@@ -286,7 +280,7 @@ void API(softmax_forward)(real *p, const real *x, int m, int n, int ldp, int ldx
 INLINE void softmax_column_backward(real *restrict dx, const real *restrict dp, const real *restrict p, int m,
                                     int accumulate)
 {
-    const real mean = dot(dp, p, m); /* of dp, by the probabilities p */
+    const real mean = dot(dp, p, m); /* of dp, weighted by the probabilities p */
     for (ptrdiff_t i = 0; i < m; i += W) {
         const vec d = load_left(dp + i, m - i) - mean, before = accumulate & 1 ? load_left(dx + i, m - i) : set1(0);
         store_left(dx + i, fmadd(load_left(p + i, m - i), d, before), m - i);
@@ -336,7 +330,7 @@ void API(rmsnorm_backward)(real *dx, const real *dy, const real *y, const real *
 void API(relu_forward)(real *y, const real *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        y[i] = 0 > x[i] ? 0 : x[i]; /* a NaN stays one */
+        y[i] = 0 > x[i] ? 0 : x[i]; /* NaN stays NaN */
 }
 
 void API(relu_backward)(real *dx, const real *dy, const real *y, size_t n, int accumulate)
@@ -346,7 +340,7 @@ void API(relu_backward)(real *dx, const real *dy, const real *y, size_t n, int a
         const mask on = less(set1(0), load_left(y + i, left));
         const vec d = choose(on, load_left(dy + i, left), set1(0));
         const vec before = accumulate & 1 ? load_left(dx + i, left) : set1(0);
-        store_left(dx + i, before + d, left); /* 0 + -0 is 0, so overwriting never gives -0 */
+        store_left(dx + i, before + d, left); /* never writes -0 when overwriting, because 0 + -0 is 0 */
     }
 }
 
@@ -383,9 +377,9 @@ void API(embedding_forward)(real *x, const real *wte, const real *wpe, const int
                          n_embd);
 }
 
-/* d: n_embd x n_columns.  d[:, i] collects the columns of dx whose index is first + i. */
-static void collect(real *d, const real *dx, const int32_t *index, int n_embd, int first, int n_columns, int n_tokens,
-                    int accumulate)
+/* d[:, i] = or += the sum of the columns t of dx with index[t] = first + i, in order.  d: n_embd x n_columns. */
+static void scatter_add(real *d, const real *dx, const int32_t *index, int n_embd, int first, int n_columns,
+                        int n_tokens, int accumulate)
 {
     if (n_embd > 0 && n_columns > 0 && !accumulate)
         memset(d, 0, (size_t)n_embd * n_columns * sizeof *d);
@@ -396,14 +390,14 @@ static void collect(real *d, const real *dx, const int32_t *index, int n_embd, i
         }
 }
 
-/* As microgpt_embedding_backward, for the columns of dwte and dwpe from `first` on. */
+/* microgpt_embedding_backward for a part of the tables: column 0 of dwte and dwpe is column `first` of the whole. */
 static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int32_t *token, const int32_t *position,
                                int n_embd, int first, int vocab_size, int block_size, int n_tokens, int accumulate)
 {
     if (dwte)
-        collect(dwte, dx, token, n_embd, first, vocab_size, n_tokens, accumulate & 1);
+        scatter_add(dwte, dx, token, n_embd, first, vocab_size, n_tokens, accumulate & 1);
     if (dwpe)
-        collect(dwpe, dx, position, n_embd, first, block_size, n_tokens, accumulate & 2);
+        scatter_add(dwpe, dx, position, n_embd, first, block_size, n_tokens, accumulate & 2);
 }
 
 void API(embedding_backward)(real *dwte, real *dwpe, const real *dx, const int32_t *token, const int32_t *position,
@@ -412,12 +406,12 @@ void API(embedding_backward)(real *dwte, real *dwpe, const real *dx, const int32
     embedding_backward(dwte, dwpe, dx, token, position, n_embd, 0, vocab_size, block_size, n_tokens, accumulate);
 }
 
-/* ---- cross-entropy: softmax and -log in one ---- */
+/* ---- cross-entropy: softmax and -log together ---- */
 
 void API(cross_entropy_forward)(real *losses, real *probs, real *loss, const real *logits, const int32_t *target,
                                 const real *weight, int m, int n)
 {
-    /* -log p[target] = log(sum exp(x - max)) - (x[target] - max), and the sum is 1 or more: it has a term exp(0) */
+    /* -log p[target] = log(sum exp(x - max)) - (x[target] - max).  The sum contains exp(0), so it is at least 1. */
     for (int j = 0; j < n; j += W) {
         const int columns = n - j < W ? n - j : W;
         real top[W], sum[W] = {0}, picked[W] = {0};
@@ -458,8 +452,8 @@ void API(cross_entropy_backward)(real *dlogits, const real *probs, const int32_t
 
 /* ---- Adam ----
 
-   Where a gradient is tiny or stays 0, its square, and m and v as they decay, would be subnormal, and slow: they are
-   dropped before, where they are far too small to matter beside eps. */
+   A tiny gradient has a subnormal square, and m and v become subnormal while gradients stay 0.  Subnormal numbers are
+   slow, so drop_tiny replaces these by 0 earlier, when they are already far too small to matter beside eps. */
 
 void API(adam)(real *param, real *m, real *v, const real *grad, double learning_rate, double beta1, double beta2,
                double eps, double m_correction, double v_correction, size_t n)

@@ -1,4 +1,4 @@
-/* How a thread rounds, traps and treats subnormal numbers. */
+/* The floating-point mode of a thread: rounding, traps and the treatment of subnormal numbers. */
 
 #ifndef MICROGPT_MODE_H
 #define MICROGPT_MODE_H
@@ -8,14 +8,14 @@
 #include <xmmintrin.h>
 #endif
 
-/* It is set to the usual while kernels run, for other libraries may have changed it (those built with -ffast-math do when
-   they are loaded), and then set back. */
+/* Kernels run in the default mode, and the caller's mode is restored afterwards: another library may have changed it,
+   as those built with -ffast-math do when they are loaded. */
 #if defined(__x86_64__)
-enum { USUAL_MODE = 0x1f80 };
-static inline unsigned get_mode(void) { return _mm_getcsr() & ~0x3fu; /* but for what has happened */ }
+enum { DEFAULT_MODE = 0x1f80 };
+static inline unsigned get_mode(void) { return _mm_getcsr() & ~0x3fu; /* without the six exception flags */ }
 static inline void set_mode(unsigned mode) { _mm_setcsr(mode); }
 #elif defined(__aarch64__)
-enum { USUAL_MODE = 0 };
+enum { DEFAULT_MODE = 0 };
 static inline unsigned get_mode(void)
 {
     uint64_t mode;
@@ -24,15 +24,15 @@ static inline unsigned get_mode(void)
 }
 static inline void set_mode(unsigned mode) { __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)mode)); }
 #else
-enum { USUAL_MODE = 0 };
-static inline unsigned get_mode(void) { return USUAL_MODE; }
+enum { DEFAULT_MODE = 0 };
+static inline unsigned get_mode(void) { return DEFAULT_MODE; }
 static inline void set_mode(unsigned mode) { (void)mode; }
 #endif
 
-static inline void set_usual_mode(void)
+static inline void set_default_mode(void)
 {
-    if (get_mode() != USUAL_MODE)
-        set_mode(USUAL_MODE);
+    if (get_mode() != DEFAULT_MODE)
+        set_mode(DEFAULT_MODE);
 }
 
 #endif

@@ -1,8 +1,8 @@
-/* Replaying recorded calls: see program.h.  Part of f32.c and f64.c.
+/* Replaying recorded calls: see program.h.  f32.c and f64.c include this file.
 
-   Calls work column by column, or they sum over columns.  Of the former each thread does all, one after the other, for
-   its own columns, which are whole documents; of the latter it makes a part of each result.  So threads meet only where
-   one kind of call follows the other, and every element is computed as one thread would. */
+   A call computes each token's column separately, or it sums over tokens.  For calls by column, each thread makes all
+   calls in order for its own columns, which are whole documents.  For sums, each thread computes a part of each result.
+   So threads wait for each other only where the kind of call changes.  Each element has the bits of a single thread. */
 
 #include "program.h"
 
@@ -18,7 +18,7 @@ enum size {
 };
 #undef SIZE
 
-/* The call on n tokens with arrays a and these sizes; see table.h for `first`. */
+/* Make the call on n tokens with arrays a and these sizes.  table.h explains `first`. */
 static void make_call(const struct microgpt_call *c, void *const *a, const int *size, int first, int n)
 {
     const int *ld = c->ld, accumulate = c->accumulate;
@@ -36,7 +36,7 @@ static void make_call(const struct microgpt_call *c, void *const *a, const int *
     }
 }
 
-/* A call on the columns begin .. end of the batch. */
+/* Make a call on columns begin .. end - 1 of the batch. */
 static void call_columns(const struct microgpt_replay *replay, const struct microgpt_call *call, int thread, int begin,
                          int end)
 {
@@ -46,19 +46,19 @@ static void call_columns(const struct microgpt_replay *replay, const struct micr
         return;
     }
     for (int i = 0; i < call->n_arrays; i++) {
-        const size_t at = call->apart >> i & 1   ? microgpt_columns_apart(begin, thread)
-                          : call->given >> i & 1 ? (size_t)replay->start + begin
-                                                 : (size_t)begin;
+        const size_t at = call->own_layout >> i & 1 ? microgpt_part_offset(begin, thread)
+                          : call->given >> i & 1    ? (size_t)replay->start + begin
+                                                    : (size_t)begin;
         a[i] = call->column[i] ? (char *)call->array[i] + call->column[i] * at : call->array[i];
     }
     make_call(call, a, call->size, 0, end - begin);
 }
 
-/* Where the columns of this thread begin: at the beginning of a document. */
+/* The first column of this thread: the start of a document, if `position` is given. */
 static int first_column(const struct microgpt_replay *replay, int thread, int n_threads)
 {
     const int32_t *position = replay->position ? replay->position + replay->start : NULL;
-    int begin = (int)before_thread(replay->n, thread, n_threads);
+    int begin = (int)share_begin(replay->n, thread, n_threads);
     if (position && begin > 0 && begin < replay->n)
         begin -= position[begin];
     return begin;
@@ -79,7 +79,7 @@ static void update(const struct microgpt_update *u, const real *gradient, size_t
               u->beta2, u->eps, u->m_correction, u->v_correction, n);
 }
 
-/* The update to do to each gradient as soon as it is known, or NULL. */
+/* The update, if each parameter is updated as soon as its gradient is complete; otherwise NULL. */
 static const struct microgpt_update *early_update(const struct microgpt_replay *replay)
 {
     return replay->update && replay->update->clip == 0 && replay->early ? replay->update : NULL;
@@ -96,8 +96,8 @@ static double sum_of_squares(const real *x, size_t n)
     return sum;
 }
 
-/* What a gradient is to be multiplied by, so that it is no longer than `clip`; NAN when its length is not finite. */
-static double shortening(const struct microgpt_replay *replay, size_t begin, size_t end, size_t n_blocks, int n_threads)
+/* clip / (2-norm of the gradient), or NAN if the norm is not finite.  This thread squares blocks begin .. end - 1. */
+static double clip_scale(const struct microgpt_replay *replay, size_t begin, size_t end, size_t n_blocks, int n_threads)
 {
     const struct microgpt_update *u = replay->update;
     for (size_t b = begin; b < end; b++) {
@@ -105,23 +105,22 @@ static double shortening(const struct microgpt_replay *replay, size_t begin, siz
         u->squares[b] = sum_of_squares((real *)u->grad + at, left < MICROGPT_BLOCK ? left : MICROGPT_BLOCK);
     }
     if (n_threads > 1)
-        replay->meet(n_threads);
+        replay->barrier(n_threads);
     double sum = 0;
-    for (size_t b = 0; b < n_blocks; b++) /* each thread for itself, to the same bits */
+    for (size_t b = 0; b < n_blocks; b++) /* each thread computes the same bits */
         sum += u->squares[b];
-    return isfinite(sum) ? u->clip / (sqrt(sum) + 1e-6) : NAN; /* as PyTorch has it, which is 0 for no gradient */
+    return isfinite(sum) ? u->clip / (sqrt(sum) + 1e-6) : NAN; /* 1e-6 as in PyTorch's clip_grad_norm_ */
 }
 
-/* A thread's part of the update of all, block by block, when all gradients are there. */
+/* A thread's part of the update of all parameters, after all gradients: a range of blocks. */
 static void update_all(const struct microgpt_replay *replay, int thread, int n_threads)
 {
     const struct microgpt_update *u = replay->update;
     const size_t n_blocks = (u->count + MICROGPT_BLOCK - 1) / MICROGPT_BLOCK;
-    const size_t begin = before_thread(n_blocks, thread, n_threads),
-                 end = before_thread(n_blocks, thread + 1, n_threads);
+    const size_t begin = share_begin(n_blocks, thread, n_threads), end = share_begin(n_blocks, thread + 1, n_threads);
     if (n_threads > 1)
-        replay->meet(n_threads);
-    const double factor = u->clip > 0 ? shortening(replay, begin, end, n_blocks, n_threads) : 1;
+        replay->barrier(n_threads);
+    const double factor = u->clip > 0 ? clip_scale(replay, begin, end, n_blocks, n_threads) : 1;
     if (isnan(factor) || begin == end)
         return;
     const size_t at = begin * MICROGPT_BLOCK, last = end * MICROGPT_BLOCK, n = (last < u->count ? last : u->count) - at;
@@ -131,7 +130,7 @@ static void update_all(const struct microgpt_replay *replay, int thread, int n_t
     update(u, grad, n);
 }
 
-/* The columns begin .. end of a sum over the batch's tokens, and the update of these. */
+/* Compute columns begin .. end - 1 of a sum over the batch's tokens, and update these parameters if that is early. */
 static void call_sum(const struct microgpt_replay *replay, const struct microgpt_call *call, int begin, int end)
 {
     void *a[10];
@@ -148,18 +147,18 @@ static void call_sum(const struct microgpt_replay *replay, const struct microgpt
         update(replay->update, a[call->result], (size_t)(end - begin) * call->rows);
 }
 
-/* A thread's part of such calls: the columns of their results are laid end to end, and cut where as many numbers come
-   before as after.  So most results are one thread's, which has to fetch what others have computed only for these. */
+/* A thread's part of the sums call .. last - 1.  Their columns in order form one sequence, which is cut into parts with
+   equally many numbers.  So one thread computes most sums whole, and reads other threads' results only for its own. */
 static void share_sums(const struct microgpt_replay *replay, const struct microgpt_call *call,
                        const struct microgpt_call *last, int thread, int n_threads)
 {
     int64_t total = 0, before = 0;
     for (const struct microgpt_call *c = call; c < last; c++)
         total += (int64_t)c->n_columns * c->rows;
-    const int64_t from = before_thread(total, thread, n_threads), to = before_thread(total, thread + 1, n_threads);
+    const int64_t from = share_begin(total, thread, n_threads), to = share_begin(total, thread + 1, n_threads);
     for (; call < last; call++) {
         const int64_t n = call->n_columns, m = call->rows > 0 ? call->rows : 1;
-        /* a column belongs to the thread in whose part it begins */
+        /* a column belongs to the part in which it begins */
         const int64_t begin = (from - before + m - 1) / m, end = (to - before + m - 1) / m;
         const int first = (int)(from <= before ? 0 : begin < n ? begin : n);
         const int after = (int)(to <= before ? 0 : end < n ? end : n);
@@ -175,12 +174,12 @@ void API(replay)(struct microgpt_replay *replay, int thread, int n_threads)
     const struct microgpt_call *call = replay->calls, *last = call + replay->n_calls;
     for (int first = 1; call < last; first = 0) {
         for (; call < last && !call->sums; call++)
-            if (begin < end || thread == 0) /* without columns there may still be zeros to write */
+            if (begin < end || thread == 0) /* thread 0 also calls without columns: the call may have zeros to write */
                 call_columns(replay, call, thread, begin, end);
         if (n_threads > 1)
-            replay->meet(n_threads);
+            replay->barrier(n_threads);
         if (first && replay->update) {
-            real loss; /* each thread computes it, to the same bits */
+            real loss; /* each thread computes the same bits */
             API(cross_entropy_sum)(&loss, replay->losses, (const real *)replay->weights + replay->start, replay->n);
             if (thread == 0)
                 replay->loss = loss;
@@ -188,11 +187,11 @@ void API(replay)(struct microgpt_replay *replay, int thread, int n_threads)
                 return;
         }
         const struct microgpt_call *sums = call;
-        while (call < last && call->sums && (call == sums || !call->waits))
+        while (call < last && call->sums && (call == sums || !call->needs_barrier))
             call++;
         share_sums(replay, sums, call, thread, n_threads);
         if (n_threads > 1 && call < last)
-            replay->meet(n_threads);
+            replay->barrier(n_threads);
     }
     if (replay->update && !early_update(replay))
         update_all(replay, thread, n_threads);

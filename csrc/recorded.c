@@ -1,11 +1,11 @@
-/* Recorded calls, replayed for Python: see recorded.h. */
+/* Python functions that replay recorded calls: see recorded.h. */
 
 #include "recorded.h"
 
 #include "run.h"
 
-/* `recorded` stands for six arguments: format ("f" or "d"), calls, n_calls, position, n_threads, early; calls and position,
-   like all arrays here, are addresses.  The other arguments follow, and among them start and n, the batch. */
+/* `recorded` stands for six arguments: format ("f" or "d"), calls, n_calls, position, n_threads, early.  A batch is the
+   two arguments start and n.  Arrays, among them calls and position, are passed as addresses. */
 enum { FORMAT, CALLS, N_CALLS, POSITION, N_THREADS, EARLY, RECORDED };
 
 static int take_recorded(struct microgpt_replay *replay, PyObject *const *recorded, PyObject *const *batch,
@@ -29,7 +29,7 @@ static int has_arguments(const char *name, Py_ssize_t n_arguments, Py_ssize_t ex
     return n_arguments == expected;
 }
 
-/* replay(*recorded, start, n) */
+/* replay(*recorded, start, n) replays the calls on a batch. */
 PyObject *microgpt_py_replay(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
 {
     (void)dictionary;
@@ -44,7 +44,7 @@ PyObject *microgpt_py_replay(PyObject *dictionary, PyObject *const *arguments, P
 }
 
 /* step(*recorded, losses, weights, param, m, v, grad, squares, count, clip, start, n, learning_rate, beta1, beta2, eps,
-   m_correction, v_correction, decay): the loss; the update is only done if that is finite. */
+   m_correction, v_correction, decay) replays the calls and updates if the loss is finite; returns the loss. */
 PyObject *microgpt_py_step(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
 {
     enum { LOSSES = RECORDED, WEIGHTS, PARAM, M_, V_, GRAD, SQUARES, COUNT, CLIP, BATCH };
@@ -83,8 +83,8 @@ PyObject *microgpt_py_step(PyObject *dictionary, PyObject *const *arguments, Py_
     return PyFloat_FromDouble(replay.loss);
 }
 
-/* draw(format, token, probs, work, logits, uniform, m, n_threads, n, temperature, top_k, top_p): microgpt_draw by so many
-   threads, see run.h; whether all logits are finite. */
+/* draw(format, token, probs, work, logits, uniform, m, n_threads, n, temperature, top_k, top_p) runs microgpt_draw in
+   threads, see run.h; returns whether all logits are finite. */
 PyObject *microgpt_py_draw(PyObject *dictionary, PyObject *const *arguments, Py_ssize_t n_arguments)
 {
     enum { TOKEN = 1, PROBS, WORK, LOGITS, UNIFORM, ROWS, THREADS, N_COLUMNS, TEMPERATURE, TOP_K, TOP_P, ALL };

@@ -1,4 +1,4 @@
-/* Functions of Python's that run what program.py has recorded.  call.c puts them into c.py's dictionary. */
+/* Python functions that replay recorded calls.  call.c adds them to a dictionary of compiled.py. */
 
 #ifndef MICROGPT_RECORDED_H
 #define MICROGPT_RECORDED_H

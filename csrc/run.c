@@ -1,4 +1,4 @@
-/* Running kernels: see run.h. */
+/* Running kernels for Python: see run.h. */
 
 #include <Python.h>
 
@@ -10,9 +10,9 @@
 #include "pool.h"
 #include "run.h"
 
-enum { STACK_KB = 112 }; /* more than any kernel takes (see kernels.h), a handler of signals included */
+enum { STACK_KB = 112 }; /* more than any kernel (see kernels.h) and a signal handler need together */
 
-/* Whether this thread has not so much stack left: a RuntimeError then, for a kernel would end the process. */
+/* Whether less than STACK_KB of stack is left.  Sets a RuntimeError then, because a kernel could overflow the stack. */
 static int stack_is_short(void)
 {
     static _Thread_local const char *lowest; /* of this thread's stack */
@@ -39,15 +39,15 @@ static int stack_is_short(void)
     return 1;
 }
 
-/* Let statements run without Python's lock, in the usual mode. */
-#define BEGIN_KERNELS                   \
-    Py_BEGIN_ALLOW_THREADS;             \
-    const unsigned its_mode = get_mode(); \
-    if (its_mode != USUAL_MODE) \
-        set_mode(USUAL_MODE)
-#define END_KERNELS             \
-    if (its_mode != USUAL_MODE) \
-        set_mode(its_mode);     \
+/* The statements between these two run without the GIL and in the default floating-point mode. */
+#define BEGIN_KERNELS                        \
+    Py_BEGIN_ALLOW_THREADS;                  \
+    const unsigned caller_mode = get_mode(); \
+    if (caller_mode != DEFAULT_MODE)         \
+        set_mode(DEFAULT_MODE)
+#define END_KERNELS                  \
+    if (caller_mode != DEFAULT_MODE) \
+        set_mode(caller_mode);       \
     Py_END_ALLOW_THREADS
 
 struct job {
@@ -56,15 +56,15 @@ struct job {
     int n_threads;
 };
 
-static void work(void *argument, int thread)
+static void replay_part(void *argument, int thread)
 {
     const struct job *job = argument;
     (job->format == 'f' ? microgpt_replay_f32 : microgpt_replay_f64)(job->replay, thread, job->n_threads);
 }
 
-static void go_on(int n_threads) { (void)n_threads; }
+static void no_barrier(int n_threads) { (void)n_threads; }
 
-/* Whether a call sums over columns, for which all of them have to be done. */
+/* Whether a call sums over tokens, and so needs all columns of the calls before it. */
 static int any_sums(const struct microgpt_replay *replay)
 {
     for (int i = 0; i < replay->n_calls; i++)
@@ -73,27 +73,25 @@ static int any_sums(const struct microgpt_replay *replay)
     return 0;
 }
 
-/* Replay calls by so many threads; 0, or -1 with an error set.  Where they cannot be had one does all: part by part, for
-   what is kept from one replay to the next (keys and values) is laid out by parts, unless the parts depend on each other. */
 int microgpt_run(char format, struct microgpt_replay *replay, int n_threads)
 {
     if (stack_is_short())
         return -1;
     BEGIN_KERNELS;
     struct job job = {format, replay, n_threads};
-    const int hired = microgpt_hire(n_threads);
-    replay->meet = microgpt_meet;
-    if (hired > 1 && hired == n_threads) {
-        microgpt_together(n_threads, work, &job);
+    const int n_acquired = microgpt_acquire_threads(n_threads);
+    replay->barrier = microgpt_barrier;
+    if (n_acquired > 1 && n_acquired == n_threads) {
+        microgpt_run_parallel(n_threads, replay_part, &job);
     } else {
-        replay->meet = go_on;
+        replay->barrier = no_barrier;
         if (n_threads > 1 && any_sums(replay))
             job.n_threads = 1;
         for (int thread = 0; thread < job.n_threads; thread++)
-            work(&job, thread);
+            replay_part(&job, thread);
     }
-    if (hired > 1)
-        microgpt_release();
+    if (n_acquired > 1)
+        microgpt_release_threads();
     END_KERNELS;
     return 0;
 }
@@ -101,30 +99,30 @@ int microgpt_run(char format, struct microgpt_replay *replay, int n_threads)
 static void draw_part(void *argument, int thread)
 {
     struct microgpt_drawing *d = argument;
-    const int begin = (int)before_thread(d->n, thread, d->n_threads),
-              end = (int)before_thread(d->n, thread + 1, d->n_threads);
+    const int begin = (int)share_begin(d->n, thread, d->n_threads),
+              end = (int)share_begin(d->n, thread + 1, d->n_threads);
     const size_t m = d->m, before = begin * m, scratch = (begin + (size_t)thread) * m;
     const int n = end - begin;
     int32_t *token = d->token + begin, *work = d->work + thread * m;
     const double *uniform = d->uniform + begin;
-    const int fine = d->format == 'f' ? microgpt_draw_f32(token, (float *)d->probs + scratch, work,
-                                                          (const float *)d->logits + before, uniform, d->temperature,
-                                                          d->top_k, d->top_p, d->m, n)
-                                      : microgpt_draw_f64(token, (double *)d->probs + scratch, work,
-                                                          (const double *)d->logits + before, uniform, d->temperature,
-                                                          d->top_k, d->top_p, d->m, n);
-    if (!fine)
+    const int finite = d->format == 'f' ? microgpt_draw_f32(token, (float *)d->probs + scratch, work,
+                                                            (const float *)d->logits + before, uniform, d->temperature,
+                                                            d->top_k, d->top_p, d->m, n)
+                                        : microgpt_draw_f64(token, (double *)d->probs + scratch, work,
+                                                            (const double *)d->logits + before, uniform, d->temperature,
+                                                            d->top_k, d->top_p, d->m, n);
+    if (!finite)
         atomic_store(&d->not_finite, 1);
 }
 
 int microgpt_run_drawing(struct microgpt_drawing *d)
 {
     BEGIN_KERNELS;
-    const int hired = microgpt_hire(d->n_threads);
-    d->n_threads = hired;
-    if (hired > 1) {
-        microgpt_together(hired, draw_part, d);
-        microgpt_release();
+    const int n_acquired = microgpt_acquire_threads(d->n_threads);
+    d->n_threads = n_acquired;
+    if (n_acquired > 1) {
+        microgpt_run_parallel(n_acquired, draw_part, d);
+        microgpt_release_threads();
     } else {
         draw_part(d, 0);
     }

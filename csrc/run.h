@@ -1,4 +1,4 @@
-/* Running kernels for Python: without its lock, in the usual floating-point mode, by the threads of the pool. */
+/* Running kernels for Python: without the GIL, in the default floating-point mode, in the threads of the pool. */
 
 #ifndef MICROGPT_RUN_H
 #define MICROGPT_RUN_H
@@ -8,12 +8,12 @@
 
 #include "program.h"
 
-/* Replay calls by so many threads; 0, or -1 with an error of Python's set.  Where the threads cannot be had one does all:
-   part by part, for what is kept from one replay to the next (keys and values) is laid out by parts, unless the parts
-   depend on each other. */
+/* Replay calls in n_threads threads.  Returns 0, or -1 with a Python exception set.  If the pool has fewer threads, the
+   caller computes every thread's part in turn, because keys and values keep their layout by parts from one replay to
+   the next.  If a call sums over tokens, parts depend on each other, and the caller computes all as one part. */
 int microgpt_run(char format, struct microgpt_replay *replay, int n_threads);
 
-/* The arguments of microgpt_draw for threads, each with columns of its own: probs is m x (n + n_threads), work m x n_threads. */
+/* The arguments of microgpt_draw.  Threads divide the n columns; probs: m x (n + n_threads), work: m x n_threads. */
 struct microgpt_drawing {
     char format;
     int32_t *token, *work;
@@ -25,7 +25,7 @@ struct microgpt_drawing {
     atomic_int not_finite;
 };
 
-/* Whether all logits are finite. */
+/* Draw the tokens in up to n_threads threads.  Returns whether all logits are finite. */
 int microgpt_run_drawing(struct microgpt_drawing *drawing);
 
 #endif

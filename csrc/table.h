@@ -1,26 +1,26 @@
-/* The table of kernels.  A file that includes this defines SIZE(name), KERNEL(name, traits, shapes, call), or both.
+/* The kernel table.  A file that includes this defines SIZE(name), KERNEL(name, traits, shapes, call), or both.
 
    SIZE      a size that shapes may use beside n, the number of tokens.
 
-   KERNEL    a row for each kernel of kernels.h that works on columns:
+   KERNEL    one row for each kernel of kernels.h that can be part of a recorded program:
 
-   traits    STRIDED: matrices may be blocks of larger ones, each with a leading dimension; PACKED: they are whole.
-             SPLIT: the kernel can compute some columns of a sum over tokens alone, so threads share these out.
+   traits    STRIDED: each matrix has a leading dimension, so it may be a block of a larger one; PACKED: ld = rows.
+             SPLIT: the kernel can compute any range of columns of a sum over tokens, so threads divide these.
              Without it, one thread computes the whole sum.
-   shapes    outputs = inputs, in the order of the C function, by the names that messages use.  Sizes that share a name
-             are equal; 7*m+block_size is a size too.
+   shapes    outputs = inputs, in the order of the C function, by the names that messages use.  Sizes with the same name
+             are equal; a size can also be an expression such as 7*m+block_size.
                [m,n]      a column for each token
                [m,n+]     laid out by the kernel itself, with room for attention_rows(n) columns
                dw[m,k]    an output without n or n+ is a sum over tokens
                <v         int32 indices from 0 to v - 1
-               dw?        may be NULL, and is then left out; if some outputs are sums and others not, all must be
-                          optional, because threads compute them in separate calls
+               dw?        may be NULL, and is then not computed.  If only some outputs are sums, all must be optional,
+                          because threads compute them in separate calls.
                work!      scratch
-   call      how to call the C function with arrays a[...] and leading dimensions ld[...], both in the order of `shapes`,
-             the sizes, eps and accumulate.  In a part of a sum, the size that counts its columns is that of the part, and
-             `first` is the part's first column.
+   call      how to call the C function with arrays a[...] and leading dimensions ld[...], both in the order of
+             `shapes`, the sizes, eps and accumulate.  For a part of a sum, the size that counts the sum's columns is
+             the number of columns in the part, and `first` is the first of them.
 
-   The argument checks (call.c, checks.py) and the recorded programs (program.c, program.py) derive from these rows. */
+   The argument checks (call.c, checks.py) and the recorded programs (program.c, program.py) follow from these rows. */
 
 #ifdef SIZE
 SIZE(m)

@@ -8,12 +8,12 @@
 
 #include "vector_simd.h"
 
-typedef vec_bits mask; /* all bits of a lane, or none */
+typedef vec_bits mask; /* all bits of a lane are set, or none */
 
 INLINE mask first(int n)
 {
 #define ALL_BITS(s, l) (bits) - 1
-    static const bits on[2 * W] = {PER_LANE(ALL_BITS, )}; /* W lanes on, then W off */
+    static const bits on[2 * W] = {PER_LANE(ALL_BITS, )}; /* W lanes set, then W clear */
     mask k;
     n = n >= W ? W : n <= 0 ? 0 : n;
     memcpy(&k, on + W - n, sizeof k);

@@ -8,7 +8,7 @@
 
 #include "vector_simd.h"
 
-typedef vec_bits mask; /* all bits of a lane, or none */
+typedef vec_bits mask; /* all bits of a lane are set, or none */
 
 INLINE mask first(int n)
 {

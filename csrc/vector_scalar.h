@@ -1,4 +1,4 @@
-/* A vector of one real, in plain C: see vector.h. */
+/* A vector of one real, in plain C: see vector.h for the names. */
 
 #define W 1
 #define TILE_HEIGHT 4

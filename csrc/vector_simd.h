@@ -1,6 +1,6 @@
-/* The part of vector.h's list that gcc's and clang's vector types express for any instruction set.
+/* The operations of vector.h that the vector types of gcc and clang express for every instruction set.
 
-   Included by the file of an instruction set, after it has defined VECTOR_BYTES. */
+   The file of an instruction set defines VECTOR_BYTES and then includes this one. */
 
 #define W (VECTOR_BYTES / REAL_BYTES)
 
@@ -15,7 +15,7 @@ INLINE real lane0(vec x) { return x[0]; }
 INLINE vec_bits to_bits(vec x) { return (vec_bits)x; }
 INLINE vec from_bits(vec_bits b) { return (vec)b; }
 
-/* Shuffles take lists of constants: PER_LANE(f, s) is f(s, 0), f(s, 1), ... f(s, W - 1). */
+/* Shuffles need lists of constants: PER_LANE(f, s) is f(s, 0), f(s, 1), ... f(s, W - 1). */
 #if W == 16
 #define PER_LANE(f, s)                                                                                            \
     f(s, 0), f(s, 1), f(s, 2), f(s, 3), f(s, 4), f(s, 5), f(s, 6), f(s, 7), f(s, 8), f(s, 9), f(s, 10), f(s, 11), \
@@ -28,7 +28,7 @@ INLINE vec from_bits(vec_bits b) { return (vec)b; }
 #define PER_LANE(f, s) f(s, 0), f(s, 1)
 #endif
 
-/* What runs over 1, 2, 4 ... below W, and the same from the top. */
+/* step(s) for s = 1, 2, 4, ... below W, and for the same s in descending order. */
 #if W == 16
 #define UPWARDS(step) step(1) step(2) step(4) step(8)
 #define DOWNWARDS(step) step(8) step(4) step(2) step(1)
@@ -61,8 +61,8 @@ INLINE vec max_lanes(vec x)
     return x;
 }
 
-/* One bit of the index at a time changes places between register and lane: of two registers whose numbers differ in
-   that bit, the lanes in which it is set go one way and the others the other. */
+/* The transpose swaps the register index with the lane index, one bit s at a time.  For registers i and i + s, lanes
+   with bit s set in register i trade places with lanes without it in register i + s. */
 #define FROM_LOW(s, l) (((l) & (s)) ? W + (l) - (s) : (l))
 #define FROM_HIGH(s, l) (((l) & (s)) ? W + (l) : (l) + (s))
 #define EXCHANGE(s)                                                                           \

@@ -218,7 +218,7 @@ class Replay:
         self._given, self._gradients = given, gradients or {}
         phases = program.phases()
         self.early = bool(gradients) and permits_early_updates(phases, self._gradients)
-        self.calls = [self._record(call) | {"waits": call is phase[0]} for phase in phases for call in phase]
+        self.calls = [self._record(call) | {"needs_barrier": call is phase[0]} for phase in phases for call in phase]
         # over(start, n) runs the program on the batch of the columns start .. start + n of the given arrays
         positions = given.get("positions") if documents else None
         self.over = compiled.recorded(dtype, self.calls, positions, n_threads, self.early)
@@ -239,7 +239,7 @@ class Replay:
             "ld": [0 if array is None else len(array) for array in arrays] if row.strided else [],
             "column": [array[..., :1].nbytes if yes else 0 for array, yes in zip(arrays, per_token)],
             "given": compiled.bits(yes and name in self._given for name, yes in zip(call.arrays, per_token)),
-            "apart": compiled.bits(operand.own_layout for operand in operands),
+            "own_layout": compiled.bits(operand.own_layout for operand in operands),
         }
         return record | self._sum(call, operands, arrays) if call.sums else record
 

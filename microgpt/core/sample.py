@@ -87,7 +87,7 @@ class Sampler:
         for thread in range(self.n_threads):
             # as C shares out columns: before_thread in csrc/common.h
             begin, end = n * thread // self.n_threads, n * (thread + 1) // self.n_threads
-            start, width = compiled.columns_apart(begin, thread) * size, compiled.token_rows(end - begin)
+            start, width = compiled.part_offset(begin, thread) * size, compiled.token_rows(end - begin)
             yield begin, cache[start : start + n_rows * width].reshape(n_rows, width)[:, : end - begin]
 
     def sample(self, rng: random.Random, temperature: float) -> str:

@@ -72,9 +72,9 @@ def attention_rows(n_tokens: int) -> int:
     return int(_lib.microgpt_attention_rows(n_tokens))
 
 
-def columns_apart(begin: int, thread: int) -> int:
+def part_offset(begin: int, thread: int) -> int:
     """Where, in columns, a thread's part of an array of attention begins that begins with this column."""
-    return int(_lib.microgpt_columns_apart(begin, thread))
+    return int(_lib.microgpt_part_offset(begin, thread))
 
 
 def token_rows(n_tokens: int) -> int:

@@ -1,4 +1,4 @@
-/* Prints one hash for each kernel, over its results for pseudo-random inputs of many sizes: equal hashes, equal bits. */
+/* Prints hashes of the kernels' results for pseudo-random inputs of many sizes.  Equal hashes mean equal bits. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -16,7 +16,7 @@ static void hash_bytes(const void *p, size_t n)
         hash = (hash ^ *c) * 0x100000001b3u;
 }
 
-/* uniform in [-1, 1), and the same in both precisions */
+/* A uniform pseudo-random number in [-1, 1), the same in both precisions. */
 static float number(void)
 {
     state = state * 6364136223846793005u + 1442695040888963407u;
@@ -63,7 +63,7 @@ static float number(void)
         hash_bytes(&loss, sizeof loss), hash_bytes(losses, sizeof(real) * n);                                          \
         microgpt_cross_entropy_backward_##S(y, p, target, weight, m, n, -1);                                           \
         hash_bytes(y, sizeof(real) * m * n);                                                                           \
-        for (int i = 0; i < m * n; i++) /* v is never negative */                                                      \
+        for (int i = 0; i < m * n; i++) /* Adam's v is never negative */                                               \
             p[i] = y[i] * y[i];                                                                                        \
         real *moment = fill_##S((size_t)m * n), *param = fill_##S((size_t)m * n);                                      \
         microgpt_adam_##S(param, moment, p, y, 0.01, 0.85, 0.99, 1e-8, 0.15, 0.01, (size_t)m * n);                     \
@@ -84,7 +84,7 @@ static float number(void)
         const size_t rows = microgpt_attention_rows(n), probs_size = rows * n_head * block * sizeof(real);             \
         const size_t work_size = rows * (7 * n_embd + block) * sizeof(real);                                           \
         real *probs = malloc(probs_size), *work = malloc(work_size);                                                   \
-        memset(probs, 0xff, probs_size), memset(work, 0xff, work_size); /* NaNs, which nothing may come of */          \
+        memset(probs, 0xff, probs_size), memset(work, 0xff, work_size); /* NaN: no result may use it */                \
         real *dq = fill_##S(size), *dk = fill_##S(size), *dv = fill_##S(size);                                         \
         microgpt_attention_forward_##S(out, probs, work, q, k, v, position, n_embd, n_head, block, n);                 \
         hash_bytes(out, size * sizeof(real));                                                                          \

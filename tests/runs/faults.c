@@ -1,8 +1,9 @@
-/* Preloaded into a Python process, it lets the n-th file operation of a kind fail, for files in one directory.
+/* Preloaded into a Python process, this library makes the n-th file operation of a kind fail, in one directory.
 
-   fault_set(directory, kind, n, action, persist) arms it; fault_fired() says how often it struck.  kind: one of open,
-   read, write, stat, list, truncate, fsync, close, rename, link, unlink.  action: an errno; or SHORT, read or write
-   half; or KILL, die of SIGKILL first; or SWAP, first put a link in the place of the directory, as fault_swap() said. */
+   fault_set(directory, kind, n, action, persist) sets the fault.  kind: open, read, write, stat, list, truncate, fsync,
+   close, rename, link or unlink.  action: an errno to fail with; SHORT to read or write only half; KILL to end the
+   process with SIGKILL first; SWAP to replace the directory by a link first, see fault_swap().  persist:
+   whether later operations of this kind fail too.  fault_fired() returns how many operations the fault has hit. */
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -31,7 +32,7 @@ void fault_set(const char *new_directory, const char *new_kind, int new_n, int n
     n = new_n, action = new_action, persist = new_persist, count = fired = 0;
 }
 
-/* For SWAP: the directory is renamed to `new_aside`, and in its place is a link to `new_elsewhere`. */
+/* Set what SWAP does: rename the directory to `new_aside`, and put a link to `new_elsewhere` in its place. */
 void fault_swap(const char *new_aside, const char *new_elsewhere)
 {
     snprintf(aside, sizeof aside, "%s", new_aside);
@@ -42,7 +43,7 @@ int fault_fired(void) { return fired; }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-/* Whether to fail now; with an errno, it is set. */
+/* Whether this operation must fail.  Sets errno if `action` is one.  KILL and SWAP act here. */
 static int strike(const char *what, const char *path)
 {
     if (!kind[0] || strcmp(what, kind) || strncmp(path, directory, strlen(directory)))
@@ -76,7 +77,7 @@ static int strike_fd(const char *what, int fd)
     return strike(what, path);
 }
 
-/* The same for a name in an open directory. */
+/* strike() for a name relative to the open directory fd, or to the current directory if fd is AT_FDCWD. */
 static int strike_at(const char *what, int fd, const char *name)
 {
     char link[64], path[8192];
@@ -92,7 +93,7 @@ static int strike_at(const char *what, int fd, const char *name)
     return strike(what, path);
 }
 
-/* ---- what is in a file ---- */
+/* ---- file contents ---- */
 
 ssize_t write(int fd, const void *data, size_t size)
 {
@@ -133,18 +134,18 @@ void *mmap64(void *address, size_t size, int protection, int flags, int fd, off6
 
 int ftruncate64(int fd, off64_t size) { return strike_fd("truncate", fd) ? -1 : NEXT(ftruncate64)(fd, size); }
 
-/* It takes its time, and no power fails here. */
+/* Does not sync, because that is slow and the tests do not cut the power. */
 int fsync(int fd) { return strike_fd("fsync", fd) ? -1 : 0; }
 
 int close(int fd)
 {
-    int failed = strike_fd("close", fd), result = NEXT(close)(fd); /* Linux closes it even when it reports an error */
+    int failed = strike_fd("close", fd), result = NEXT(close)(fd); /* Linux closes fd even if it reports an error */
     if (failed)
         errno = action;
     return failed ? -1 : result;
 }
 
-/* ---- what is said of it ---- */
+/* ---- status and directory listings ---- */
 
 int stat64(const char *path, struct stat64 *status)
 {
@@ -169,7 +170,7 @@ DIR *opendir(const char *path) { return strike_at("list", AT_FDCWD, path) ? NULL
 
 struct dirent64 *readdir64(DIR *stream) { return strike_fd("list", dirfd(stream)) ? NULL : NEXT(readdir64)(stream); }
 
-/* ---- its names ---- */
+/* ---- names ---- */
 
 int rename(const char *from, const char *to) { return strike_at("rename", AT_FDCWD, to) ? -1 : NEXT(rename)(from, to); }
 

@@ -1,7 +1,7 @@
-"""A cffi project of its own that uses microgpt's C kernels: python build.py, in a directory to build in.
+"""A separate cffi project that uses microgpt's C kernels.  Run `python build.py` in the directory to build in.
 
-The kernels' sources come with the package.  They are compiled here, with flags of this project's choice, and need only
--ffp-contract=off to give the bits that microgpt gives.
+The package includes the kernels' sources.  This project compiles them with its own flags; -ffp-contract=off suffices
+for microgpt's bits.
 """
 
 import os

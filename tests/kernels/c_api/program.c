@@ -1,4 +1,4 @@
-/* A C program that uses microgpt's kernels: it prints one product and its gradient by w, in full. */
+/* A C program that uses microgpt's kernels: it prints y = w x and the gradient dw, as exact hexadecimal numbers. */
 
 #include <stdio.h>
 
