@@ -36,7 +36,7 @@ struct microgpt_call {
     int rows, n_columns; /* of the result; one column of all its numbers if it cannot be split */
     int split;           /* which size counts n_columns; -1 if the result cannot be split */
     int part[10];        /* bytes from what an array has for one of these columns to the next; 0 if it has nothing */
-    int waits;           /* whether it needs the sum before it, so that threads have to meet in between */
+    int waits;           /* whether threads have to meet before it */
     int is_gradient;     /* whether the result is the whole gradient of a parameter that no later call reads */
 };
 

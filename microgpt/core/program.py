@@ -12,7 +12,7 @@ under it later overwrites what came before, so a name that is used again for eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,11 +52,6 @@ class Call(NamedTuple):
     def reads(self) -> list[str | None]:
         """What the call needs from before: its inputs, and the outputs that it adds to."""
         return self.arrays[len(self.row.outputs) :] + [name for name, adds in zip(self.writes, self.added_to) if adds]
-
-    def must_follow(self, before: Call) -> bool:
-        """Whether this call needs an earlier one's result, or overwrites what that one reads or makes."""
-        written, read = set(before.writes) - {None}, set(before.reads)
-        return not written.isdisjoint([*self.reads, *self.writes]) or not read.isdisjoint(set(self.writes) - {None})
 
     @property
     def sums(self) -> bool:
@@ -135,23 +130,27 @@ class Program:
             self.own_layout.add(output)
         return array
 
-    def in_order(self) -> list[Call]:
-        """The calls, and each sum over tokens as late as what it reads is still there.
+    def phases(self) -> list[list[Call]]:
+        """The calls in their order, in phases: what is computed per token, then sums, then per token again, and so on.
 
-        Threads share out tokens, or else parts of the sums, so they have to wait for each other wherever one kind of
-        call follows the other.
+        Threads share out tokens, or else parts of sums, and wait for each other between phases.  So a sum comes as late
+        as its inputs last, and no call needs another sum of its phase.
         """
-        ordered: list[Call] = []
-        late: list[Call] = []
+        done: list[list[Call]] = []
+        columns, sums = list[Call](), list[Call]()
+        read, written = set[str | None](), set[str | None]()  # by the sums of this phase
         for call in [part for recorded in self.calls for part in recorded.parts()]:
+            writes = {name for name in call.writes if name}
+            if not (written.isdisjoint([*call.reads, *writes]) and read.isdisjoint(writes)):
+                done += [columns, sums]
+                columns, sums, read, written = [], [], set(), set()
             if call.sums:
-                late.append(call)
-                continue
-            if any(call.must_follow(before) for before in late):
-                ordered += late
-                late = []
-            ordered.append(call)
-        return ordered + late
+                sums.append(call)
+                read.update(call.reads)
+                written |= writes
+            else:
+                columns.append(call)
+        return [*done, columns, sums]
 
     def count(self, max_tokens: int, n_threads: int = 1) -> int:
         """How many numbers the arrays take, with columns for this many tokens."""
@@ -170,33 +169,21 @@ def fit(kernel: str, operand: Operand, array: Array, sizes: dict[str, int]) -> N
             raise ValueError(f"{kernel}: {operand.name}: expected {text} = {expected}, found {array}")
 
 
-def permits_early_updates(calls: list[Call], gradients: Mapping[str, str]) -> bool:
+def permits_early_updates(phases: list[list[Call]], gradients: Mapping[str, str]) -> bool:
     """Whether each parameter may be updated as soon as its gradient is known; `gradients` has their names.
 
-    That is so if one call alone makes the whole gradient, and no other call reads the parameter or the gradient from
-    then on, or by another thread at that moment: in the same run of sums, in which threads do not wait for each other.
+    That is so if one call alone makes the whole gradient, and no other call of its phase, or of a later one, reads the
+    parameter or the gradient.
     """
     for gradient, parameter in gradients.items():
-        writers = [i for i, call in enumerate(calls) if gradient in call.writes]
-        if len(writers) != 1 or not calls[writers[0]].sums or gradient in calls[writers[0]].reads:
+        makers = [(i, call) for i, phase in enumerate(phases) for call in phase if gradient in call.writes]
+        if len(makers) != 1 or not makers[0][1].sums or gradient in makers[0][1].reads:
             return False
-        begin = writers[0]
-        while begin > 0 and calls[begin - 1].sums:
-            begin -= 1
-        others = (call for i, call in enumerate(calls[begin:], begin) if i != writers[0])
+        begin, maker = makers[0]
+        others = (call for phase in phases[begin:] for call in phase if call is not maker)
         if any(name in call.reads for call in others for name in (gradient, parameter)):
             return False
     return True
-
-
-def waits(calls: list[Call]) -> Iterator[bool]:
-    """For each call, whether it is a sum that threads must not begin before they have finished the sums before it."""
-    together: list[Call] = []
-    for call in calls:
-        wait = call.sums and any(map(call.must_follow, together))
-        together = [] if wait or not call.sums else together
-        together += [call] * call.sums
-        yield wait
 
 
 class Replay:
@@ -229,9 +216,9 @@ class Replay:
             for name, rows, columns in program.arrays.values()
         }
         self._given, self._gradients = given, gradients or {}
-        calls = program.in_order()
-        self.early = bool(gradients) and permits_early_updates(calls, self._gradients)
-        self.calls = [self._record(call) | {"waits": wait} for call, wait in zip(calls, waits(calls))]
+        phases = program.phases()
+        self.early = bool(gradients) and permits_early_updates(phases, self._gradients)
+        self.calls = [self._record(call) | {"waits": call is phase[0]} for phase in phases for call in phase]
         # over(start, n) runs the program on the batch of the columns start .. start + n of the given arrays
         positions = given.get("positions") if documents else None
         self.over = compiled.recorded(dtype, self.calls, positions, n_threads, self.early)

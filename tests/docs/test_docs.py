@@ -16,8 +16,9 @@ import sys
 import pytest
 from helpers import INPUT, ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?:<!-- (needs|not run here): (.*?) -->\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+QUOTE = re.compile(r"<!-- not run here: lines of (\S+) -->\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 TEXTS = {"names.txt": "MICROGPT_NAMES", "shakespeare.txt": "MICROGPT_SHAKESPEARE"}
 
@@ -131,6 +132,15 @@ def test_links(page):
             target = (page.parent / path).resolve() if path else page
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_quoted_lines(page):
+    """Every line that a page quotes from a source file stands in that file."""
+    for path, text in QUOTE.findall(page.read_text(encoding="utf-8")):
+        source = {line.strip() for line in (ROOT / path).read_text(encoding="utf-8").splitlines()}
+        missing = [line for line in text.splitlines() if line.strip() not in source]
+        assert not missing, f"{path} does not contain these lines"
 
 
 def test_pages_are_reached():
