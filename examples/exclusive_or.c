@@ -4,7 +4,7 @@
        gcc -O3 -ffp-contract=off -mavx2 -mfma -I"$CSRC" examples/exclusive_or.c \
            "$CSRC"/f32.c "$CSRC"/f64.c "$CSRC"/common.c -lm -o xor
 
-   A matrix is column-major, and after its size each call takes its leading dimensions: from one column to the next. */
+   Matrices are column-major.  Each call takes the sizes, then the leading dimensions: the distance between columns. */
 
 #include <stdio.h>
 
@@ -17,14 +17,14 @@ int main(void)
 {
     const double x[N_IN * N] = {0, 0, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1}; /* four columns: two bits and a bias */
     const int32_t targets[N] = {0, 1, 1, 0};
-    const double weights[N] = {0.25, 0.25, 0.25, 0.25}; /* of the mean loss */
+    const double weights[N] = {0.25, 0.25, 0.25, 0.25}; /* of each token in the loss: a mean */
     double params[N_PARAMS], grads[N_PARAMS], m[N_PARAMS] = {0}, v[N_PARAMS] = {0};
     double *const w1 = params, *const w2 = params + N_W1, *const dw1 = grads, *const dw2 = grads + N_W1;
     double z[N_HIDDEN * N], dz[N_HIDDEN * N], hidden[N_HIDDEN * N], dhidden[N_HIDDEN * N];
     double logits[N_CLASSES * N], probs[N_CLASSES * N], dlogits[N_CLASSES * N], losses[N], loss;
     double beta1_power = 1, beta2_power = 1;
 
-    uint32_t state = 2; /* of a generator that is good enough to make the rows unequal: from -1 to 1 */
+    uint32_t state = 2; /* a simple generator is enough to make the rows differ; the weights are from -1 to 1 */
     for (int i = 0; i < N_PARAMS; i++)
         params[i] = (double)((state = state * 1664525u + 1013904223u) >> 8) / (1 << 23) - 1;
 
