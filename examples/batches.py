@@ -9,7 +9,7 @@ N_EMBD, N_HEAD, BLOCK_SIZE, BATCH_SIZE = 16, 4, 16, 16
 
 
 def read(path):
-    """Return the names in a file, shuffled, and their sorted characters.  A name begins and ends with the id after theirs."""
+    """Return the names in a file, shuffled, and their sorted characters; the next id marks both ends of a name."""
     names = Path(path).read_text(encoding="utf-8").split()
     random.Random(42).shuffle(names)
     return names, sorted(set("".join(names)))
