@@ -31,7 +31,8 @@ import argparse
 import time
 from collections import defaultdict
 
-from microgpt.base.config import Config, parsed
+from microgpt.base.config import Config
+from microgpt.base.settings import parsed
 from microgpt.commands import add_settings
 from microgpt.core.trainer import Trainer
 from microgpt.kernels import compiled as c
@@ -64,8 +65,8 @@ def main():
         alone = c.recorded(config.dtype, [call])
         spent[name] += least(lambda: alone(start, n)) - empty
         count[name] += 1
-    numbers = trainer.adam.numbers()
-    whole = least(lambda: trainer._advance(start, n, *numbers))
+    numbers = trainer.optimizer.numbers(trainer.learning_rate(100))
+    whole = least(lambda: trainer._fused(start, n, *numbers))
     spent["adam, for each gradient"], count["adam, for each gradient"] = whole - least(lambda: replay.over(start, n)), 1
     print(f"{config.dtype}, batch {config.batch_size}, n_embd {config.n_embd}, {n} columns, {c.ISA}")
     for name, us in sorted(spent.items(), key=lambda item: -item[1]):

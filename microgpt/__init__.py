@@ -1,9 +1,12 @@
 """microgpt: Karpathy's microgpt as explicit matrix code, with the kernels in C and the graph in Python.
 
     train(...)    train a model                load(path)    load one
-    Model         sample, score, evaluate      kernels       the C kernels as NumPy functions
-    sweep(...)    train with many settings, and compare
-    Config, Trainer   for a training loop of one's own
+    Model         sample, score, evaluate,     kernels       the C kernels as NumPy functions
+                  report, export
+    sweep(...)    train with many settings     plot(...)     draw the losses of runs, or a sweep
+    Config, Trainer   for a training loop of your own
+    Optimizer         for an update rule of your own
+    checkpoint        checkpoint files: checkpoint.load(path)
     get_include() the directory of the C sources, for those who compile them
 
 The errors that these raise are ConfigError, DataError, CheckpointError,
@@ -23,12 +26,15 @@ __all__ = [
     "DataError",
     "Model",
     "NotFiniteError",
+    "Optimizer",
     "SamplingError",
     "Trainer",
     "__version__",
+    "checkpoint",
     "get_include",
     "kernels",
     "load",
+    "plot",
     "sweep",
     "train",
 ]
@@ -48,19 +54,22 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from . import kernels
-    from .api import Model, load, train
+    from .api import Model, load, plot, train
     from .base.config import Config
+    from .core.optimizer import Optimizer
     from .core.trainer import Trainer
+    from .runs import checkpoint
     from .sweeps.sweeper import sweep
 else:
 
     def __getattr__(name):
         """Import what is used only when it is used: the command line needs little of it."""
-        if name == "kernels":
-            return import_module(".kernels", __name__)
+        if name in ("kernels", "checkpoint"):
+            return import_module(".kernels" if name == "kernels" else ".runs.checkpoint", __name__)
         for module, names in (
-            (".api", ("Model", "load", "train")),
+            (".api", ("Model", "load", "plot", "train")),
             (".base.config", ["Config"]),
+            (".core.optimizer", ["Optimizer"]),
             (".core.trainer", ["Trainer"]),
             (".sweeps.sweeper", ["sweep"]),
         ):

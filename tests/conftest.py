@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,3 +36,26 @@ def trained(tmp_path):
     import helpers
 
     return functools.partial(helpers.trained, tmp_path)
+
+
+# ---- MICROGPT_PASSED: a file of the ids of tests that have passed, which are not run again ----
+
+PASSED = os.environ.get("MICROGPT_PASSED")
+outcomes = {}  # by id, whether a test has passed so far: its setup, call and teardown
+
+
+def pytest_collection_modifyitems(config, items):
+    if PASSED and os.path.exists(PASSED):
+        passed = set(Path(PASSED).read_text(encoding="utf-8").splitlines())
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
+        items[:] = [item for item in items if item.nodeid not in passed]
+
+
+def pytest_runtest_logreport(report):
+    outcomes[report.nodeid] = outcomes.get(report.nodeid, True) and report.passed
+
+
+def pytest_sessionfinish(session):
+    if PASSED and not hasattr(session.config, "workerinput"):  # the one process that hears of every test
+        with open(PASSED, "a", encoding="utf-8") as file:
+            file.writelines(f"{name}\n" for name, passed in outcomes.items() if passed)

@@ -3,6 +3,8 @@
 MICROGPT_SLOW=1 makes the tests marked `slow` as long as they should be before a release.
 """
 
+import functools
+import inspect
 import json
 import os
 import pty
@@ -16,7 +18,6 @@ from pathlib import Path
 import microgpt as package
 from microgpt.api import Model
 from microgpt.base.config import Config
-from microgpt.base.errors import CheckpointError
 from microgpt.core.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +83,29 @@ def often(few, many):
     return many if SLOW else few
 
 
+def each(names, values):
+    """As pytest.mark.parametrize, but within one test, for thousands of short cases; a failure names its case."""
+    names = names.split(", ")
+
+    def decorate(test):
+        @functools.wraps(test)
+        def all_of_them(**given):
+            for value in values:
+                case = dict(zip(names, value if len(names) > 1 else [value], strict=True))
+                try:
+                    test(**given, **case)
+                except BaseException as error:  # pytest's own failures too
+                    error.add_note(f"in the case of {case}")
+                    raise
+
+        signature = inspect.signature(test)
+        left = [parameter for name, parameter in signature.parameters.items() if name not in names]
+        all_of_them.__signature__ = signature.replace(parameters=left)
+        return all_of_them
+
+    return decorate
+
+
 def write_names(path, n=60):
     """A file of n short random names; returns its path as text."""
     rng = random.Random(1)
@@ -100,66 +124,6 @@ def tiny_trainer(folder, steps=0, threads=None, **settings):
 
 def everything(checkpoint):
     """All that a checkpoint holds, as values that == compares exactly."""
-    arrays = {**checkpoint.params, "m": checkpoint.m, "v": checkpoint.v}
-    values = {key: value for key, value in vars(checkpoint).items() if key not in ("params", "m", "v")}
+    arrays = checkpoint.params | checkpoint.arrays
+    values = {key: value for key, value in vars(checkpoint).items() if key not in ("params", "arrays")}
     return values | {name: (a.dtype.str, a.shape, a.tobytes("F")) for name, a in arrays.items()}
-
-
-def is_accepted(values_in, path, data, values):
-    """Whether values_in(path) accepts a file of these bytes, and then with the right values."""
-    path.write_bytes(data)
-    try:
-        found = values_in(path)
-    except CheckpointError:
-        return False
-    assert found == values
-    return True
-
-
-def mutate(rng, good):
-    """One of eight kinds of damage to a file's bytes."""
-    data = bytearray(good)
-    at, size = rng.randrange(len(data)), rng.randint(1, 64)
-    kind = rng.randrange(8)
-    if kind == 0:
-        data[at] ^= 1 << rng.randrange(8)
-    elif kind == 1:
-        data = data[:at]
-    elif kind == 2:
-        data += rng.randbytes(size)
-    elif kind == 3:
-        data[at : at + size] = bytes(len(data[at : at + size]))
-    elif kind == 4:
-        del data[at : at + size]
-    elif kind == 5:
-        data[at:at] = rng.randbytes(size)
-    elif kind == 6:
-        other = rng.randrange(len(data))
-        data[at : at + size], data[other : other + size] = data[other : other + size], data[at : at + size]
-    else:
-        data[at : at + size] = rng.randbytes(len(data[at : at + size]))
-    return bytes(data)
-
-
-MEMORY = """
-import re, sys
-from microgpt.runs import checkpoint, run
-import microgpt
-def most():  # and not ru_maxrss, which begins with what the process had before it became this one: its parent's
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-microgpt.load(sys.argv[1])  # whatever is imported once
-before = most()
-try:
-    found = microgpt.load(sys.argv[2])
-    print("loaded", end=" ")
-except microgpt.CheckpointError:
-    print("refused", end=" ")
-print((most() - before) * 1024)
-"""
-
-
-def memory_of_loading(small, path):
-    """("loaded" or "refused", by how many bytes a process grows that loads the file at path after the small one)."""
-    command = [sys.executable, "-c", MEMORY, str(small), str(path)]
-    outcome, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return outcome, int(grown)

@@ -12,7 +12,9 @@ import pytest
 from helpers import INPUT, PACKAGE, ROOT, TINY, golden, tiny_trainer, write_names
 
 import microgpt
-from microgpt.base.config import Config, read_recipe, recipes
+from microgpt.__main__ import main
+from microgpt.base.config import Config
+from microgpt.base.config_file import read_recipe, recipes
 from microgpt.core.trainer import Trainer
 from microgpt.runs import run
 
@@ -29,7 +31,7 @@ def test_train_and_load(tmp_path):
 
 
 def test_history(tmp_path):
-    """The history has the losses of the metrics, those of a resumed run from its first step on; load() knows none."""
+    """The history has the losses of the metrics, those of a resumed run from its first step on; load() finds all."""
     out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
 
     def lines(first):
@@ -44,7 +46,8 @@ def test_history(tmp_path):
         history = microgpt.train(**settings).history
         assert (list(history.steps), list(history.losses), history.val_losses) == lines(first)
     assert [step for step, _ in history.val_losses] == [9, 12, 15]
-    assert len(microgpt.load(out).history.losses) == 0
+    history = microgpt.load(out).history
+    assert (list(history.steps), list(history.losses), history.val_losses) == lines(0)
 
 
 def test_save(tmp_path):
@@ -65,6 +68,55 @@ def test_save(tmp_path):
         ):
             model.save(tmp_path / name)
         assert not (tmp_path / name).exists()
+
+
+def test_what_commands_do(tmp_path, monkeypatch):
+    """A model writes the report and the exports that the commands write of its run, and plot() the same picture."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    write_names(tmp_path / "names.txt")
+    model = microgpt.train("names.txt", out="run", val_fraction=0.2, eval_every=2, **TINY)
+    assert model.num_params == sum(array.size for array in model.params.values())
+    for ending in ("html", "py", "safetensors"):
+        main(["export", "run", "-o", f"by-command.{ending}"])
+        model.export(Path(f"run.{ending}"))
+        assert Path(f"run.{ending}").read_bytes() == Path(f"by-command.{ending}").read_bytes()
+    main(["report", "run", "-o", "by-command.html"])
+    model.report(Path("run.html"))
+    assert Path("run.html").read_bytes() == Path("by-command.html").read_bytes()
+    main(["plot", "run", "-o", "by-command.svg", "--no-raw"])
+    microgpt.plot(Path("run"), "run.svg", raw=False)
+    assert Path("run.svg").read_bytes() == Path("by-command.svg").read_bytes()
+    microgpt.plot(["run", "run/metrics.jsonl"], "two.png")
+
+
+def test_what_is_wrong_with_a_path(tmp_path):
+    """Messages about the file to write name the argument `path`, those about texts `texts`."""
+    model = microgpt.Model(tiny_trainer(tmp_path).checkpoint())
+    for write in (model.report, model.export, lambda path: microgpt.plot("run", path)):
+        with pytest.raises(microgpt.ConfigError, match=r"^path: expected a name that ends in .*, found 'model.txt'$"):
+            write("model.txt")
+        with pytest.raises(TypeError, match=r"^path: expected a path, found 1$"):
+            write(1)
+    with pytest.raises(microgpt.DataError, match=r"^path: expected a file that can be written, found "):
+        model.export(tmp_path / "missing" / "model.html")
+    with pytest.raises(microgpt.ConfigError, match=r"^texts: expected characters of the vocabulary"):
+        model.report(tmp_path / "report.html", texts=["anna!"])
+    with pytest.raises(TypeError, match=r"^runs: expected a path, found 1$"):
+        microgpt.plot([1], "losses.png")
+
+
+def test_short_texts_of_objects(tmp_path):
+    """At the end of a notebook's cell every public object is one line, however large it is."""
+    trainer = tiny_trainer(tmp_path)
+    model = microgpt.Model(trainer.checkpoint())
+    text = "abba" * 1000
+    objects = [model, model.score("abc"), model.evaluate([text]), trainer.documents, trainer.dataset]
+    objects += [trainer.params, model.inspect("ab"), microgpt.sweep(tmp_path / "sweep", executor="thread:1",
+                sampler="grid", input=tmp_path / "names.txt", **TINY)[0]]  # fmt: skip
+    for each in objects:
+        found = repr(each)
+        assert len(found) < 600 and " at 0x" not in found and "\n" not in found
 
 
 def test_a_saved_model_is_as_it_was(tmp_path):
@@ -166,9 +218,9 @@ def test_a_directory_that_is_not_empty(tmp_path):
 
 
 def test_names():
-    """Every public name is there, whichever modules have been imported, and no other; only kernels is a module."""
+    """Every public name is there, whichever modules have been imported, and no other; only two are modules."""
     for name in microgpt.__all__:
-        assert isinstance(getattr(microgpt, name), ModuleType) == (name == "kernels")
+        assert isinstance(getattr(microgpt, name), ModuleType) == (name in ("kernels", "checkpoint"))
     with pytest.raises(AttributeError):
         microgpt.nothing  # noqa: B018
 

@@ -37,6 +37,17 @@ model.sample(prompt=1)  # arg-type
 model.sample(3, 0.5)  # call-arg
 model.evaluate("anna")  # arg-type
 model.sampel()  # attr-defined
+reveal_type(microgpt.sweep("s", trials=2, n_embd=[8, 16], seed=range(3), eps="1e-9..1e-7:log"))  # list[Trial]
+reveal_type(microgpt.sweep(resume=Path("s"), executor="thread:2", dtype=["float32"], split="line"))  # list[Trial]
+microgpt.sweep(num_stepz=3)  # call-arg
+microgpt.sweep("s", trials=[2, 3])  # arg-type
+microgpt.sweep("s", n_embd=[8.5])  # list-item
+microgpt.sweep("s", 24)  # call-arg
+microgpt.plot([Path("run"), "other"], "losses.png", log_x=True)
+microgpt.plot("run")  # call-arg
+model.report(Path("page.html"), texts=["anna"])
+model.export("model.onnx")
+reveal_type(model.num_params)  # int
 microgpt.trian("names.txt")  # attr-defined
 """
 
@@ -52,7 +63,7 @@ def test_type_checker(tmp_path):
     found = re.findall(r'program.py:(\d+): (?:error: .*\[|note: Revealed type is ")(.*)["\]]\n', checked.stdout)
     assert checked.stderr == ""
     wanted = [(i, line.partition("  # ")[2]) for i, line in enumerate(PROGRAM.splitlines(), 1) if "  # " in line]
-    assert [(int(i), re.sub(r"builtins\.|microgpt\.api\.", "", what)) for i, what in found] == wanted
+    assert [(int(i), re.sub(r"builtins\.|microgpt\.(api|sweeps\.trial)\.", "", what)) for i, what in found] == wanted
 
 
 @pytest.mark.parametrize("function, settings, more", [

@@ -1,4 +1,4 @@
-"""What can go wrong for a user to mend.  Each message names the thing, what was expected and what was found."""
+"""Errors that a user can fix.  Each message names the thing, what was expected and what was found."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +29,33 @@ def named(setting: str) -> str:
 
 
 class OneLineError(Exception):
-    """A message of one line, whatever is in a path."""
+    """An error of one line: the problem, and what has it, which is an argument or another subject, such as a file.
+
+    An argument is called what its flag is called on the command line.
+    """
+
+    def __init__(self, problem: object, argument: str = "", subject: str = "") -> None:
+        super().__init__(problem)
+        self.argument, self.subject = argument, subject
+
+    @property
+    def problem(self) -> str:
+        return escaped(super().__str__())
 
     def __str__(self) -> str:
-        return escaped(super().__str__())
+        subject = named(self.argument) if self.argument else escaped(self.subject)
+        return f"{subject}: {self.problem}" if subject else self.problem
+
+
+@contextmanager
+def renamed(before: str, argument: str = "", subject: str = "") -> Iterator[None]:
+    """Raise errors about the argument or subject `before`, "" being none, as errors about this one."""
+    try:
+        yield
+    except OneLineError as error:
+        if before == (error.argument or error.subject):
+            error.argument, error.subject = argument, subject
+        raise
 
 
 class ConfigError(OneLineError, ValueError):

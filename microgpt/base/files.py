@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import BinaryIO
 
+from .terminal import shown
+
+AnyPath = str | os.PathLike[str]
+
 KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 # how a path is said to lead to no file; whatever else is said of one may be otherwise the next time
 NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
@@ -125,6 +129,14 @@ def write(path: str, data: bytes, previous: str | None = None) -> None:
         folder.write(name, data, previous)
 
 
+def path_text(path: object, name: str) -> str:
+    """The path as a str.  Raises TypeError, which names the argument."""
+    path = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(path, str):
+        raise TypeError(f"{name}: expected a path, found {shown(path)}")
+    return path
+
+
 def folder_at(path: str) -> Folder | None:
     """The directory at `path`, or None where there is none.  OSError when that cannot be said now."""
     try:
@@ -138,8 +150,8 @@ def open_file(path: str, flags: int) -> int:
     return checked(os.open(path, flags | os.O_NONBLOCK), path)
 
 
-def may_be(path: str) -> bool:
-    """Whether something is there, or it cannot be said now, which whoever opens it will say."""
+def exists_or_unknown(path: str) -> bool:
+    """Whether something is there, or the system cannot tell: then open() reports why."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):

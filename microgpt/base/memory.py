@@ -9,13 +9,13 @@ LITTLE = 10**8  # bytes, for which it is not worth asking
 
 
 def shortage(needed: float) -> str | None:
-    """What to say when so many bytes more are too many: '3 GB, found 2 GB'; None when they are not."""
+    """What to say when `needed` bytes are not there: '3 GB, found 2 GB'; None when they are."""
     left = max(0.0, available())
     return f"{needed / 1e9:.2g} GB, found {left / 1e9:.2g} GB" if needed > left else None
 
 
 def require(needed: float, what: str) -> None:
-    """MemoryError unless there are so many bytes for `what`: a system that runs out of them may end the process."""
+    """Raise MemoryError unless `what` can have the bytes: a system that runs out of memory may end the process."""
     if needed > LITTLE and (found := shortage(needed)):
         raise MemoryError(f"{what}: expected memory of {found}")
 

@@ -1,10 +1,10 @@
-"""What a run tells while it goes on: step lines on stdout, a progress bar on a terminal or in a notebook."""
+"""What a run prints while it trains: step lines on stdout, a progress bar on a terminal or in a notebook."""
 
 import sys
 import time
 from typing import Any
 
-from .config import LINE, RUNNING, Config
+from .config import LINE, RUNNING_TEXT, Config
 from .terminal import escaped, notice, printable
 
 NARROW = 70  # columns, below which the bar says less
@@ -29,7 +29,7 @@ class Reporter:
         self._first, self._started, self._next = first_step, time.monotonic(), 0.0
 
     def steps(self, first: int, losses: list[float]) -> None:
-        """The losses of the steps from `first` on, of which only the last can be due for a line."""
+        """The losses of the steps from `first` on, only the last of which can be due for a line."""
         config, step, loss = self.config, first + len(losses) - 1, losses[-1]
         last = step == config.num_steps
         due = self.lines == "due" and (step % config.log_every == 0 or step == 1)
@@ -49,7 +49,7 @@ class Reporter:
         if (self.bar.ncols or NARROW) < NARROW:
             return f"loss {self.smoothed:.2f}"
         rate, unit = steps_a_second * self.config.batch_size, "docs"
-        if self.config.split == RUNNING:
+        if self.config.split == RUNNING_TEXT:
             rate, unit = rate * self.config.block_size, "chars"
         return f"loss {loss:.2f}, smoothed {self.smoothed:.2f}{self.val_loss}, {rate:,.0f} {unit}/s"
 

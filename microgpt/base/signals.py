@@ -15,7 +15,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def handled(handle: Handler) -> Iterator[None]:
-    """Let handle(number, frame) take the signals, but for those that whoever started us wants ignored (nohup)."""
+    """Let handle(number, frame) take the signals, but for those that our starter ignores (nohup)."""
     wanted = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in wanted}
     try:
@@ -68,7 +68,7 @@ def stop_on_signals() -> Iterator[list[signal.Signals]]:
 
 @contextmanager
 def interrupt_at_the_end() -> Iterator[list[signal.Signals]]:
-    """The same for Ctrl-C in somebody's Python: it stops the loop, and is a KeyboardInterrupt when all is saved.
+    """A list to which Ctrl-C adds itself, for a loop to see; then a KeyboardInterrupt, when the loop has saved all.
 
     A second one is a KeyboardInterrupt at once.  Where Ctrl-C means something else, or no signal can be caught because
     this is not the main thread, the list stays empty.

@@ -1,4 +1,4 @@
-"""How many threads work: as many as there are cores, unless it is said otherwise, and as the work can feed.
+"""How many threads work: by default as many as there are cores, and no more than the work can feed.
 
 The bits of a result do not depend on it.
 """
@@ -8,8 +8,8 @@ import os
 import re
 
 from . import cgroup
-from .config import plain
-from .errors import ConfigError, EnvironmentVariableError, named
+from .errors import ConfigError, EnvironmentVariableError
+from .settings import plain
 from .terminal import shown
 
 MOST = 256
@@ -28,7 +28,7 @@ def check(threads: object) -> int:
     """`threads` as an int.  Raises ConfigError unless it is a number of threads."""
     value = plain(threads)
     if type(value) is not int or not 1 <= value <= MOST:
-        raise ConfigError(f"{named('threads')}: expected a whole number from 1 to {MOST}, found {shown(threads)}")
+        raise ConfigError(f"expected a whole number from 1 to {MOST}, found {shown(threads)}", argument="threads")
     return value
 
 
@@ -43,7 +43,7 @@ def default() -> int:
     try:
         return parse(text) if text else cores()
     except ConfigError as error:
-        raise EnvironmentVariableError(f"MICROGPT_THREADS{str(error).removeprefix(named('threads'))}") from None
+        raise EnvironmentVariableError(error.problem, subject="MICROGPT_THREADS") from None
 
 
 def cores() -> int:

@@ -1,4 +1,4 @@
-"""Activations: every intermediate of the model on one text, to be looked at."""
+"""Activations: every intermediate of the model on one text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .. import kernels
-from ..base.config import Config, suggestion
+from ..base.config import Config
+from ..base.settings import suggestion
 from . import evaluate
 from .params import Parameters
 from .program import Program, Replay
@@ -18,9 +19,12 @@ from .program import Program, Replay
 class Activations(dict[str, Any]):
     """An array for every name that model.py gives: rows x tokens, one column for each token.
 
-    "logits" and "probs" (vocab_size x tokens) say what follows each token, "losses" (1 x tokens) what the model lost on
-    what does follow, and "layer0.attn.probs" (n_head x tokens x tokens) how much each token took from which.
+    "logits" and "probs" (vocab_size x tokens) predict what follows each token, "losses" (1 x tokens) are the losses of
+    what does follow, and "layer0.attn.probs" (n_head x tokens x tokens) has each token's attention to the others.
     """
+
+    def __repr__(self) -> str:
+        return f"<Activations: {len(self)} arrays, from {next(iter(self), None)!r} to {next(reversed(self), None)!r}>"
 
     def __missing__(self, name: object) -> NoReturn:
         meant = suggestion(name, self) if isinstance(name, str) else ""
@@ -28,7 +32,7 @@ class Activations(dict[str, Any]):
 
 
 def activations(params: Parameters, ids: Sequence[int]) -> Activations:
-    """Those of the tokens ids[:-1], which ids[1:] follow."""
+    """The activations of the tokens ids[:-1]; what they are to predict is ids[1:]."""
     config, n = params.config, len(ids) - 1
     columns = {
         "tokens": np.array(ids[:-1], np.int32),
@@ -39,11 +43,14 @@ def activations(params: Parameters, ids: Sequence[int]) -> Activations:
     ops = evaluate.record(config, params.tokens.size)
     replay = Replay(ops, config.dtype, n, {**params.views, **columns})
     replay.over(0, n)
-    return looked_at(ops, replay, np.array([0, n]), config)
+    return collect_activations(ops, replay, np.array([0, n]), config)
 
 
-def looked_at(ops: Program, replay: Replay, offsets: Any, config: Config) -> Activations:
-    """What a program has made of the documents of a batch, which begin at these columns, but for the last that ends."""
+def collect_activations(ops: Program, replay: Replay, offsets: Any, config: Config) -> Activations:
+    """The arrays of a program that has just run on a batch.
+
+    `offsets` are the columns at which the batch's documents begin, and the column after the last.
+    """
     n, found = int(offsets[-1]), Activations()
     for name, _, fixed in ops.arrays.values():
         layer, _, last = name.rpartition("attn.probs")

@@ -76,6 +76,9 @@ class Dataset:
         self._first, self._starts = 0, [0]  # the stretch: its first document, and where each begins and the last ends
         self._moved: tuple[int, Any] | None = None  # an epoch, and where its windows begin
 
+    def __repr__(self) -> str:
+        return f"<Dataset of {self.n_documents} documents and {self.n_characters} characters>"
+
     @property
     def n_bytes(self) -> int:
         """How much memory encoding takes, at most."""

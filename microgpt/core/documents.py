@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import groupby
 
-from ..base.config import BLANK_LINE, LINE, RUNNING, Config
+from ..base.config import BLANK_LINE, LINE, RUNNING_TEXT, Config
 from ..base.errors import ConfigError, DataError, named
-from ..base.files import may_be, open_file
-from ..base.package import beside
-from ..base.terminal import notice, reason
+from ..base.files import open_file
+from ..base.terminal import reason, shown
 
 # what parts documents, by `split`: none of them has it
-PARTED_BY = {LINE: "\n", BLANK_LINE: "\n\n", RUNNING: ""}
-
-
-def at_hand(name: str) -> str:
-    """An input's path; of the default one, where it is not in this directory, that which comes with the package."""
-    if name != Config.input or may_be(name) or os.path.islink(name):  # though it lead to nothing, it is meant
-        return name
-    path = beside(name)
-    notice(f"{name}: none in this directory; taking the names that come with microgpt, {path}")
-    return path
+PARTED_BY = {LINE: "\n", BLANK_LINE: "\n\n", RUNNING_TEXT: ""}
 
 
 def read(path: str, split: str = Config.split) -> tuple[list[str], bool]:
@@ -39,24 +28,26 @@ def read(path: str, split: str = Config.split) -> tuple[list[str], bool]:
     except UnicodeDecodeError as error:
         code = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"  # as Windows writes it
         raise DataError(
-            f"{path}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}; "
-            f"of a file in {code} 'iconv -f {code} -t UTF-8' makes one"
+            f"expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}; "
+            f"of a file in {code} 'iconv -f {code} -t UTF-8' makes one",
+            subject=path,
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(f"{path}: cannot be read: {reason(error)}") from None
+        raise DataError(f"cannot be read: {reason(error)}", subject=path) from None
     bom = text.startswith("\ufeff")
     if bom:
         text = text[1:]
     documents = divided(text, split)
     if not documents:
         raise DataError(
-            f"{path}: expected at least one {'character' if split == RUNNING else 'line of text'}, found none"
+            f"expected at least one {'character' if split == RUNNING_TEXT else 'line of text'}, found none",
+            subject=path,
         )
     return documents, bom
 
 
 def divided(text: str, split: str) -> list[str]:
-    if split == RUNNING:
+    if split == RUNNING_TEXT:
         return [text] if text else []
     if split == LINE:
         return [line for line in map(str.strip, text.strip().split("\n")) if line]
@@ -77,7 +68,7 @@ class Documents:
         self.path, self.split = path, config.split
         documents, self.had_bom = read(path, config.split)
         self.vocab = vocabulary(documents)
-        self.running = config.split == RUNNING
+        self.running = config.split == RUNNING_TEXT
         rng.shuffle(documents)
         self.key = rng.getrandbits(64) if self.running else None  # with which its windows are drawn
         whole = documents[0] if self.running else documents
@@ -86,6 +77,10 @@ class Documents:
         training, held_out = whole[: self.count - self.n_held_out], whole[self.count - self.n_held_out :]
         self.training = [training] if isinstance(training, str) else training
         self.held_out = [held_out] if isinstance(held_out, str) and held_out else list(held_out)
+
+    def __repr__(self) -> str:
+        what = "characters" if self.running else "documents"
+        return f"<Documents of {shown(self.path)}: {self.count} {what}, {self.n_held_out} of them held out>"
 
     @cached_property
     def sha256(self) -> str:
@@ -98,8 +93,9 @@ class Documents:
         """DataError unless these are the documents with this hash."""
         if self.sha256 != sha256:
             raise DataError(
-                f"{self.path}: expected the documents with which the run began (SHA-256 {sha256}), "
-                f"found others ({self.sha256}); {named('input')} says where they are now"
+                f"expected the documents with which the run began (SHA-256 {sha256}), "
+                f"found others ({self.sha256}); {named('input')} says where they are now",
+                subject=self.path,
             )
 
 
@@ -110,6 +106,6 @@ def n_held_out(n: int, fraction: float, what: str = "documents") -> int:
     held_out = max(1, int(n * fraction))
     if held_out >= n:
         raise ConfigError(
-            f"{named('val_fraction')}: expected to hold out less than all of the {what}, found {held_out} of {n}"
+            f"expected to hold out less than all of the {what}, found {held_out} of {n}", argument="val_fraction"
         )
     return held_out

@@ -1,52 +1,121 @@
-"""Adam (Kingma & Ba 2015), bias-corrected, and its weight decay (Loshchilov & Hutter 2019) and clipping.
+"""Optimizers: how gradients change parameters.
 
-The state is here; the schedule is schedule.py's, and the arithmetic one kernel.
+Adam (Kingma & Ba 2015), bias-corrected, with decoupled weight decay (Loshchilov & Hutter 2019), is one kernel of C.
+Others subclass Optimizer.  The learning rate of each step comes from schedule.py, by way of the trainer.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..base.config import Config
+from ..base.errors import CheckpointError
 from ..kernels import compiled
 from .program import aligned
-from .schedule import schedule
 
 
-class Adam:
-    """Adam over one flat buffer, at the learning rates of the schedule."""
+class Optimizer:
+    """An update rule for one flat buffer of parameters.  Subclass it, and write step().
 
-    def __init__(self, flat: Any, grad: Any, config: Config) -> None:
-        self.m = aligned(flat.size, flat.dtype)
-        self.v = aligned(flat.size, flat.dtype)
-        self.config = config
-        self.step_count = 0
-        self.rate = schedule(config)
+    `params` and `grads` are flat arrays of the same length and dtype, which step() reads and changes in place.
+    `arrays` and `scalars` hold the optimizer's state by name, and start here: __init__() fills them, step() changes
+    them, and checkpoints store them.  A name is an ASCII identifier; an array has the length and dtype of `params`.
+    `n_threads` is how many threads step() may use.
+    """
+
+    n_threads = 1
+
+    def __init__(self, params: Any, grads: Any, config: Config) -> None:
+        self.params, self.grads, self.config = params, grads, config
+        self.arrays: dict[str, Any] = {}
+        self.scalars: dict[str, float] = {}
+
+    def step(self, learning_rate: float) -> None:
+        """Change `params` by `grads`, which the trainer has clipped, after the trainer has decayed `params`."""
+        raise NotImplementedError(f"{type(self).__name__}: expected a method step(learning_rate), found none")
+
+    def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, float]) -> None:
+        """Take over the state of a checkpoint.  Raises CheckpointError unless its names are this optimizer's."""
+        if arrays.keys() != self.arrays.keys() or scalars.keys() != self.scalars.keys():
+            raise CheckpointError(
+                f"expected a checkpoint of {type(self).__name__}, with {names(self.arrays, self.scalars)}, "
+                f"found one with {names(arrays, scalars)}"
+            )
+        for name, array in arrays.items():
+            self.arrays[name][:] = array
+        self.scalars.update(scalars)
+
+
+class Adam(Optimizer):
+    """Adam with weight decay and clipping: step() does all three, as the fused step of Trainer.step() does."""
+
+    def __init__(self, params: Any, grads: Any, config: Config) -> None:
+        super().__init__(params, grads, config)
+        self.arrays = {name: aligned(params.size, params.dtype) for name in ("m", "v")}
         # beta^t by multiplication: the platform's pow need not give the same bits everywhere
-        self.beta1_t = self.beta2_t = 1.0
+        self.scalars = {"beta1_t": 1.0, "beta2_t": 1.0}
+        self._clip = config.grad_clip
+        n_blocks = compiled.n_blocks(params.size) if self._clip else 0
+        self._squares = np.zeros(n_blocks)  # the sum of the squared gradients in each block
         self._constants = config.beta1, config.beta2, config.eps, config.weight_decay
-        self.arrays = flat, self.m, self.v, grad
-        self.clip = config.grad_clip
-        self.squares = np.zeros(
-            compiled.n_blocks(flat.size) if self.clip else 0
-        )  # of the gradient's numbers, block by block
+        self._alone: Callable[..., float] | None = None
 
-    def learning_rate(self, step_count: int | None = None) -> float:
-        """The rate of the step after so many, or of the next one."""
-        return self.rate(self.step_count if step_count is None else step_count)
+    def fused(self, over: Any, losses: Any, weights: Any) -> Callable[..., float]:
+        """A function of start, n and numbers() that does what `over` does, and the update; it returns the loss."""
+        arrays = self.params, self.arrays["m"], self.arrays["v"], self.grads
+        return compiled.stepping(over, losses, weights, arrays, self._squares, self._clip)
 
-    def numbers(self) -> tuple[float, ...]:
-        """Of the next step, as microgpt_adam takes them: learning rate, betas, eps, and the two corrections; and what
-        weights are multiplied by before."""
+    def numbers(self, rate: float) -> tuple[float, ...]:
+        """What C needs to know of an update: learning rate, betas, eps, both corrections, the factor of decay."""
         beta1, beta2, eps, weight_decay = self._constants
-        rate = self.rate(self.step_count)
-        return rate, beta1, beta2, eps, 1 - self.beta1_t * beta1, 1 - self.beta2_t * beta2, 1 - rate * weight_decay
+        beta1_t, beta2_t = self.scalars.values()
+        return rate, beta1, beta2, eps, 1 - beta1_t * beta1, 1 - beta2_t * beta2, 1 - rate * weight_decay
 
-    def count(self) -> None:
-        """That step has been done."""
-        self.step_count += 1
-        beta1, beta2, _, _ = self._constants
-        self.beta1_t *= beta1
-        self.beta2_t *= beta2
+    def advance(self) -> None:
+        """Count an update that C has done.  Raises FloatingPointError when it did none: the norm is not finite."""
+        if self._clip and not math.isfinite(self._squares.sum()):
+            raise FloatingPointError
+        scalars, (beta1, beta2, _, _) = self.scalars, self._constants
+        scalars["beta1_t"] *= beta1
+        scalars["beta2_t"] *= beta2
+
+    def step(self, learning_rate: float) -> None:
+        """One update.  Raises FloatingPointError, and changes nothing, unless the norm of the gradient is finite."""
+        if self._alone is None:
+            nothing = np.zeros(1, self.params.dtype)
+            over = compiled.recorded(self.params.dtype, [], n_threads=self.n_threads)
+            self._alone = self.fused(over, nothing, nothing)
+        self._alone(0, 0, *self.numbers(learning_rate))
+        self.advance()
+
+    def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, float]) -> None:
+        """Take over the state of a checkpoint.  Raises CheckpointError for one that Adam cannot have had."""
+        super().restore(arrays, scalars)
+        if (arrays["v"] < 0).any():
+            raise CheckpointError("expected no negative numbers in v, found some")
+        for name, power in scalars.items():
+            if not 0 <= power <= 1:
+                raise CheckpointError(f"expected {name} to be 0 to 1, found {power}")
+
+
+def clip(grads: Any, most: float) -> None:
+    """Scale a gradient to a 2-norm of at most `most`, as Adam's kernel does.
+
+    Raises FloatingPointError, and changes nothing, unless the norm is finite.
+    """
+    with np.errstate(over="ignore"):
+        squares = float(np.square(grads, dtype=np.float64).sum())
+    if not math.isfinite(squares):
+        raise FloatingPointError
+    factor = most / (math.sqrt(squares) + 1e-6)
+    if factor < 1:
+        grads *= grads.dtype.type(factor)
+
+
+def names(arrays: Mapping[str, Any], scalars: Mapping[str, Any]) -> str:
+    """Both in words: "arrays m, v and scalars beta1_t, beta2_t"."""
+    return f"arrays {', '.join(arrays) or 'none'} and scalars {', '.join(scalars) or 'none'}"

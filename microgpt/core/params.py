@@ -65,6 +65,9 @@ class Parameters(Mapping[str, Any]):
         self.flat = aligned(count(config, vocab_size), config.dtype)
         self.views = self.matrices(self.flat)
 
+    def __repr__(self) -> str:
+        return f"<Parameters: {self.flat.size} numbers in {len(self)} matrices, {self.config.dtype}>"
+
     def matrices(self, flat: Any) -> dict[str, Any]:
         """Views by name of a buffer that is laid out as this one is, such as Adam's."""
         views, start = {}, 0

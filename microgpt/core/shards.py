@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from .program import aligned
+
+T = TypeVar("T")
+
+
+class Ranks(Protocol):
+    """What a trainer needs of the processes that compute the shards of each step together."""
+
+    def share(self, value: T) -> T:
+        """The value that rank 0 has."""
+
+    def part(self, shards: Sequence[T]) -> Sequence[T]:
+        """The shards of this process.  Raises ConfigError when a tree cannot divide them."""
+
+    def total(self, gradient: Any, loss: float) -> float:
+        """Sum the gradients of all processes in place; return the sum of their losses."""
 
 
 class Tree:

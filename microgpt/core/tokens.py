@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base.config import RUNNING
+from ..base.config import RUNNING_TEXT
 
 BREAK = "\ud800"  # stands between documents while they are encoded: half of a character, which no text has
 SLICE = 2**20  # characters to encode at once
@@ -20,9 +20,9 @@ class Tokens:
 
     def __init__(self, vocab: Sequence[str], split: str) -> None:
         self.vocab = list(vocab)
-        self.start = self.vocab.index("\n") if split == RUNNING and "\n" in self.vocab else 0
+        self.start = self.vocab.index("\n") if split == RUNNING_TEXT and "\n" in self.vocab else 0
         self.end: int | None = None
-        if split != RUNNING:
+        if split != RUNNING_TEXT:
             self.start = self.end = len(self.vocab)
         self.size = len(self.vocab) + (self.end is not None)
 

@@ -45,7 +45,7 @@ class Graph:
 def forward(g: Graph, n_layer: int) -> None:
     """logits, as model.py has them."""
     time = g.add("Shape", "tokens", start=1, end=2)
-    # 0, 1, 2, ...: not by Range, of which onnxruntime makes a slice, so that a token beyond block_size is no error
+    # 0, 1, 2, ...: not by Range: onnxruntime would slice wpe, and a token beyond block_size would be no error
     positions = g.add("CumSum", g.add("Expand", "one", time), "zero", exclusive=1)
     x = g.rmsnorm(g.add("Add", g.add("Gather", "wte", "tokens"), g.add("Gather", "wpe", positions)))
     square = g.add("Expand", "minus_infinity", g.add("Concat", time, time, axis=0))

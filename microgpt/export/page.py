@@ -9,13 +9,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..api import Model
+from ..runs.trained import Trained
 
-HERE = Path(__file__).parent
+PARTS = Path(__file__).parent  # the folder of the page's template, styles and scripts
 
 
-def page(title: str, data: dict[str, Any], styles: Sequence[str], scripts: Sequence[str]) -> str:
-    """The whole page: these files of this folder, and the data, which they find as JSON under the id "data"."""
+def page(title: str, data: dict[str, Any], styles: Sequence[Path], scripts: Sequence[Path]) -> str:
+    """The whole page: these files, and the data, which the scripts find as JSON under the id "data"."""
     style, script = ("\n".join(map(read, names)) for names in (styles, scripts))
     policy = {
         "default-src": "'none'",
@@ -32,11 +32,11 @@ def page(title: str, data: dict[str, Any], styles: Sequence[str], scripts: Seque
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         "script": script,
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], read("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], read(PARTS / "page.html"))
 
 
-def read(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def sha256(text: str) -> str:
@@ -44,7 +44,7 @@ def sha256(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def model_data(model: Model) -> dict[str, Any]:
+def model_data(model: Trained) -> dict[str, Any]:
     """A model as model.js reads it: settings, vocabulary, and each matrix's numbers, column after column, in base64."""
     config = model.config
     names = ("n_layer", "n_embd", "n_head", "block_size", "split", "dtype")

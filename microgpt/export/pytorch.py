@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as PyTorch's users write it
 
 from ..base.errors import ConfigError
+from ..core.checkpoint import Checkpoint
 from ..core.params import by_rows, row_shapes
 from ..core.tokens import Tokens
 from ..kernels import RMSNORM_EPS
-from ..runs.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from ..api import Model
+    from ..runs.trained import Trained
 
 
 class Layer(nn.Module):
@@ -52,7 +52,7 @@ class GPT(nn.Module):
     `config` and `vocab` are the model's; an id is a character's place in `vocab`, and BOS, if there is one, the next.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Trained) -> None:
         super().__init__()
         self.config, self.vocab, self.data_sha256 = model.config, list(model.vocab), model.data_sha256
         weights = {name: torch.from_numpy(rows.copy()) for name, rows in by_rows(model.params).items()}

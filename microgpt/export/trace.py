@@ -9,7 +9,7 @@ import numpy as np
 from ..base import memory
 from ..base.config import Config
 from ..base.errors import ConfigError, named
-from ..core.activations import looked_at
+from ..core.activations import collect_activations
 from ..core.params import by_rows
 from ..core.program import Replay
 from ..core.trainer import Trainer, gradient_of, record
@@ -25,17 +25,17 @@ def to_bytes(config: Config, steps: int, input: str | None = None) -> bytes:
 
 
 def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
-    """{name: array} of the next so many steps, by the names of model.py, in the run's precision.
+    """{name: array} of the next `steps` steps, by the names of model.py, in the run's precision.
 
     "step0.wte" is a weight before the first step.  Of each step, "step1." and so on, there are its columns ("tokens",
     "positions", "targets", "weights"), every intermediate and its gradient ("layer0.q", "layer0.dq"), with a row for
     each column; the "loss" and the "learning_rate"; and for each weight "grad.wte", Adam's "m.wte" and "v.wte", and the
     weight after it, "wte".  Weights are row by row, outputs x inputs, with a row for each token or position.
-    Raises ConfigError where there are not so many steps, MemoryError, and what Trainer.step does.
+    Raises ConfigError where fewer steps are left, MemoryError, and what Trainer.step does.
     """
-    config, d, params, adam = trainer.config, trainer.dataset, trainer.params, trainer.adam
+    config, d, params = trainer.config, trainer.dataset, trainer.params
     if (left := config.num_steps - trainer.step_count) < steps:
-        raise ConfigError(f"{named('steps')}: expected at most {left} of {named('num_steps')}, found {steps}")
+        raise ConfigError(f"expected at most {left} of {named('num_steps')}, found {steps}", argument="steps")
     ops = record(config, trainer.tokens.size, keep=True)
     n_numbers = ops.count(d.max_columns) + config.n_layer * config.n_head * d.max_columns**2 + 4 * params.flat.size
     memory.require(2 * steps * n_numbers * params.flat.itemsize, f"a trace of {steps} steps")  # as a file, too
@@ -43,7 +43,8 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
     replay = Replay(ops, config.dtype, d.max_columns, {**params, **gradients, **d.arrays})
 
     found: dict[str, Any] = {}
-    state = {"": params.flat, "grad.": trainer.grads.flat, "m.": adam.m, "v.": adam.v}
+    state = {"": params.flat, "grad.": trainer.grads.flat}
+    state |= {f"{name}.": array for name, array in trainer.optimizer.arrays.items()}
 
     def keep(step: int, arrays: dict[str, Any]) -> None:
         found.update({f"step{step}.{name}": np.array(array, order="C") for name, array in arrays.items()})
@@ -55,8 +56,10 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
         columns = {name: array[start : start + n] for name, array in d.arrays.items()}
         keep(step, columns)
         offsets = np.append(np.flatnonzero(columns["positions"] == 0), n)
-        keep(step, {name: by_columns(array) for name, array in looked_at(ops, replay, offsets, config).items()})
-        keep(step, {"learning_rate": np.float64(adam.learning_rate()), "loss": np.float64(trainer.step())})
+        keep(
+            step, {name: by_columns(array) for name, array in collect_activations(ops, replay, offsets, config).items()}
+        )
+        keep(step, {"learning_rate": np.float64(trainer.learning_rate(step - 1)), "loss": np.float64(trainer.step())})
         for prefix, flat in state.items():
             keep(step, {prefix + name: rows for name, rows in by_rows(params.matrices(flat)).items()})
     return found

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..api import Model
-from ..base.config import RUNNING
+from ..base.config import RUNNING_TEXT
 from ..base.terminal import escaped
 from ..core.evaluate import Evaluator
+from ..runs.trained import Trained
 from . import novelty
 from .lens import outputs
 from .plot import Series, smooth
@@ -29,19 +29,21 @@ SAMPLES, LONG_SAMPLES, LONG = 20, 5, 200  # how many texts to invent; of running
 COMPARED = 64  # longest context with which the nearest text is looked for
 
 
-def settings(model: Model, step: int, documents: Documents | None) -> dict[str, Any]:
+def settings(model: Trained, documents: Documents | None) -> dict[str, Any]:
     """The run in words: its settings, and what it was trained on."""
     config = model.config
-    named = asdict(config) | {"input": escaped(os.path.basename(config.input))}  # where it was is nobody's business
+    named = asdict(config) | {
+        "input": escaped(os.path.basename(config.input))
+    }  # not the path: pages are shown to others
     counts = None
     if documents is not None:
         counts = {"count": documents.count, "held_out": documents.n_held_out}
     return {
-        "step": step,
-        "n_params": model.params.flat.size,
+        "step": model.step,
+        "n_params": model.num_params,
         "vocab": model.vocab,
         "texts": counts,
-        "running": config.split == RUNNING,
+        "running": config.split == RUNNING_TEXT,
         "settings": named,
     }
 
@@ -60,11 +62,11 @@ def thinned(steps: list[int], losses: list[float]) -> list[tuple[int, float]]:
     return [points[i * (len(points) - 1) // (POINTS - 1)] for i in range(POINTS)]
 
 
-def excerpts(model: Model, documents: Documents | None) -> list[str]:
+def excerpts(model: Trained, documents: Documents | None) -> list[str]:
     """A few texts to look at: the first of the held-out ones that are short, or of the training, or invented ones."""
     size = min(EXCERPT, model.config.block_size)
     if documents is None:
-        running = model.config.split == RUNNING
+        running = model.config.split == RUNNING_TEXT
         invented = model.sample(num_samples=N_EXCERPTS, length=size if running else 0)
         return list(dict.fromkeys(text[: model.config.block_size] for text in invented))
     texts = documents.held_out or documents.training
@@ -78,8 +80,8 @@ def pieces(text: str, size: int) -> list[str]:
     return [text[i : i + size] for i in range(0, len(text), size)]
 
 
-def measured(model: Model, documents: Documents, most: int) -> list[str]:
-    """The first of the held-out texts, or of the training, that have at most so many tokens together, cut as the
+def measured(model: Trained, documents: Documents, most: int) -> list[str]:
+    """The first of the held-out texts, or of the training, that have at most `most` tokens together, cut as the
     context cuts them; of running text it is one."""
     texts, size = documents.held_out or documents.training, model.config.block_size
     if documents.running:
@@ -88,7 +90,7 @@ def measured(model: Model, documents: Documents, most: int) -> list[str]:
     return [text[:size] for text in texts[: max(1, int(np.searchsorted(ends, most, "right")))]]
 
 
-def losses_by(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+def losses_by(model: Trained, texts: Sequence[str]) -> dict[str, Any]:
     """The mean loss in bits at each position of the context, and of each character, each with how many it is of; and
     what each position's characters would cost who knows their shares there, and nothing of what came before."""
     size, tokens = model.config.block_size, model.params.tokens
@@ -125,7 +127,7 @@ def entropies(ids: Any, groups: Any) -> Any:
     return np.bincount(pairs // size, n * np.log2(of_group[pairs // size] / n)) / of_group
 
 
-def embedding(model: Model) -> dict[str, Any]:
+def embedding(model: Trained) -> dict[str, Any]:
     """The characters' vectors in the plane in which they differ most, and how alike those of positions are."""
     points, shares = principal(model.params["wte"].T.astype(np.float64))
     wpe = model.params["wpe"][:, :NEIGHBOURS].astype(np.float64)
@@ -152,10 +154,10 @@ def principal(rows: Any) -> tuple[Any, Any]:
     return points, s * s / (total if total > 0 else 1)
 
 
-def samples(model: Model, documents: Documents | None) -> dict[str, Any]:
+def samples(model: Trained, documents: Documents | None) -> dict[str, Any]:
     """Invented texts; which are new, and what of the training texts each is nearest to, or has word for word."""
     config = model.config
-    running = config.split == RUNNING
+    running = config.split == RUNNING_TEXT
     texts = model.sample(LONG_SAMPLES, length=LONG) if running else model.sample(SAMPLES)
     found: dict[str, Any] = {"texts": [{"text": text} for text in texts], "new": None}
     if documents is None:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..api import Model
+from ..runs.trained import Trained
 
 Named = list[tuple[str, Any]]  # what each array is of, in the model's order
 
 ALTERNATIVES, GLIMPSES = 5, 3  # how many of the likeliest characters, at the end and on the way
 
 
-def reading(model: Model, text: str) -> dict[str, Any]:
+def reading(model: Trained, text: str) -> dict[str, Any]:
     """All of a text's figures, as the page has them."""
     score, found = model.score(text), model.inspect(text)
     n = len(score.losses)
@@ -36,18 +36,18 @@ def reading(model: Model, text: str) -> dict[str, Any]:
     }
 
 
-def inputs(model: Model, text: str) -> list[str | None]:
+def inputs(model: Trained, text: str) -> list[str | None]:
     """The characters that the model is given for a text; the start of a document is None."""
     tokens = model.params.tokens
     return [model.vocab[tokens.start] if tokens.end is None else None, *text]
 
 
-def outputs(model: Model) -> list[str | None]:
+def outputs(model: Trained) -> list[str | None]:
     """What the model can say, by id; the end of a document is None."""
     return [*model.vocab, *([] if model.params.tokens.end is None else [None])]
 
 
-def likeliest(model: Model, probs: Any, count: int) -> list[list[tuple[str | None, float]]]:
+def likeliest(model: Trained, probs: Any, count: int) -> list[list[tuple[str | None, float]]]:
     """For each column of probabilities its largest ones, each with its character."""
     says, order = outputs(model), np.argsort(-probs, axis=0, kind="stable")[:count]
     return [[(says[i], float(column[i])) for i in best] for best, column in zip(order.T, probs.T)]
@@ -58,7 +58,7 @@ def triangles(heads: Any) -> list[list[list[float]]]:
     return [[row[: i + 1].tolist() for i, row in enumerate(head)] for head in heads]
 
 
-def logit_lens(model: Model, found: Any) -> Named:
+def logit_lens(model: Trained, found: Any) -> Named:
     """The probabilities that lm_head would read off the residual stream as it begins, and after each addition to it."""
     stages = [("normed embedding", "x")]
     for layer in range(model.config.n_layer):
@@ -67,7 +67,7 @@ def logit_lens(model: Model, found: Any) -> Named:
     return [(name, kernels.softmax_forward(kernels.matmul_forward(lm_head, found[key]))) for name, key in stages]
 
 
-def parts(model: Model, found: Any) -> Named:
+def parts(model: Trained, found: Any) -> Named:
     """What each addition to the residual stream gives to the largest logit of each column.
 
     logits = lm_head x, where x is a sum, so that each part has its own product with the winner's row of lm_head; a

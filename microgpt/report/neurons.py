@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from ..api import Model
+from ..runs.trained import Trained
 from .lens import inputs
 
 MOST_ACTIVE, EXAMPLES = 6, 5  # neurons shown of each layer, and texts of each
 BEFORE, AFTER = 16, 8  # characters of a text around the one that excites
 
 
-def neurons(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+def neurons(model: Trained, texts: Sequence[str]) -> dict[str, Any]:
     """Of each layer how many are never active, and of the most active ones the texts that excite them most."""
     config, n_tokens = model.config, 0
     shape = config.n_layer, len(texts), 4 * config.n_embd
@@ -44,7 +44,7 @@ def neurons(model: Model, texts: Sequence[str]) -> dict[str, Any]:
     return {"n_texts": len(texts), "n_tokens": n_tokens, "layers": layers}
 
 
-def examples(model: Model, texts: Sequence[str], peaks: Any, places: Any) -> list[dict[str, Any]]:
+def examples(model: Trained, texts: Sequence[str], peaks: Any, places: Any) -> list[dict[str, Any]]:
     """The beginnings of texts that excite a neuron most: the character at which they do, and what is around it."""
     found: dict[str, dict[str, Any]] = {}
     for i in np.argsort(-peaks, kind="stable"):

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from ..base import files
-from ..base.errors import CheckpointError, ConfigError, DataError, PlotError, named, optional
+from ..base.errors import CheckpointError, ConfigError, DataError, PlotError, optional
 from ..base.progress import smoothed
 from ..base.terminal import escaped, notice, reason
 from ..runs.run import METRICS, of_weights
@@ -21,7 +21,9 @@ def read_metrics(path: str) -> Series:
     text = ""
     if path.endswith((".npz", ".safetensors")) and os.path.isfile(path):
         near = "" if (directory := of_weights(path)) == path else f"; {directory} is the run"
-        raise PlotError(f"{path}: expected a run's directory or its metrics, found weights, which have no losses{near}")
+        raise PlotError(
+            f"expected a run's directory or its metrics, found weights, which have no losses{near}", subject=path
+        )
     try:
         with ExitStack() as stack:
             opener = files.open_file
@@ -30,7 +32,7 @@ def read_metrics(path: str) -> Series:
                 path, opener = folder.file(METRICS), folder.open
             for text in stack.enter_context(open(path, encoding="utf-8", errors="surrogateescape", opener=opener)):
                 if not text.endswith("\n"):
-                    break  # the last line of a run that goes on, or whose disk was full
+                    break  # the last line of a run that still trains, or whose disk was full
                 line = json.loads(text)
                 for name, key in (("train", "loss"), ("held-out", "val_loss")):
                     if key in line:
@@ -39,30 +41,31 @@ def read_metrics(path: str) -> Series:
                         series[name][0].append(int(line["step"]))
                         series[name][1].append(float(line[key]))
     except (OSError, MemoryError) as error:
-        raise PlotError(f"{path}: cannot be read: {reason(error)}") from None
+        raise PlotError(f"cannot be read: {reason(error)}", subject=path) from None
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
-        raise PlotError(f"{path}: expected a step's JSON in every line, found {text!r:.60}: {error}") from None
+        raise PlotError(f"expected a step's JSON in every line, found {text!r:.60}: {error}", subject=path) from None
     if not series["train"][0]:
-        raise PlotError(f"{path}: expected at least one step, found none")
+        raise PlotError("expected at least one step, found none", subject=path)
     return series
 
 
 def read_baselines(path: str) -> dict[str, float]:
     """{"uniform guess": loss, "bigram table": loss} of a run's directory, as far as its files are there to tell."""
-    from .. import api
     from ..runs import run
+    from ..runs.inputs import input_of_run
+    from ..runs.trained import Trained
     from . import baselines
 
     if not os.path.isdir(path):
         return {}
     try:
-        model = api.load(path)
+        model = Trained(run.load(path))
     except CheckpointError as error:
         notice(f"{path}: drawn without baselines: {error}")
         return {}
     config, documents = model.config, None
     try:
-        documents = model.documents(run.input_of(path, config.input))
+        documents = model.documents(input_of_run(path, config.input))
     except (ConfigError, DataError):
         notice(
             f"{path}: drawn without a bigram table: expected the text that it was trained on, {config.input}, "
@@ -130,7 +133,7 @@ def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -
 
 def check_name(output: str) -> None:
     if not output.lower().endswith((".png", ".svg")):
-        raise ConfigError(f"{named('output')}: expected a name that ends in .png or .svg, found {output!r}")
+        raise ConfigError(f"expected a name that ends in .png or .svg, found {output!r}", argument="output")
 
 
 def pyplot() -> Any:
@@ -154,7 +157,7 @@ def save(figure: Any, output: str) -> None:
         files.write(output, picture.getvalue())
     except (OSError, MemoryError, ValueError) as error:
         raise PlotError(
-            f"{named('output')}: expected a picture file that can be written, found {output!r}: {reason(error)}"
+            f"expected a picture file that can be written, found {output!r}: {reason(error)}", argument="output"
         ) from None
     finally:
         pyplot().close(figure)

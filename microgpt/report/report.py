@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..api import Model
-from ..base.errors import ConfigError, DataError, SamplingError, named
+from ..base.errors import ConfigError, DataError, SamplingError, renamed
 from ..base.terminal import escaped, notice
 from ..export.formats import write
-from ..export.page import model_data, page
+from ..export.page import PARTS, model_data, page
 from ..runs import run
+from ..runs.inputs import input_of_run
+from ..runs.trained import Trained
 from . import baselines, figures, plot
 from .lens import reading
 from .neurons import neurons
@@ -19,9 +22,22 @@ from .neurons import neurons
 if TYPE_CHECKING:
     from ..core.documents import Documents
 
-STYLES = ["page.css", "views.css", "live.css"]
-SCRIPTS = ["dom.js", "pictures.js", "views.js", "model.js", "live.js", "report.js"]
+VIEWS = Path(__file__).parent
+STYLES = [PARTS / "page.css", VIEWS / "views.css", PARTS / "live.css"]
+SCRIPTS = [
+    PARTS / "dom.js",
+    VIEWS / "pictures.js",
+    VIEWS / "views.js",
+    PARTS / "model.js",
+    PARTS / "live.js",
+    VIEWS / "report.js",
+]
 DECIMALS = 4  # of every number
+NO_TEXTS = (
+    "The file that this run was trained on is not there, or has changed: what is measured on its texts is "
+    "left out, and the texts that are looked at are those asked for, or the model's own inventions."
+)
+NO_LOSSES = "{} has no losses to draw: they are in the metrics.jsonl of a run's directory."
 
 
 def report(
@@ -29,42 +45,60 @@ def report(
 ) -> dict[str, Any]:
     """The data of the page about the first run and the losses of all; the page, which has the model too, is written to
     `output`, if given."""
-    if (output is not None or required) and not str(output).endswith(".html"):
-        found = "none" if output is None else repr(output)
-        raise ConfigError(f"{named('output')}: expected a name that ends in .html, found {found}")
-    saved = run.load(paths[0])
-    model = Model(saved)
-    data = collect(paths, model, saved.step, texts)
+    if output is not None or required:
+        check_name(output)
+    model, names, notices = Trained(run.load(paths[0])), names_of(paths), list[str]()
+    check_texts(model, texts)
+    documents = documents_of(model, paths[0], notices)
+    runs = [{"name": name, **curves_of(path, name, notices)} for path, name in zip(paths, names)]
+    baselines_of_others = map(plot.read_baselines, map(run.of_weights, paths[1:]))
+    data = collect(model, documents, texts, notices, runs, baselines_of_others)
     if output is not None:
-        html = page(f"Report of {data['runs'][0]['name']}", data | {"model": model_data(model)}, STYLES, SCRIPTS)
-        write(output, html.encode())
+        write_page(model, data, output)
     return data
 
 
-def collect(paths: list[str], model: Model, step: int, texts: list[str] | None = None) -> dict[str, Any]:
-    """The page's data.  What cannot be had is None, and `notices` says why."""
-    names = names_of(paths)
-    notices: list[str] = []
-    if texts is not None:
-        check(model, texts)
-    documents = documents_of(paths[0], model, notices)
-    looked_into = None if documents is None else figures.measured(model, documents, figures.LOOKED_INTO)
-    if looked_into is not None and model.params.tokens.end is None:
-        looked_into = figures.pieces(looked_into[0], model.config.block_size)
-    curves = [losses(path, name, notices) for path, name in zip(paths, names)]
-    known = [
-        baselines.losses(model.config, model.params.tokens, documents),
-        *map(plot.read_baselines, map(run.of_weights, paths[1:])),
-    ]
+def report_model(model: Trained, output: str, texts: list[str] | None = None) -> None:
+    """Write the page about a model of Python, with the losses of its history."""
+    check_name(output)
+    check_texts(model, texts)
+    name, notices, history = escaped(Path(output).stem), list[str](), model.history
+    documents = documents_of(model, None, notices)
+    held_out = [step for step, _ in history.val_losses], [loss for _, loss in history.val_losses]
+    if not history.losses:
+        notices.append(NO_LOSSES.format(name))
+    curves = figures.curves({"train": (list(history.steps), list(history.losses)), "held-out": held_out})
+    write_page(model, collect(model, documents, texts, notices, [{"name": name, **curves}]), output)
+
+
+def write_page(model: Trained, data: dict[str, Any], output: str) -> None:
+    title = f"Report of {data['runs'][0]['name']}"
+    write(output, page(title, data | {"model": model_data(model)}, STYLES, SCRIPTS).encode())
+
+
+def collect(
+    model: Trained,
+    documents: Documents | None,
+    texts: list[str] | None,
+    notices: list[str],
+    runs: list[dict[str, Any]],
+    baselines_of_others: Iterable[dict[str, float]] = (),
+) -> dict[str, Any]:
+    """The page's data.  What cannot be had is None, and `notices` says why; the first of the runs is the model's."""
+    known = [baselines.losses(model.config, model.params.tokens, documents), *baselines_of_others]
+    measured = looked_into = None
+    if documents is not None:
+        measured = figures.measured(model, documents, figures.MEASURED)
+        looked_into = figures.measured(model, documents, figures.LOOKED_INTO)
+        if documents.running:
+            looked_into = figures.pieces(looked_into[0], model.config.block_size)
     data = {
         "notices": notices,
-        "runs": [each | {"baselines": found} for each, found in zip(curves, known)],
-        "run": figures.settings(model, step, documents),
+        "runs": [each | {"baselines": found} for each, found in zip(runs, known)],
+        "run": figures.settings(model, documents),
         "texts": [reading(model, text) for text in texts or figures.excerpts(model, documents)],
         "embedding": figures.embedding(model),
-        "losses": None
-        if documents is None
-        else figures.losses_by(model, figures.measured(model, documents, figures.MEASURED)),
+        "losses": None if measured is None else figures.losses_by(model, measured),
         "neurons": None if looked_into is None else neurons(model, looked_into),
         "samples": figures.samples(model, documents),
     }
@@ -80,36 +114,38 @@ def names_of(paths: list[str]) -> list[str]:
     return list(map(escaped, names))
 
 
-def check(model: Model, texts: list[str]) -> None:
+def check_name(output: str | None) -> None:
+    if not str(output).endswith(".html"):
+        found = "none" if output is None else repr(output)
+        raise ConfigError(f"expected a name that ends in .html, found {found}", argument="output")
+
+
+def check_texts(model: Trained, texts: list[str] | None) -> None:
     """ConfigError for a text that the model does not take."""
-    for text in texts:
-        try:
+    with renamed("text", argument="texts"):
+        for text in texts or []:
             model.inspect(text)
-        except ConfigError as error:
-            raise ConfigError(f"{named('texts')}: {str(error).removeprefix('text: ')}") from None
 
 
-def documents_of(path: str, model: Model, notices: list[str]) -> Documents | None:
+def documents_of(model: Trained, path: str | None, notices: list[str]) -> Documents | None:
+    """The documents of the run at `path`, or of a model that has no path."""
     try:
-        return model.documents(run.input_of(path, model.config.input))
+        return model.documents(None if path is None else input_of_run(path, model.config.input))
     except (ConfigError, DataError) as error:
-        notice(f"{path}: reported without what needs its texts: {error}")
-        notices.append(
-            "The file that this run was trained on is not there, or has changed: what is measured on its texts is "
-            "left out, and the texts that are looked at are those asked for, or the model's own inventions."
-        )
+        notice(f"{path or model}: reported without what needs its texts: {error}")
+        notices.append(NO_TEXTS)
         return None
 
 
-def losses(path: str, name: str, notices: list[str]) -> dict[str, Any]:
-    """A run's name and its curves, which are empty where its files do not tell."""
+def curves_of(path: str, name: str, notices: list[str]) -> dict[str, Any]:
+    """A run's curves, which are empty where its files do not tell."""
     try:
-        curves = figures.curves(plot.read_metrics(run.of_weights(path)))
+        return figures.curves(plot.read_metrics(run.of_weights(path)))
     except DataError as error:
-        notice(f"{path}: reported without its losses: {str(error).removeprefix(f'{path}: ')}")
-        notices.append(f"{name} has no losses to draw: they are in the metrics.jsonl of a run's directory.")
-        return {"name": name, "train": [], "held_out": []}
-    return {"name": name, **curves}
+        why = error.problem if error.subject == path else error
+        notice(f"{path}: reported without its losses: {why}")
+        notices.append(NO_LOSSES.format(name))
+        return {"train": [], "held_out": []}
 
 
 def rounded(value: Any) -> Any:

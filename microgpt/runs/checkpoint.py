@@ -1,19 +1,18 @@
-"""Checkpoints: a run at one step, as the bytes of one file.
+"""Checkpoint files: a Checkpoint as the bytes of one file.
 
 The file is what numpy.savez writes, uncompressed: `run`, the state as a JSON text, then the parameters by their names,
-column-major, then Adam's `m` and `v`, flat.  numpy.load reads it; load() below reads nothing but it.  Equal runs give
-equal bytes.
+column-major, then the optimizer's arrays, flat (Adam's are `m` and `v`).  numpy.load reads it; load() below reads
+nothing else.  Equal runs give equal bytes.
 """
 
 import hashlib
 import json
 import math
 import os
-import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,12 +24,14 @@ from ..base.errors import CheckpointError, ConfigError, DataError, MissingError,
 from ..base.files import open_file
 from ..base.package import __version__
 from ..base.terminal import reason, shown
+from ..core.checkpoint import Checkpoint
 from ..core.params import count, table
 from ..core.tokens import Tokens
 from . import npz
 
 FORMAT = 1
 MAX_JSON = 2**20  # bytes; all of Unicode as a vocabulary takes half
+MAX_STATE = 16  # arrays, and scalars, of an optimizer
 MAX_JSON_PARTS = 5000  # brackets and commas: parsed JSON may take 20 times its length in memory, but its texts do not
 
 State = dict[str, Any]  # the JSON's values by name
@@ -68,11 +69,6 @@ def a_number_of_steps(name: str, value: Any, state: State) -> object:
     return value
 
 
-def a_power(name: str, value: Any, state: State) -> object:
-    require(is_real(value, 0, 1), name, "0 to 1", value)
-    return value
-
-
 def a_loss(name: str, value: Any, state: State) -> object:
     require(value is None or is_real(value, 0, math.inf), name, "null or a loss", value)
     return value
@@ -88,49 +84,46 @@ def a_generator(name: str, value: Any, state: State) -> object:
     return 3, tuple(words), gauss
 
 
-def must_be(check: Callable[[str, Any, State], object]) -> dict[str, Any]:
-    return {"check": check}
+SCALARS = {
+    "data_sha256": a_hash,
+    "step": a_step,
+    "best_val_loss": a_loss,
+    "n_worse": a_number_of_steps,
+    "rng_state": a_generator,
+}
+# the keys before and after the optimizer's scalars
+HEAD = ["format", "versions", "config", "vocab", "data_sha256", "step"]
+TAIL = ["best_val_loss", "n_worse", "rng_state", "sha256"]
 
 
-@dataclass
-class Checkpoint:
-    """All that a run needs to go on exactly, but for its documents, of which it knows the hash."""
-
-    config: Config
-    vocab: list[str]
-    data_sha256: str = field(metadata=must_be(a_hash))
-    step: int = field(metadata=must_be(a_step))
-    beta1_t: float = field(metadata=must_be(a_power))  # Adam's beta1^step
-    beta2_t: float = field(metadata=must_be(a_power))
-    best_val_loss: float | None = field(metadata=must_be(a_loss))
-    n_worse: int = field(metadata=must_be(a_number_of_steps))  # measurements of the held-out part since the best
-    rng_state: tuple[Any, ...] = field(metadata=must_be(a_generator))  # of random.Random
-    params: dict[str, NDArray[Any]]  # name: rows x columns
-    m: NDArray[Any]
-    v: NDArray[Any]
-
-    @staticmethod
-    def beginning(config: Config, vocab: list[str], data_sha256: str, params: dict[str, NDArray[Any]]) -> "Checkpoint":
-        """That of a run which has these weights before its first step."""
-        nothing = np.zeros(sum(array.size for array in params.values()), config.dtype)
-        nothing.flags.writeable = False  # so that nobody needs a copy, and it takes no memory
-        rng_state = random.Random(config.seed).getstate()
-        return Checkpoint(config, vocab, data_sha256, 0, 1.0, 1.0, None, 0, rng_state, params, nothing, nothing)
-
-    def to_bytes(self) -> bytes:
-        versions = {"microgpt": __version__, "numpy": np.__version__}
-        state = {"format": FORMAT, "versions": versions, "config": self.config.as_dict(), "vocab": "".join(self.vocab)}
-        state |= {name: getattr(self, name) for name in SCALARS}
-        arrays = {name: np.asfortranarray(a) for name, a in {**self.params, "m": self.m, "v": self.v}.items()}
-        state["sha256"] = digest(state, arrays.values())
-        text = encode(state)
-        if len(text) > MAX_JSON:
-            raise CheckpointError(f"expected settings and a vocabulary of at most {MAX_JSON} bytes, found {len(text)}")
-        return npz.pack({"run": np.frombuffer(text, np.uint8), **arrays})
+def to_bytes(checkpoint: Checkpoint) -> bytes:
+    """The content of a checkpoint file.  Raises CheckpointError for what load() would refuse."""
+    c = checkpoint
+    check_names(c.scalars, [*HEAD, *TAIL])
+    check_names(c.arrays, ["run", *c.params])
+    expected = (sum(array.size for array in c.params.values()),), c.config.dtype
+    for name, array in c.arrays.items():
+        found = array.shape, array.dtype.name
+        require(found == expected, name, f"an array of shape and dtype {expected}", found)
+    versions = {"microgpt": __version__, "numpy": np.__version__}
+    state = {"format": FORMAT, "versions": versions, "config": c.config.as_dict(), "vocab": "".join(c.vocab)}
+    state |= {"data_sha256": c.data_sha256, "step": c.step, **c.scalars}
+    state |= {name: getattr(c, name) for name in TAIL[:-1]}
+    arrays = {name: np.asfortranarray(array) for name, array in (c.params | c.arrays).items()}
+    state["sha256"] = digest(state, arrays.values())
+    text = encode(state)
+    if len(text) > MAX_JSON:
+        raise CheckpointError(f"expected settings and a vocabulary of at most {MAX_JSON} bytes, found {len(text)}")
+    return npz.pack({"run": np.frombuffer(text, np.uint8), **arrays})
 
 
-SCALARS = {f.name: f.metadata["check"] for f in fields(Checkpoint) if f.metadata}
-KEYS = ["format", "versions", "config", "vocab", *SCALARS, "sha256"]
+def check_names(names: Iterable[str], taken: Iterable[str]) -> None:
+    """Raises CheckpointError unless an optimizer may give its arrays, or its scalars, these names."""
+    names, taken = list(names), set(taken)
+    require(len(names) <= MAX_STATE, "the optimizer's state", f"at most {MAX_STATE} arrays and scalars", len(names))
+    for name in names:
+        fine = re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,63}", name) and name not in taken
+        require(fine, "a name of the optimizer's state", "an identifier that is not taken", name)
 
 
 def encode(state: State) -> bytes:
@@ -186,28 +179,36 @@ def read(file: BinaryIO) -> Checkpoint:
         raise CheckpointError("expected a checkpoint, found a file of another kind")
     text, _ = npz.member(head, 0, "run", np.uint8)
     state = parse_json(bytes(text))
-    config, vocab, scalars = parse_state(state, KEYS)
+    names = list(state)[len(HEAD) : -len(TAIL)]  # of the optimizer's scalars
+    config, vocab, found = parse_state(state, [*HEAD, *names, *TAIL])
+    check_names(names, ())
+    for name in names:
+        require(is_real(state[name], -math.inf, math.inf), name, "a number with a point", state[name])
 
     # the size that the configuration demands, before the rest is read
     vocab_size = Tokens(vocab, config.split).size
-    matrices = table(config, vocab_size)
-    n_params = count(config, vocab_size)
-    n_bytes = 3 * n_params * np.dtype(config.dtype).itemsize
-    most = n_bytes + MAX_JSON + (len(matrices) + 3) * npz.MAX_OVERHEAD
-    if not n_bytes < size <= most:
-        raise CheckpointError(f"expected {n_bytes} bytes of parameters and little else, found {size} bytes")
+    matrices, n_params = table(config, vocab_size), count(config, vocab_size)
+    n_bytes = n_params * np.dtype(config.dtype).itemsize
+    n_arrays = min((size - 1) // n_bytes - 1, MAX_STATE)  # of the optimizer's arrays, at most
+    most = (1 + n_arrays) * n_bytes + MAX_JSON + (1 + len(matrices) + n_arrays) * npz.MAX_OVERHEAD
+    if n_arrays < 0 or size > most:
+        raise CheckpointError(
+            f"expected {n_bytes} bytes of parameters, as many for each array of an optimizer, and little else, "
+            f"found {size} bytes"
+        )
     memory.require(1.5 * size, "a checkpoint")  # and the weights that are copied from it
     file.seek(0)
     data = read_whole(file, size, head)
 
     members: list[npz.Member] = [("run", np.uint8, None)]
     members += [(name, config.dtype, (rows, columns)) for name, rows, columns in matrices]
-    members += [(name, config.dtype, (n_params,)) for name in ("m", "v")]
-    arrays = npz.unpack(data, members)
+    arrays = npz.unpack(data, members, (config.dtype, (n_params,)), n_arrays)
     del arrays["run"]
     check_arrays(arrays, state)
-    m, v = arrays.pop("m"), arrays.pop("v")
-    return Checkpoint(config, vocab, **scalars, params=arrays, m=m, v=v)
+    params = {name: arrays.pop(name) for name, _, _ in matrices}
+    check_names(arrays, ())
+    scalars = {name: state[name] for name in names}
+    return Checkpoint(config, vocab, **found, params=params, scalars=scalars, arrays=arrays)
 
 
 def read_whole(file: BinaryIO, size: int, start: bytes = b"") -> bytes:
@@ -225,8 +226,6 @@ def check_arrays(arrays: dict[str, NDArray[Any]], state: State, advice: str = ""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise CheckpointError(f"expected finite numbers in {name}, found others")
-    if "v" in arrays and (arrays["v"] < 0).any():
-        raise CheckpointError("expected no negative numbers in v, found some")
 
 
 def parse_json(text: bytes) -> State:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING
 
-from ..base.config import RUNNING, Config, Sampling
+from ..base.config import RUNNING_TEXT, Config, Sampling
 from ..base.errors import named
 from ..base.terminal import notice
 from ..core.sample import samples
@@ -16,6 +16,7 @@ from .metrics import Metrics
 
 if TYPE_CHECKING:
     from ..base.progress import Reporter
+    from ..core.checkpoint import Checkpoint
     from ..core.trainer import Trainer
     from .run import Run
 
@@ -33,19 +34,20 @@ def train(
     stop: Sized = (),
     history: History | None = None,
 ) -> None:
-    """Train until the last step, until early stopping, or until `stop`, whatever has a length, is no longer empty.
+    """Train until the last step, until early stopping, or until `stop`, which may be anything with a length, is no
+    longer empty.
 
-    Whichever it is, the run, if there is one, is saved then, and OSError raised when it cannot be.  When it cannot be
-    saved before, or the metrics not be written, there is a notice, and training goes on.
+    A run is always saved at the end; raises OSError if that fails.  If an earlier save or the metrics fail, there is a
+    notice, and training continues.
     """
     try:
         run_steps(trainer, run, metrics, reporter, stop, History() if history is None else history)
-    except (OSError, MemoryError):  # nobody reads stdout any longer, or its disk is full; the steps so far are whole
+    except (OSError, MemoryError):  # stdout was closed, or its disk is full; the steps so far are complete
         if run is not None:
-            run.save(trainer)
+            run.save(trainer.checkpoint())
         raise
     if run is not None:
-        run.save(trainer)
+        run.save(trainer.checkpoint())
 
 
 def run_steps(
@@ -61,41 +63,61 @@ def run_steps(
     history.first_step = trainer.step_count + 1
     while not trainer.done and not stop:
         first, started = trainer.step_count + 1, time.monotonic()
-        losses: list[float] = []
-        val_loss = None
-        try:
-            trainer.steps(min(first - 1 + chunk, next_event(config, first)), losses, stop)
-            step = trainer.step_count
-            if losses and trainer.documents.held_out and (due(config.eval_every, step) or step == config.num_steps):
-                val_loss = trainer.evaluate()
-                history.val_losses.append((step, val_loss))
-        finally:  # whatever went wrong, the steps before it are told
-            write_metrics(trainer, run, metrics, first, losses, val_loss)
+        losses, val_loss = run_chunk(trainer, run, metrics, stop, chunk)
         if not losses:
             return
+        step = trainer.step_count
         history.losses.extend(losses)
-        if run is not None and val_loss is not None and trainer.n_worse == 0:
-            or_say(run.save_best, trainer)
+        if val_loss is not None:
+            history.val_losses.append((step, val_loss))
+            if trainer.record(val_loss) and run is not None:
+                save_or_notice(run.save_best, trainer)
         if first == 1:
             warn(losses[0], trainer.tokens.size)
         if reporter is not None:
-            reporter.steps(first, losses)
-            if val_loss is not None:
-                reporter.held_out(step, val_loss)
-            if due(config.sample_every, step):
-                reporter.samples(step, a_few_samples(trainer))
+            report(reporter, trainer, first, losses, val_loss)
         now = time.monotonic()
         chunk = chunk * 2 if now - started < CHUNK_SECONDS else max(1, chunk // 2)
         by_time = not config.checkpoint_every and now > saved + SAVE_SECONDS
         if run is not None and (by_time or due(config.checkpoint_every, step)):
             saved = now
-            or_say(run.save, trainer)
+            save_or_notice(run.save, trainer)
 
 
-def or_say(save: Callable[[Trainer], None], trainer: Trainer) -> None:
-    """Save, or say that it could not be done."""
+def run_chunk(
+    trainer: Trainer, run: Run | None, metrics: Metrics | None, stop: Sized, chunk: int
+) -> tuple[list[float], float | None]:
+    """Train at most `chunk` steps, up to the next event: their losses, and the held-out loss if it is due.
+
+    Whatever goes wrong, the metrics of the steps before it are written.
+    """
+    config, first = trainer.config, trainer.step_count + 1
+    losses: list[float] = []
+    val_loss = None
     try:
-        save(trainer)
+        trainer.steps(min(first - 1 + chunk, next_event(config, first)), losses, stop)
+        step = trainer.step_count
+        if losses and trainer.documents.held_out and (due(config.eval_every, step) or step == config.num_steps):
+            val_loss = trainer.evaluate()
+    finally:
+        write_metrics(trainer, run, metrics, first, losses, val_loss)
+    return losses, val_loss
+
+
+def report(reporter: Reporter, trainer: Trainer, first: int, losses: list[float], val_loss: float | None) -> None:
+    """Show the steps from `first` on, the held-out loss, and samples if they are due."""
+    step = trainer.step_count
+    reporter.steps(first, losses)
+    if val_loss is not None:
+        reporter.held_out(step, val_loss)
+    if due(trainer.config.sample_every, step):
+        reporter.samples(step, a_few_samples(trainer))
+
+
+def save_or_notice(save: Callable[[Checkpoint], None], trainer: Trainer) -> None:
+    """Save the run as it is now, or print a notice that this failed."""
+    try:
+        save(trainer.checkpoint())
     except OSError as error:
         notice(f"{error}; training goes on")
 
@@ -117,7 +139,7 @@ def due(every: int, step: int) -> bool:
 def a_few_samples(trainer: Trainer) -> list[str]:
     """Drawn with a generator of their own: looking does not change the run."""
     config = trainer.config
-    length = LENGTH if config.split == RUNNING else 0
+    length = LENGTH if config.split == RUNNING_TEXT else 0
     sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed, length=length)
     return [text for texts, _ in samples(trainer.params, sampling, threads=1) for text in texts]
 
@@ -138,7 +160,7 @@ def write_metrics(
 ) -> None:
     if not losses or (run is None and metrics is None):
         return
-    rates = [trainer.adam.learning_rate(step) for step in range(first - 1, first - 1 + len(losses))]
+    rates = [trainer.learning_rate(step) for step in range(first - 1, first - 1 + len(losses))]
     if metrics is not None:
         metrics.add(first, losses, rates, val_loss)
         metrics.flush()

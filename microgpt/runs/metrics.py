@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ..base.errors import ConfigError, named
 from ..base.files import Folder, naming
@@ -119,12 +119,15 @@ def open_output(path: str) -> int:
     return fd
 
 
-def size_of_steps(file: Iterable[bytes], n_steps: int) -> int:
-    """How many bytes the whole lines of steps up to `n_steps` take at the beginning of the file."""
-    size = 0
+def lines_of_steps(file: Iterable[bytes], n_steps: int) -> Iterator[re.Match[bytes]]:
+    """The whole lines of steps up to `n_steps` at the beginning of the file; the step is each match's first group."""
     for line in file:
         step = re.match(rb'\{"step": ([0-9]{1,18}), .*\}\n', line)
         if not step or int(step[1]) > n_steps:
             break
-        size += len(line)
-    return size
+        yield step
+
+
+def size_of_steps(file: Iterable[bytes], n_steps: int) -> int:
+    """How many bytes the whole lines of steps up to `n_steps` take at the beginning of the file."""
+    return sum(len(line[0]) for line in lines_of_steps(file, n_steps))

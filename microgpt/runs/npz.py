@@ -9,6 +9,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,32 @@ def pack(arrays: Mapping[str, Any]) -> bytes:
     return file.getvalue()  # no copy, either; Python 3.12.1 crashes when it collects a cycle with a getbuffer() in it
 
 
-def unpack(data: bytes, members: Iterable[Member]) -> dict[str, NDArray[Any]]:
-    """The arrays by name, as views of `data`, which must hold these members in this order and nothing else."""
-    arrays, offsets, offset = {}, [], 0
-    for name, dtype, shape in members:
+def unpack(
+    data: bytes, members: Iterable[Member], more: tuple[DTypeLike, tuple[int, ...]] | None = None, most: int = 0
+) -> dict[str, NDArray[Any]]:
+    """The arrays by name, as views of `data`, which must hold these members in this order and nothing else.
+
+    At most `most` other members, with any names and the dtype and shape `more`, may follow them.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    offsets, offset = [], 0
+    for name, dtype, shape in chain(members, repeat(("", *more), most) if more else ()):
+        if not name:
+            if not data.startswith(START, offset):
+                break
+            name = name_at(data, offset)
+        if name in arrays:
+            raise DataError(f"expected {name} once, found it twice")
         offsets.append((f"{name}.npy", offset))
         arrays[name], offset = member(data, offset, name, dtype, shape)
     check_directory(data, offsets, offset)
     return arrays
+
+
+def name_at(data: bytes, offset: int) -> str:
+    """The name that the header at `offset` gives an array; member() checks the rest."""
+    start, n_name = offset + LOCAL_HEADER.size, LOCAL_HEADER.unpack_from(data, offset)[-2]
+    return data[start : start + n_name].decode("ascii").removesuffix(".npy")
 
 
 def member(

@@ -6,19 +6,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import TYPE_CHECKING
 
-from ..base.config import remembered_input, to_toml
-from ..base.errors import CheckpointError, ConfigError, DataError, MissingError, UnreadableError, named
-from ..base.files import Folder, folder_at, may_be
+from ..base.config_file import to_toml
+from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, named
+from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
-from ..core.documents import at_hand
+from ..core.checkpoint import Checkpoint
 from . import checkpoint
-from .checkpoint import Checkpoint
+from .history import History
 from .metrics import Metrics
-
-if TYPE_CHECKING:
-    from ..core.trainer import Trainer
 
 CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
 BEST = "best.npz"  # the checkpoint of the best held-out loss
@@ -43,6 +39,16 @@ def load(path: str) -> Checkpoint:
     if error is not None:
         notice(using_previous(saved, error))
     return saved
+
+
+def history(path: str, n_steps: int) -> History:
+    """The losses of the first `n_steps` steps of the run in a directory, as far as its metrics can be read."""
+    with suppress(OSError), ExitStack() as stack:
+        if (folder := folder_at(path)) is not None:
+            stack.enter_context(closing(folder))
+            file = stack.enter_context(open(folder.file(METRICS), "rb", opener=folder.open))
+            return History.read(file, n_steps)
+    return History()
 
 
 def opened(path: str) -> Folder | None:
@@ -90,33 +96,12 @@ def of_weights(path: str) -> str:
     return directory if beside else path
 
 
-def input_of(path: str, name: str) -> str:
-    """The input of the run in a directory, or of a checkpoint in one: where it was when the run was last trained, or
-    what has its name here.  Raises DataError when it is at neither place."""
-    folder = opened(path)
-    if folder is not None:
-        folder.close()
-    directory = os.path.dirname(path) if folder is None else path
-    remembered = remembered_input(os.path.join(directory, CONFIG))
-    with suppress(OSError, ValueError):  # the same by its shorter name
-        if remembered is not None and os.path.samefile(remembered, name):
-            return name
-    places = [at_hand(name)] if remembered is None else [remembered, name]
-    for place in places:
-        if may_be(place):
-            return place
-    looked = " and ".join(dict.fromkeys(repr(os.path.abspath(place)) for place in places))
-    raise DataError(
-        f"{name}: expected the run's input, found none (looked for {looked}); {named('input')} says where it is"
-    )
-
-
 def using_previous(saved: Checkpoint, error: CheckpointError) -> str:
     return f"{error}; using {PREVIOUS}, of step {saved.step}"
 
 
 class Run:
-    """A directory that one trainer writes to.  Every method raises OSError when it cannot."""
+    """A directory that one training writes to.  Every method raises OSError when it cannot."""
 
     folder: Folder  # from create() or resume() on
     metrics: Metrics  # from start() on
@@ -169,15 +154,13 @@ class Run:
         self.saved_step, self.num_steps_before = saved.step, saved.config.num_steps
         return saved
 
-    def start(self, trainer: Trainer) -> None:
-        """Before the first step: a first checkpoint of a new run, its settings, its metrics."""
+    def start(self, saved: Checkpoint, input: str) -> None:
+        """Before the first step: write a new run's checkpoint and the settings, and open the metrics."""
         try:
             if self.saved_step is None:
-                self._write_checkpoint(trainer)
-            self.folder.write(
-                CONFIG, to_toml(trainer.config, os.path.abspath(trainer.input)).encode("utf-8", "surrogateescape")
-            )
-            self.metrics = Metrics.of_run(self.folder, METRICS, trainer.step_count)
+                self._write_checkpoint(saved)
+            self.folder.write(CONFIG, to_toml(saved.config, os.path.abspath(input)).encode("utf-8", "surrogateescape"))
+            self.metrics = Metrics.of_run(self.folder, METRICS, saved.step)
             self._held.callback(self.metrics.close)
         except OSError as error:
             raise self._cannot_be_used("out" if self.num_steps_before is None else "resume", error) from None
@@ -199,30 +182,30 @@ class Run:
         else:
             self._metrics_failed = False
 
-    def save(self, trainer: Trainer) -> None:
-        """Save the run at the trainer's step, if it is not yet."""
-        if self.saved_step == trainer.step_count:
+    def save(self, saved: Checkpoint) -> None:
+        """Make this the last checkpoint, and the last one the previous one; nothing if it is the last one already."""
+        if self.saved_step == saved.step:
             return
-        with self._saving(CHECKPOINT, trainer):
+        with self._saving(CHECKPOINT, saved):
             self.metrics.sync()
-            self._write_checkpoint(trainer)
+            self._write_checkpoint(saved)
 
-    def save_best(self, trainer: Trainer) -> None:
-        """Keep the run as it is now beside the last: its held-out loss is the best so far."""
-        with self._saving(BEST, trainer):
-            self.folder.write(BEST, trainer.checkpoint().to_bytes())
+    def save_best(self, saved: Checkpoint) -> None:
+        """Keep a checkpoint beside the last one: its held-out loss is the best so far."""
+        with self._saving(BEST, saved):
+            self.folder.write(BEST, checkpoint.to_bytes(saved))
 
     @contextmanager
-    def _saving(self, name: str, trainer: Trainer) -> Iterator[None]:
+    def _saving(self, name: str, saved: Checkpoint) -> Iterator[None]:
         try:
             yield
         except (OSError, MemoryError) as error:
-            path, step = self.file(name), trainer.step_count
-            raise OSError(f"{path}: the run cannot be saved at step {step}: {reason(error)}") from None
+            path = self.file(name)
+            raise OSError(f"{path}: the run cannot be saved at step {saved.step}: {reason(error)}") from None
 
-    def _write_checkpoint(self, trainer: Trainer) -> None:
-        self.folder.write(CHECKPOINT, trainer.checkpoint().to_bytes(), PREVIOUS)
-        self.saved_step = trainer.step_count
+    def _write_checkpoint(self, saved: Checkpoint) -> None:
+        self.folder.write(CHECKPOINT, checkpoint.to_bytes(saved), PREVIOUS)
+        self.saved_step = saved.step
 
     def _hold(self, folder: Folder) -> None:
         """Be the one that writes here until close() or the end of the process, however it ends."""

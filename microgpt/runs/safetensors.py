@@ -15,10 +15,11 @@ import numpy as np
 from ..base import memory
 from ..base.errors import CheckpointError, optional
 from ..base.terminal import shown
+from ..core.checkpoint import Checkpoint
 from ..core.params import Parameters, by_rows, row_shapes
 from ..core.tokens import Tokens
 from . import checkpoint
-from .checkpoint import MAX_JSON, MAX_JSON_PARTS, Checkpoint, State, check_arrays, digest, parse_state, read_whole
+from .checkpoint import MAX_JSON, MAX_JSON_PARTS, State, check_arrays, digest, parse_state, read_whole
 
 FORMAT = 1
 KEYS = ["format", "config", "vocab", "data_sha256", "sha256"]

@@ -20,7 +20,7 @@ from ..base.errors import MPI_PACKAGES, ConfigError, DataError, named, optional
 from ..base.signals import SIGNALS
 from ..base.terminal import shown
 
-MOST = 1024  # workers
+MOST_WORKERS = 1024  # workers
 DASK_SECONDS = 10  # to wait for a scheduler
 FORMS = "process:N, thread:N, dask:HOST:PORT, mpi or MODULE:CALLABLE"
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def running(executor: object) -> Iterator[tuple[Executor, int | None]]:
+def open_executor(executor: object) -> Iterator[tuple[Executor, int | None]]:
     """(an Executor, how many threads a trial has on it) of a name, of an Executor, which is left open, or of what
     returns one.  Raises ConfigError, or DataError when nobody answers."""
     if is_executor(executor):
@@ -42,11 +42,11 @@ def running(executor: object) -> Iterator[tuple[Executor, int | None]]:
         return
     if name in ("process", "thread"):
         n = threads.cores() if not colon else int(rest) if re.fullmatch("[0-9]{1,4}", rest) else 0
-        if not 1 <= n <= MOST:
-            raise refused(executor, f"{name}:N with a whole number from 1 to {MOST}")
+        if not 1 <= n <= MOST_WORKERS:
+            raise wrong_executor(executor, f"{name}:N with a whole number from 1 to {MOST_WORKERS}")
         found: Executor = Processes(n) if name == "process" else ThreadPoolExecutor(n)
     else:
-        found = mpi() if executor == "mpi" else Renewed(called(executor))
+        found = mpi() if executor == "mpi" else Renewed(callable_of(executor))
     with found:
         yield found, None if name == "process" else 1
 
@@ -55,7 +55,7 @@ def is_executor(value: object) -> bool:
     return callable(getattr(value, "submit", None)) and not isinstance(value, type)
 
 
-def called(executor: object) -> Callable[[], Executor]:
+def callable_of(executor: object) -> Callable[[], Executor]:
     """The callable, or that of the name MODULE:CALLABLE."""
     found: Any = executor
     if isinstance(executor, str):
@@ -65,14 +65,14 @@ def called(executor: object) -> Callable[[], Executor]:
             for part in path.split("."):
                 found = getattr(found, part)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise refused(executor, f"{FORMS} ({error})") from None
+            raise wrong_executor(executor, f"{FORMS} ({error})") from None
     if not callable(found):
-        raise refused(executor, f"{FORMS}, an Executor, or a callable that returns one")
+        raise wrong_executor(executor, f"{FORMS}, an Executor, or a callable that returns one")
     return found  # type: ignore[no-any-return]
 
 
-def refused(executor: object, expected: str) -> ConfigError:
-    return ConfigError(f"{named('executor')}: expected {expected}, found {shown(executor)}")
+def wrong_executor(executor: object, expected: str) -> ConfigError:
+    return ConfigError(f"expected {expected}, found {shown(executor)}", argument="executor")
 
 
 class Renewed(Executor):
@@ -81,7 +81,7 @@ class Renewed(Executor):
     def __init__(self, make: Callable[[], Executor]) -> None:
         self._make, self._executor = make, make()
         if not is_executor(self._executor):
-            raise refused(self._executor, "a callable that returns a concurrent.futures.Executor")
+            raise wrong_executor(self._executor, "a callable that returns a concurrent.futures.Executor")
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         try:
@@ -103,7 +103,7 @@ class Processes(Executor):
 
     def __init__(self, n: int) -> None:
         context, share = multiprocessing.get_context("spawn"), max(1, threads.default() // n)
-        self._pools = [Renewed(lambda: ProcessPoolExecutor(1, context, begin, (share,))) for _ in range(n)]
+        self._pools = [Renewed(lambda: ProcessPoolExecutor(1, context, start_worker, (share,))) for _ in range(n)]
         self._idle: queue.SimpleQueue[Renewed] = queue.SimpleQueue()
         for pool in self._pools:
             self._idle.put(pool)
@@ -125,7 +125,7 @@ class Processes(Executor):
             pool.shutdown(wait=False)  # idle, they end together, and without being waited for
 
 
-def begin(n_threads: int) -> None:
+def start_worker(n_threads: int) -> None:
     """In a new process: its threads, and what trains; signals, which a terminal sends to all, are its maker's."""
     os.environ["MICROGPT_THREADS"] = str(n_threads)
     for number in SIGNALS:
@@ -149,7 +149,7 @@ def dask(address: str) -> Iterator[Executor]:
         client = distributed.Client(address, timeout=DASK_SECONDS, set_as_default=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{named('executor')}: expected a Dask scheduler that answers, found none at {address}: {error}"
+            f"expected a Dask scheduler that answers, found none at {address}: {error}", argument="executor"
         ) from None
     for name in ("distributed.client", "distributed.core"):  # what these would say, of a lost scheduler, we do
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -164,6 +164,6 @@ def mpi() -> Executor:
     # without its launcher each rank would be a sweep, and start others
     if comm.size < 2 or futures._core.SharedPool is None:
         launcher = "mpiexec -n N python -m mpi4py.futures -m microgpt sweep"
-        raise refused("mpi", f"to be run by {launcher}, with N at least 2")
+        raise wrong_executor("mpi", f"to be run by {launcher}, with N at least 2")
     executor: Executor = futures.MPIPoolExecutor()
     return executor

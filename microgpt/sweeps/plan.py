@@ -8,14 +8,27 @@ import random
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from ..base.config import Config, Given, Sweep
+from ..base.config import Config, Sweep
 from ..base.errors import ConfigError, DataError, named
 from ..base.files import Folder
+from ..base.settings import Given
 from ..base.terminal import reason
 from ..core.documents import Documents
+from ..runs.inputs import input_of_trial
 from ..runs.run import SWEEP
-from .space import Space, as_text, at_random, ends, grid, grid_size, import_optuna, space_of, to_json, tpe
-from .trial import Trial, input_of
+from .space import (
+    Space,
+    as_text,
+    bounds,
+    grid_point,
+    grid_size,
+    import_optuna,
+    random_point,
+    space_of,
+    to_json,
+    tpe_points,
+)
+from .trial import Trial
 
 VAL_FRACTION = 0.1  # unless it is given: without a held-out part there is nothing to compare
 
@@ -40,12 +53,12 @@ class Plan:
             config = replace(config, trials=config.trials or size)
             if config.trials > size:
                 raise ConfigError(
-                    f"{named('trials')}: expected at most {size}, the size of the grid, found {config.trials}"
+                    f"expected at most {size}, the size of the grid, found {config.trials}", argument="trials"
                 )
-        most = ends(space.get("num_steps", [Config.num_steps]))[1]
+        most = bounds(space.get("num_steps", [Config.num_steps]))[1]
         if config.steps and config.steps[-1] >= most:
             raise ConfigError(
-                f"{named('rungs')}: expected less than {named('num_steps')} {most}, found {config.steps[-1]}"
+                f"expected less than {named('num_steps')} {most}, found {config.steps[-1]}", argument="rungs"
             )
         plan = cls(config, space, os.getcwd())
         plan.data_sha256 = plan.documents().sha256
@@ -60,23 +73,23 @@ class Plan:
             trials = [Trial(**t) for t in saved.pop("round")]
             return cls(Sweep(**saved.pop("config")), space_of(saved.pop("space")), **saved, round=trials)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"{folder.file(SWEEP)}: expected a sweep's settings: {reason(error)}") from None
+            raise DataError(f"expected a sweep's settings: {reason(error)}", subject=folder.file(SWEEP)) from None
 
     def write(self, folder: Folder) -> None:
         """Write what read() reads."""
         text = asdict(self) | {"space": {name: to_json(values) for name, values in self.space.items()}}
         folder.write(SWEEP, (json.dumps(text, indent=1) + "\n").encode())
 
-    def go_on(self, own: Given, given: dict[str, Any]) -> None:
+    def resume(self, own: Given, given: dict[str, Any]) -> None:
         """Change what may be changed.  Raises ConfigError for what may not, and DataError when the text is another."""
         for name, values in space_of(given).items():
-            refuse(name, as_text(self.space.get(name, [getattr(Config, name)])), as_text(values))
+            must_equal(name, as_text(self.space.get(name, [getattr(Config, name)])), as_text(values))
         before, self.config = self.config, replace(self.config, **own)
-        # more trials go on from whole rounds: the last, if it was a part of one, was judged as it was
+        # trials are added to whole rounds only: a part of a round was judged as it was
         more = self.config.trials > before.trials and (self.independent or before.trials % before.round == 0)
         for f in fields(Sweep):
             if not f.metadata["free"] and not (f.name == "trials" and more):
-                refuse(f.name, getattr(before, f.name), getattr(self.config, f.name))
+                must_equal(f.name, getattr(before, f.name), getattr(self.config, f.name))
         self.documents().must_be(self.data_sha256)
 
     @property
@@ -84,27 +97,27 @@ class Plan:
         """Whether no trial depends on those before it."""
         return self.config.sampler != "tpe" and not self.config.rungs
 
-    def ask(self, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:
+    def choose(self, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:
         """The settings of a round."""
         if self.config.sampler == "tpe":
-            return tpe(self.space, self.config.sweep_seed, numbers, before)
+            return tpe_points(self.space, self.config.sweep_seed, numbers, before)
         if self.config.sampler == "grid":
-            return [grid(self.space, number) for number in numbers]
-        return [at_random(self.space, self.config.sweep_seed, number) for number in numbers]
+            return [grid_point(self.space, number) for number in numbers]
+        return [random_point(self.space, self.config.sweep_seed, number) for number in numbers]
 
     def documents(self) -> Documents:
         """Those of the first trial that can be.  Raises what is wrong with all of a first round, or with the text."""
         errors = []
-        for settings in self.ask(range(min(self.config.round, self.config.trials)), []):
+        for settings in self.choose(range(min(self.config.round, self.config.trials)), []):
             try:
                 config = Config(**settings)
             except ConfigError as error:
                 errors.append(error)
             else:
-                return Documents(config, input_of(config, self.cwd), random.Random(config.seed))
+                return Documents(config, input_of_trial(config.input, self.cwd), random.Random(config.seed))
         raise ConfigError(f"none of the first {len(errors)} trials can be: {errors[0]}")
 
 
-def refuse(name: str, before: object, now: object) -> None:
+def must_equal(name: str, before: object, now: object) -> None:
     if now != before:
-        raise ConfigError(f"{named(name)}: expected {before}, with which the sweep to resume began, found {now}")
+        raise ConfigError(f"expected {before}, with which the sweep to resume began, found {now}", argument=name)

@@ -9,11 +9,12 @@ from typing import Any
 from ..base.errors import ConfigError, PlotError
 from ..base.files import Folder
 from ..base.terminal import reason
+from ..report import plot as runs_plot
 from ..report.plot import check_name, pyplot, save, text
 from ..runs.run import SWEEP
 from .plan import Plan
-from .space import Values, ends, varied
-from .sweeper import TRIALS, read
+from .space import Space, Values, bounds, varied_settings
+from .sweeper import TRIALS, read_trials
 from .trial import Trial
 
 Styles = list[tuple[list[Trial], dict[str, Any]]]
@@ -27,40 +28,33 @@ def is_sweep(path: str) -> bool:
     return os.path.exists(os.path.join(path, TRIALS))
 
 
+def plot_runs_or_sweep(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -> None:
+    """Draw the losses of runs, or a sweep, whichever the paths lead to, into a PNG or SVG file."""
+    if any(map(is_sweep, paths)):
+        plot(paths, output)
+    else:
+        runs_plot.plot(paths, output, log_x, raw)
+
+
 def plot(paths: list[str], output: str) -> None:
     """Draw a sweep into a file, a PNG or SVG by its name."""
     check_name(output)
     if len(paths) > 1:
         raise ConfigError(f"expected one sweep alone, or runs, found {len(paths)} of them")
-    path = os.path.join(paths[0], TRIALS)
-    try:
-        with closing(Folder(paths[0])) as folder, open(path, "rb", opener=folder.open) as file:
-            space, trials = Plan.read(folder).space, read(file, path)[0]
-    except OSError as error:
-        raise PlotError(f"{paths[0]}: expected {TRIALS} and {SWEEP} to be readable: {reason(error)}") from None
-    measured = [t for t in trials if t.val_loss is not None]
-    if not measured:
-        raise PlotError(f"{path}: expected at least one trial with a loss, found none")
-    names = varied(space) or ["val_fraction"]  # which every space has
-    panels = [*names, *["step"] * any(t.rungs for t in trials)]
+    space, measured = read_sweep(paths[0])
+    names = varied_settings(space) or ["val_fraction"]  # which every space has
+    panels = [*names, *["step"] * any(t.rungs for t in measured)]
     columns, rows = min(WIDE, len(panels)), -(-len(panels) // WIDE)
     size = 4.5 * columns, 3.6 * rows
     figure, grid = pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
     best = min(measured, key=lambda t: (t.status != "done", t.val_loss))
     losses = sorted(float(t.val_loss or 0) for t in measured)
     top = losses[0] + FAR * (losses[len(losses) // 2] - losses[0])
-    near = [t for t in measured if (t.val_loss or 0) <= top]
-    styles: Styles = [
-        ([t for t in near if t.status == "stopped"], {"marker": "o", "mfc": "white", "label": "stopped"}),
-        ([t for t in near if t.status == "done"], {"marker": "o", "label": "done"}),
-        ([t for t in measured if t not in near], {"marker": "^", "mfc": "white", "label": f"above {top:.4g}"}),
-        ([best], {"marker": "*", "color": "C1", "markersize": 14, "label": f"best, trial {best.trial}"}),
-    ]
     for axes, name in zip(grid.flat, panels):
         if name == "step":
             draw_rungs(axes, measured, best, top)
         else:
-            draw_setting(axes, name, space[name], styles, top)
+            draw_setting(axes, name, space[name], styles(measured, best, top), top)
         axes.set_xlabel(name)
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
@@ -68,6 +62,31 @@ def plot(paths: list[str], output: str) -> None:
         axes.set_ylabel("held-out loss")
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     save(figure, output)
+
+
+def read_sweep(directory: str) -> tuple[Space, list[Trial]]:
+    """The space of a sweep, and its trials that have a loss.  Raises PlotError, or DataError."""
+    path = os.path.join(directory, TRIALS)
+    try:
+        with closing(Folder(directory)) as folder, open(path, "rb", opener=folder.open) as file:
+            space, trials = Plan.read(folder).space, read_trials(file, path)[0]
+    except OSError as error:
+        raise PlotError(f"expected {TRIALS} and {SWEEP} to be readable: {reason(error)}", subject=directory) from None
+    measured = [t for t in trials if t.val_loss is not None]
+    if not measured:
+        raise PlotError("expected at least one trial with a loss, found none", subject=path)
+    return space, measured
+
+
+def styles(measured: list[Trial], best: Trial, top: float) -> Styles:
+    """The trials by how they are drawn: the stopped ones, those at their end, those too far off, and the best."""
+    near = [t for t in measured if (t.val_loss or 0) <= top]
+    return [
+        ([t for t in near if t.status == "stopped"], {"marker": "o", "mfc": "white", "label": "stopped"}),
+        ([t for t in near if t.status == "done"], {"marker": "o", "label": "done"}),
+        ([t for t in measured if t not in near], {"marker": "^", "mfc": "white", "label": f"above {top:.4g}"}),
+        ([best], {"marker": "*", "color": "C1", "markersize": 14, "label": f"best, trial {best.trial}"}),
+    ]
 
 
 def draw_setting(axes: Any, name: str, values: Values, styles: Styles, top: float) -> None:
@@ -78,7 +97,7 @@ def draw_setting(axes: Any, name: str, values: Values, styles: Styles, top: floa
             x = [places.get(v, v) for v in (t.settings[name] for t in trials)]
             losses = [min(t.val_loss or 0, top) for t in trials]
             axes.plot(x, losses, **{"color": "C0", "linestyle": "none"} | style)
-    axes.axvspan(*(places.get(end, end) for end in ends(values)), alpha=0)  # unseen: the axis has all there may be
+    axes.axvspan(*(places.get(end, end) for end in bounds(values)), alpha=0)  # unseen: the axis has all there may be
     if isinstance(values, list):
         ticks = list(places)[:: -(-len(places) // MOST_TICKS)]
         axes.set_xticks([places[v] for v in ticks], [label(v) for v in ticks])

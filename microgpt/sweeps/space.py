@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ..base.config import MOST_TRIALS, Config, check, kind, parse, plain, suggestion
+from ..base.config import MOST_TRIALS, Config
 from ..base.errors import ConfigError, named, optional
+from ..base.settings import check, kind, parse, plain, suggestion
 from ..base.terminal import shown
 
 if TYPE_CHECKING:
@@ -51,51 +52,51 @@ Space = dict[str, Values]  # in the order of Config
 # ---- what is asked for ----
 
 
-def written(f: Field[Any], text: str) -> Values:
+def values_of_flag(f: Field[Any], text: str) -> Values:
     """What a flag says: `a`, `a,b,c` or, of numbers, `low..high[:log]`.  Raises ConfigError."""
     if kind(f) is str or ".." not in text:
-        return listed(f, [parse(f, part) for part in text.split(",")])
+        return checked_list(f, [parse(f, part) for part in text.split(",")])
     ends, colon, scale = text.partition(":")
     low, high = (parse(f, end) for end in ends.split("..", 1))
     if low >= high or scale != "log" * len(colon) or (colon and low <= 0):
         expected = "low..high with low below high, or low..high:log with low above 0 too"
-        raise ConfigError(f"{named(f.name)}: expected {expected}, found {shown(text)}")
+        raise ConfigError(f"expected {expected}, found {shown(text)}", argument=f.name)
     return Between(low, high, bool(colon))
 
 
-def given(f: Field[Any], value: object) -> Values:
+def values_of(f: Field[Any], value: object) -> Values:
     """What Python, or a sweep's file, says: a value, several, or of numbers a text as a flag's.  Raises ConfigError."""
     if isinstance(value, Between) or (isinstance(value, str) and kind(f) is not str):
-        return written(f, str(value))
+        return values_of_flag(f, str(value))
     several = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
     several = [*several] if isinstance(several, (list, tuple, range)) else [several]  # a set would have another order
     values: list[Any] = [os.fspath(v) if isinstance(v, os.PathLike) else plain(v) for v in several]
     for v in values:
         check(f, v)
-    return listed(f, [float(v) if kind(f) is float else v for v in values])
+    return checked_list(f, [float(v) if kind(f) is float else v for v in values])
 
 
-def listed(f: Field[Any], values: list[Any]) -> Values:
+def checked_list(f: Field[Any], values: list[Any]) -> Values:
     if not values or "" in values:
-        raise ConfigError(f"{named(f.name)}: expected one value or more, found {shown(values and '')}")
+        raise ConfigError(f"expected one value or more, found {shown(values and '')}", argument=f.name)
     if twice := [v for i, v in enumerate(values) if v in values[:i]]:
-        raise ConfigError(f"{named(f.name)}: expected each value once, found {twice[0]!r} twice")
+        raise ConfigError(f"expected each value once, found {twice[0]!r} twice", argument=f.name)
     return values
 
 
 def space_of(settings: dict[str, Any]) -> Space:
-    """The Space of settings as given() takes them.  Raises TypeError for a name that is none, and ConfigError."""
+    """The Space of settings as values_of() takes them.  Raises TypeError for a name that is none, and ConfigError."""
     for name in settings:
         if name not in SETTINGS:
             raise TypeError(f"sweep: unknown setting {name!r}{suggestion(name, SETTINGS)}")
-    space = {name: given(f, settings[name]) for name, f in SETTINGS.items() if name in settings}
-    if "val_fraction" in space and not ends(space["val_fraction"])[0]:
-        raise ConfigError(f"{named('val_fraction')}: expected above 0, for held-out losses are compared, found 0")
+    space = {name: values_of(f, settings[name]) for name, f in SETTINGS.items() if name in settings}
+    if "val_fraction" in space and not bounds(space["val_fraction"])[0]:
+        raise ConfigError("expected above 0, for held-out losses are compared, found 0", argument="val_fraction")
     return space
 
 
 def to_json(values: Values) -> Any:
-    """What given() reads back as the same."""
+    """What values_of() reads back as the same."""
     return values if isinstance(values, list) else str(values)
 
 
@@ -103,46 +104,46 @@ def as_text(values: Values) -> str:
     return ",".join(map(str, values)) if isinstance(values, list) else str(values)
 
 
-def ends(values: Values) -> tuple[Any, Any]:
+def bounds(values: Values) -> tuple[Any, Any]:
     """The least and the largest."""
     return (min(values), max(values)) if isinstance(values, list) else (values.low, values.high)
 
 
-def varied(space: Space) -> list[str]:
+def varied_settings(space: Space) -> list[str]:
     """The settings that are not the same in every trial."""
     return [name for name, values in space.items() if not isinstance(values, list) or len(values) > 1]
 
 
-# ---- samplers: the settings of trial i, whoever asks, and whenever ----
+# ---- samplers: the settings of a trial follow from its number ----
 
 
-def axis(name: str, values: Values) -> Sequence[Any]:
+def all_values(name: str, values: Values) -> Sequence[Any]:
     """All the values of a setting.  Raises ConfigError for a range that has too many."""
     if isinstance(values, list):
         return values
     if not values.whole or values.log or values.high - values.low >= MOST_TRIALS:
         raise ConfigError(
-            f"{named(name)}: expected values a,b,c, or few whole numbers, with {named('sampler')} grid, found {values}"
+            f"expected values a,b,c, or few whole numbers, with {named('sampler')} grid, found {values}", argument=name
         )
     return range(values.low, values.high + 1)
 
 
 def grid_size(space: Space) -> int:
-    return math.prod(len(axis(name, values)) for name, values in space.items())
+    return math.prod(len(all_values(name, values)) for name, values in space.items())
 
 
-def grid(space: Space, number: int) -> dict[str, Any]:
-    """All combinations one after the other, of which the last setting changes first."""
+def grid_point(space: Space, number: int) -> dict[str, Any]:
+    """The combination with this number; the last setting changes first."""
     settings = {}
     for name, values in reversed(space.items()):
-        every = axis(name, values)
+        every = all_values(name, values)
         number, i = divmod(number, len(every))
         settings[name] = every[i]
     return {name: settings[name] for name in space}
 
 
-def at_random(space: Space, seed: int, number: int) -> dict[str, Any]:
-    """Each setting drawn by a generator of its own: what the others may be makes no difference to it."""
+def random_point(space: Space, seed: int, number: int) -> dict[str, Any]:
+    """Each setting is drawn by a generator of its own, so that the other settings do not change it."""
     settings = {}
     for name, values in space.items():
         rng = random.Random(f"{seed}/{number}/{name}")
@@ -150,13 +151,13 @@ def at_random(space: Space, seed: int, number: int) -> dict[str, Any]:
     return settings
 
 
-def tpe(space: Space, seed: int, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:
-    """A round of Optuna's, which is told all trials before it in their order: so a sweep that goes on asks the same."""
+def tpe_points(space: Space, seed: int, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:
+    """A round of Optuna's, from all trials before it in their order, so that a resumed sweep gets the same."""
     optuna = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     states, kinds = optuna.trial.TrialState, optuna.distributions
     distributions: dict[str, Any] = {}
-    for name in varied(space):
+    for name in varied_settings(space):
         values = space[name]
         if isinstance(values, list):
             distributions[name] = kinds.CategoricalDistribution(values)

@@ -14,56 +14,72 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from contextvars import Context
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any
 
-from ..base.config import Given, Sweep, read_recipe
+from ..base.config import Config, RunSettings, Sweep
+from ..base.config_file import read_recipe
 from ..base.errors import ConfigError, DataError, named
-from ..base.files import Folder, folder_at, write_all
+from ..base.files import AnyPath, Folder, folder_at, path_text, write_all
 from ..base.progress import progress_bar
+from ..base.settings import Given
 from ..base.signals import interrupt_at_the_end
+from ..base.signature import accepts
 from ..base.terminal import reason, shown
 from ..base.threads import check
 from ..runs.run import SWEEP
-from . import executors, trial
+from . import executors
 from .plan import Plan
-from .space import varied
-from .trial import INTERRUPTED, PAUSED, RUNNING, UNSAVED, Task, Trial
-
-if TYPE_CHECKING:
-    from ..api import Path
+from .space import varied_settings
+from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
 
 TRIALS = "trials.jsonl"
 POLL_SECONDS = 0.1
 
 
-def sweep(
-    out: Path | None = None,
-    *,
-    resume: Path | None = None,
-    executor: object = "process",
-    threads: int | None = None,
-    recipe: str | None = None,
-    progress: bool = False,
-    **settings: Any,
-) -> list[Trial]:
-    """Train with many settings in the directory `out`, or go on with `resume`; returns the trials, the best first.
+Ints = int | Sequence[int] | str
+Floats = float | Sequence[float] | str
+Strs = str | Sequence[str]
 
-    A setting of train() may be a value, several in a list, or "low..high" or "low..high:log"; those of the sweep are
-    trials, sampler, round, rungs, sweep_seed and trial_timeout, as on the command line.  `executor` is a name as there,
-    a concurrent.futures.Executor, or a callable that returns one; processes are spawned, so that a script needs its
-    `if __name__ == "__main__":`.  Raises what train() does; after Ctrl-C, when all is saved, KeyboardInterrupt.
+
+@dataclass(frozen=True)
+class Sweeping(RunSettings[Ints, Floats, Strs], Sweep):
+    """What sweep() may be given.  Of this class only the signature is used."""
+
+    out: AnyPath | None = None
+    _: KW_ONLY
+    input: AnyPath | Sequence[AnyPath] = Config.input
+    resume: AnyPath | None = None
+    executor: object = "process"
+    threads: int | None = None
+    recipe: str | None = None
+    progress: bool = False
+
+
+@accepts(Sweeping)
+def sweep(given: Given) -> list[Trial]:
+    """Train with many settings in the directory `out`, or continue with `resume`; returns the trials, the best first.
+
+    A setting of train() may be a value, several in a list, or "low..high" or "low..high:log"; those of the sweep itself
+    are values.  `executor` is a name as on the command line, a concurrent.futures.Executor, or a callable that returns
+    one; processes are spawned, so a script needs its `if __name__ == "__main__":`.  `threads` is how many train a
+    trial, `recipe` names settings to begin with, and `progress` shows a bar.  Raises what train() does; after Ctrl-C,
+    when all is saved, KeyboardInterrupt.
 
     >>> microgpt.sweep("sweeps/first", trials=24, learning_rate="1e-3..1e-1:log", n_embd=[16, 32])   # doctest: +SKIP
-    """
-    from ..api import text_of
 
-    paths = ((out, "out"), (resume, "resume"))
-    begin, go_on = (None if path is None else text_of(path, name) for path, name in paths)
-    own = {f.name: settings.pop(f.name) for f in fields(Sweep) if f.name in settings}
-    space = ({} if recipe is None else read_recipe(recipe)) | settings
+    SETTINGS
+    """
+    given = dict(given)
+    paths = ((name, given.pop(name, None)) for name in ("out", "resume"))
+    out, resume = (None if path is None else path_text(path, name) for name, path in paths)
+    executor = given.pop("executor", Sweeping.executor)
+    threads, recipe, progress = (given.pop(name, None) for name in ("threads", "recipe", "progress"))
+    own = {f.name: given.pop(f.name) for f in fields(Sweep) if f.name in given}
+    space = ({} if recipe is None else read_recipe(recipe)) | given
     with interrupt_at_the_end() as stop:
-        return run(begin, go_on, own, space, executor, threads, stop, progress).best_first()
+        return run(out, resume, own, space, executor, threads, stop, bool(progress)).best_first()
 
 
 def run(
@@ -81,15 +97,15 @@ def run(
         raise ConfigError(f"expected either a directory for the sweep or {named('resume')}, found {shown(out)}")
     with ExitStack() as held:
         if resume is not None:
-            folder = held.enter_context(closing(opened(resume)))
+            folder = held.enter_context(closing(open_directory(resume)))
             plan = Plan.read(folder)
-            plan.go_on(own, given)
+            plan.resume(own, given)
         else:
             plan = Plan.of(own, given)
         n_threads = None if threads is None else check(threads)
-        workers, share = held.enter_context(executors.running(executor))
+        workers, share = held.enter_context(executors.open_executor(executor))
         if out is not None:
-            folder = held.enter_context(closing(created(out)))
+            folder = held.enter_context(closing(create_directory(out)))
         plan.write(folder)
         lines = held.enter_context(closing(Lines(folder)))
         bar = progress_bar(plan.config.trials) if progress else None
@@ -103,7 +119,7 @@ def run(
 # ---- its directory ----
 
 
-def created(path: str) -> Folder:
+def create_directory(path: str) -> Folder:
     """A directory for a new sweep, which is ours until it is closed.  Raises ConfigError when it has one already."""
     os.makedirs(path, exist_ok=True)
     folder = Folder(path)
@@ -111,15 +127,15 @@ def created(path: str) -> Folder:
     held = [name for name in sorted(os.listdir(folder.fd)) if name in (SWEEP, TRIALS) or name.startswith("trial-")]
     if held:
         goes_on = f"; {named('resume')} {path} goes on with it" if SWEEP in held else ""
-        raise ConfigError(f"{named('out')}: expected a directory without a sweep, found {held[0]} in {path!r}{goes_on}")
+        raise ConfigError(f"expected a directory without a sweep, found {held[0]} in {path!r}{goes_on}", argument="out")
     return folder
 
 
-def opened(path: str) -> Folder:
+def open_directory(path: str) -> Folder:
     """The directory of a sweep, which is ours until it is closed."""
     folder = folder_at(path)
     if folder is None or not os.path.exists(folder.file(SWEEP)):
-        raise DataError(f"{named('resume')}: expected the directory of a sweep, found {path!r}")
+        raise DataError(f"expected the directory of a sweep, found {path!r}", argument="resume")
     folder.lock("sweeping")
     return folder
 
@@ -131,7 +147,7 @@ class Lines:
         self.path = folder.file(TRIALS)
         self._fd = folder.open(TRIALS, os.O_RDWR | os.O_CREAT)
         with open(self._fd, "rb", closefd=False) as file:
-            self.recorded, self._size = read(file, self.path)
+            self.recorded, self._size = read_trials(file, self.path)
         os.ftruncate(self._fd, self._size)
         os.lseek(self._fd, self._size, os.SEEK_SET)
 
@@ -151,15 +167,15 @@ class Lines:
         os.close(self._fd)
 
 
-def read(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
-    """(trials, how many bytes they take) of a trials.jsonl, of which the last line may be a part.  Raises DataError."""
+def read_trials(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
+    """(trials, their size in bytes) of a trials.jsonl, without a last line that is incomplete.  Raises DataError."""
     lines = [line for line in file if line.endswith(b"\n")]
     try:
         trials = [Trial(**json.loads(line)) for line in lines]
         if [t.trial for t in trials] != list(range(len(trials))):
             raise ValueError("one is missing")
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: expected a trial in every line: {error}") from None
+        raise DataError(f"expected a trial in every line: {error}", subject=path) from None
     return trials, sum(map(len, lines))
 
 
@@ -192,25 +208,25 @@ class Sweeper:
     def run(self) -> None:
         n, recorded = self.plan.config.trials, self.lines.recorded
         size = n if self.plan.independent else self.plan.config.round
-        self.folder.write(RUNNING, self.token.encode())
+        self.folder.write(RUNNING_FILE, self.token.encode())
         try:
             for start in range(0, n, size):
                 numbers = range(start, min(start + size, n))
                 if len(before := recorded[start : numbers.stop]) == len(numbers):
-                    self.ended(before)
+                    self.record_end(before)
                 elif not self.stop:
                     self.run_round(numbers, before)
         finally:
-            self.halt()
+            self.stop_trials()
 
-    def halt(self) -> None:
+    def stop_trials(self) -> None:
         """Have all trials stop and save."""
         with suppress(OSError):
-            os.unlink(RUNNING, dir_fd=self.folder.fd)
+            os.unlink(RUNNING_FILE, dir_fd=self.folder.fd)
 
     def run_round(self, numbers: range, recorded: list[Trial]) -> None:
         """Train the trials of a round, those that are recorded excepted, and write how they end."""
-        trials = [Trial(n, settings) for n, settings in zip(numbers, self.plan.ask(numbers, self.trials))]
+        trials = [Trial(n, settings) for n, settings in zip(numbers, self.plan.choose(numbers, self.trials))]
         begun = [t for t in self.plan.round if t.trial in numbers]  # all or none
         for t in recorded + begun:
             if t.settings != (asked := trials[t.trial - numbers.start].settings):
@@ -222,7 +238,7 @@ class Sweeper:
         for i in range(self.plan.n_rungs * bool(begun), len(self.plan.config.steps)):
             if not self.rung(i, trials):
                 return
-        self.ended(recorded)
+        self.record_end(recorded)
         trials = trials[len(recorded) :]
         self.write(trials)
         for _ in self.train(trials, None):
@@ -247,9 +263,9 @@ class Sweeper:
         first = trials[0].trial if trials else 0
         while (i := len(self.trials) - first) < len(trials) and trials[i].status != PAUSED:
             self.lines.append(trials[i])
-            self.ended([trials[i]])
+            self.record_end([trials[i]])
 
-    def ended(self, trials: list[Trial]) -> None:
+    def record_end(self, trials: list[Trial]) -> None:
         self.trials += trials
         if self.bar is not None:
             losses = [t.val_loss for t in self.trials if t.status == "done" and t.val_loss is not None]
@@ -257,7 +273,7 @@ class Sweeper:
             self.bar.update(len(trials))
 
     def train(self, trials: list[Trial], until: int | None) -> Iterator[Trial]:
-        """Train those that may go on, to a step or to the end; each, as it became, when it ends.
+        """Train the paused trials to a step or to the end, and yield each when it ends.
 
         Raises OSError when one cannot be saved.  After a stop those that were interrupted are missing.
         """
@@ -276,7 +292,7 @@ class Sweeper:
                     yield t
                 elif end.status == UNSAVED:
                     error = error or f"trial {t.trial}: {end.error}"
-                    self.halt()
+                    self.stop_trials()
                 elif end.status != INTERRUPTED:
                     vars(t).update(vars(end))
                     yield t
@@ -299,12 +315,12 @@ class Sweeper:
         try:
             for t in trials:
                 if not self.stop:  # submit() itself may do the work
-                    futures[future := self.executor.submit(trial.train, t, task)] = t
+                    futures[future := self.executor.submit(train_trial, t, task)] = t
                     future.add_done_callback(ended.put)
             while futures:
                 if self.stop and not halted:
                     halted = True
-                    self.halt()
+                    self.stop_trials()
                     for future in list(futures):
                         future.cancel()
                 with suppress(queue.Empty):
@@ -322,12 +338,22 @@ class Sweeper:
                 future.cancel()
 
 
+def train_trial(t: Trial, task: Task) -> Trial:
+    """What an executor runs: the trial, trained to a step from where it is, and measured there, whatever went wrong.
+
+    Its messages name settings as files do, not flags.  Only a worker imports what trains: the sweep starts at once.
+    """
+    from . import worker
+
+    return Context().run(worker.train, t, task)
+
+
 # ---- the end ----
 
 
 def table(sweeper: Sweeper) -> Iterator[str]:
     """The lines of a table, the best trial first."""
-    names, trials = varied(sweeper.plan.space), sweeper.best_first()
+    names, trials = varied_settings(sweeper.plan.space), sweeper.best_first()
     rows = [["trial", "held-out loss", "step", "status", *names]]
     for t in trials:
         loss = "–" if t.val_loss is None else f"{t.val_loss:.4f}" if t.val_loss < 1e6 else f"{t.val_loss:.3g}"

@@ -1,22 +1,13 @@
-"""One trial of a sweep: what becomes of it, and what a worker is told of it.
-
-Whoever only hands trials out needs no more than this, and begins at once; worker.py is what trains.
-"""
+"""One trial of a sweep: what becomes of it, and what a worker needs to know to train it."""
 
 from __future__ import annotations
 
-import os
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..base.config import Config
-from ..base.files import may_be
-from ..core.documents import at_hand
+RUNNING_FILE = "running"  # a file in a sweep's directory, there as long as the sweep runs
 
-RUNNING = "running"  # the file in a sweep's directory that says that it goes on
-
-PAUSED = "paused"  # not begun, or at a rung: it may go on
+PAUSED = "paused"  # not begun, or at a rung: to be continued
 INTERRUPTED = "interrupted"  # with its sweep, and saved
 UNSAVED = "unsaved"  # its directory cannot be written, which is no fault of the trial's
 
@@ -43,24 +34,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told beside the trial, with paths that are good anywhere."""
+    """What a worker needs beside the trial; its paths do not depend on the worker's directory."""
 
     directory: str  # of the sweep
     cwd: str  # where it was begun
-    token: str  # what is in RUNNING as long as it goes on
+    token: str  # the content of RUNNING_FILE while this sweep runs
     until: int | None  # the step, or None: to the end
     limit: float  # seconds for all of the trial; 0 is any
     threads: int | None
-
-
-def train(t: Trial, task: Task) -> Trial:
-    """The trial, trained to a step from where it is, and measured there, whatever went wrong."""
-    from . import worker
-
-    return Context().run(worker.train, t, task)  # not among flags: in the file settings have their names
-
-
-def input_of(config: Config, cwd: str) -> str:
-    """Where a trial's text is: as seen from where the sweep began, or else from here."""
-    path = os.path.join(cwd, config.input)
-    return path if may_be(path) else os.path.abspath(at_hand(config.input))

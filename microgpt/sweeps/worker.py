@@ -11,18 +11,18 @@ from ..base.config import Config
 from ..base.errors import ConfigError, DataError, NotFiniteError, SamplingError
 from ..base.files import folder_at
 from ..base.terminal import escaped, quiet
-from ..core.evaluate import Evaluator
 from ..core.trainer import Trainer
 from ..runs import loop
 from ..runs.history import History
+from ..runs.inputs import input_of_trial
 from ..runs.run import CHECKPOINT, PREVIOUS, Run
-from .trial import INTERRUPTED, PAUSED, RUNNING, UNSAVED, Task, Trial, input_of
+from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
 
 LOOK_SECONDS = 0.1  # how often a trial looks there, and at the clock
 
 
 def train(t: Trial, task: Task) -> Trial:
-    """trial.train(), in a context of its own."""
+    """The trial, trained to a step from where it is, and measured there, whatever went wrong."""
     quiet()
     started = t.started or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     t, stop = replace(t, step=None, val_loss=None, started=started), Stop(t, task)
@@ -53,18 +53,18 @@ def run(t: Trial, task: Task, stop: Stop) -> str:
     with closing(Run(directory)) as run:
         begun = any(os.path.exists(run.file(name)) for name in (CHECKPOINT, PREVIOUS))
         saved = run.resume() if begun else None
-        trainer = Trainer(config, saved, saves=True, input=input_of(config, task.cwd), threads=task.threads)
+        trainer = Trainer(config, saved, saves=True, input=input_of_trial(config.input, task.cwd), threads=task.threads)
         if saved is None:
             run.create()
-        run.start(trainer)
+        run.start(trainer.checkpoint(), trainer.input)
         t.run, stop.trainer, history = t.name, trainer, History()
         loop.train(trainer, run, stop=stop, history=history)
         if stop.why not in ("", PAUSED) and not trainer.done:
             return stop.why
         t.step = trainer.step_count
         t.val_loss = dict(history.val_losses).get(t.step)
-        if t.val_loss is None:  # measured apart: a rung is no measurement of the run's own, which early stopping counts
-            t.val_loss = Evaluator(trainer.params, trainer.documents.held_out, trainer.threads).loss()
+        if t.val_loss is None:  # and early stopping does not count it: a rung is not one of the run's own measurements
+            t.val_loss = trainer.evaluate()
         return "done" if trainer.done else PAUSED
 
 
@@ -89,7 +89,7 @@ class Stop:
 def goes_on(task: Task) -> bool:
     """Whether this is still the sweep that works in the directory: when it ends, or another resumes, its trials end."""
     try:
-        with open(os.path.join(task.directory, RUNNING)) as file:
+        with open(os.path.join(task.directory, RUNNING_FILE)) as file:
             return file.read() == task.token
     except FileNotFoundError:
         return False

@@ -13,7 +13,7 @@ from helpers import tiny_trainer
 
 from microgpt.base import files
 from microgpt.base.errors import CheckpointError, MissingError
-from microgpt.runs import run
+from microgpt.runs import checkpoint, run
 
 # ---- a write ----
 
@@ -251,7 +251,7 @@ def saves(tmp_path_factory):
     trainer, found = tiny_trainer(folder), []
     for step in range(3):
         trainer.steps(step, [], ())
-        found.append(bytes(trainer.checkpoint().to_bytes()))
+        found.append(bytes(checkpoint.to_bytes(trainer.checkpoint())))
     return found
 
 
@@ -330,10 +330,10 @@ def test_metrics_come_first(tmp_path):
 
     def work():
         target.create()
-        target.start(trainer)
+        target.start(trainer.checkpoint(), trainer.input)
         trainer.steps(1, losses := [], ())
         target.add_metrics(1, losses, [0.01], None)
-        target.save(trainer)
+        target.save(trainer.checkpoint())
         target.close()
 
     operations = record(tmp_path / "run", work)

@@ -55,7 +55,7 @@ def test_a_container(in_container, tmp_path, command):
     if command in ("sample", "eval"):
         assert in_container(most, "train", *wide, "--out", run).returncode == 0
     found = []
-    for n_bytes in range(100 * 10**6, most, 80 * 10**6):
+    for n_bytes in range(100 * 10**6, most, 150 * 10**6):
         line = {
             "train": ["train", *wide],
             "train --out": ["train", *wide, "--out", tmp_path / str(n_bytes)],

@@ -7,8 +7,10 @@ import pytest
 from helpers import microgpt, write_names
 
 from microgpt.__main__ import main
-from microgpt.base.config import Config, Sampling, flag, read_toml, to_toml
+from microgpt.base.config import Config, Sampling
+from microgpt.base.config_file import read_toml, to_toml
 from microgpt.base.errors import ConfigError
+from microgpt.base.settings import flag
 
 NUMBERS = ["nan", "inf", "-inf", "1e400", str(2**63), str(10**20), "9" * 5000, "1_000", "١٢", "", "ten", "0x10", " 1"]
 NUMBERS += ["-1"]

@@ -126,6 +126,18 @@ def test_the_input_here_comes_first(folder, call):
     check_refusal(call("train"), 1, "input.txt", "No such file")
 
 
+def test_a_file_is_the_input(empty, call):
+    """`train FILE`, before flags or after them, is `train --input FILE`, to train as well as to resume."""
+    Path("names.txt").write_text("emma\nolivia\nava\n")
+    flags = ["--num-steps=2", "--num-samples=1"]
+    wanted = call("train", "--input=names.txt", *flags)
+    assert wanted[0] == 0 and wanted == call("train", "names.txt", *flags) == call("train", *flags, "names.txt")
+    assert call("train", "names.txt", "--out=run", *flags)[0] == 0
+    os.rename("names.txt", "moved.txt")
+    assert call("train", "--resume=run", "--num-steps=3", "moved.txt")[0] == 0
+    check_refusal(call("train", "--resume=run", "--num-steps=4", "names.txt"), 1, "names.txt", "No such file")
+
+
 def test_an_input_that_is_asked_for(empty, call):
     """An input that was named is never another one, though its name be that of the default."""
     check_refusal(call("train", "--input=input.txt"), 1, "input.txt", "No such file")
@@ -288,8 +300,9 @@ BAD_USAGE = {
     "flag like another": (["train", "--num_steps=3"], "did you mean '--num-steps'? (see microgpt train --help)"),
     "abbreviated flag": (["train", "--num-step", "8"], "--num-step"),
     "missing value": (["train", "--seed"], "--seed"),
-    "stray word": (["train", "quickly"], "quickly"),
-    "several lines": (["train", "two\nlines\x1b[31m"], "two"),
+    "stray word": (["train", "input.txt", "quickly"], "quickly"),
+    "several lines": (["train", "input.txt", "two\nlines\x1b[31m"], "two"),
+    "two inputs": (["train", "a.txt", "--input", "b.txt"], "--input: expected none with FILE 'a.txt', found 'b.txt'"),
     "heads": (["train", "--n-head", "3"], "--n-head: expected a divisor of --n-embd 16, found 3"),
     "dtype": (["train", "--dtype", "float16"], "--dtype: expected one of float64, float32, found 'float16'"),
     "too large": (["train", "--n-embd", "65536", "--n-head", "1"], "--n-embd 65536"),

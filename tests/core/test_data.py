@@ -221,6 +221,13 @@ def test_windows(length, block_size, batch_size):
         assert dataset.max_columns == len(expected[0][0]) and dataset.n_truncated == dataset.n_lost == 0
 
 
+def test_what_is_lost():
+    """Of documents longer than the context their ends are lost: how many documents, and how many characters."""
+    texts = ["abcdefghi", "abc", "abcd", "abcde"]
+    dataset = Dataset(texts, Tokens(vocabulary(texts), "line"), Config(block_size=4))
+    assert (dataset.n_truncated, dataset.n_lost, dataset.n_characters) == (3, 5 + 0 + 1, 21)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_windows_move(length):
     """From epoch to epoch windows begin wherever there is room, in another order; each character is a target at most

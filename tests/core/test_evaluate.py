@@ -12,6 +12,7 @@ from microgpt import api
 from microgpt.base.errors import DataError, SamplingError
 from microgpt.core.evaluate import Evaluator
 from microgpt.core.trainer import Trainer
+from microgpt.runs import checkpoint
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_losses_without_sense(tmp_path, weight):
     trainer = tiny_trainer(tmp_path)
     trainer.params["lm_head"][:] = weight
     trainer.params["lm_head"][0] = -weight
-    (tmp_path / "c.npz").write_bytes(trainer.checkpoint().to_bytes())
+    (tmp_path / "c.npz").write_bytes(checkpoint.to_bytes(trainer.checkpoint()))
     commands = [["eval", "c.npz"], ["score", "c.npz", trainer.documents.training[0]]]
     for command in commands if weight == 1e308 else commands[:1]:
         for flags in ([], ["--json"]):

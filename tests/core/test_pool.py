@@ -29,7 +29,7 @@ SHAPES = [
 
 def state(trainer):
     """All bytes that steps lead to."""
-    parts = [trainer.params.flat, trainer.adam.m, trainer.adam.v, trainer.grads.flat]
+    parts = [trainer.params.flat, trainer.optimizer.arrays["m"], trainer.optimizer.arrays["v"], trainer.grads.flat]
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
@@ -91,10 +91,10 @@ def test_a_loss_that_is_not_finite(tmp_path):
         trainer = tiny_trainer(tmp_path, batch_size=8, threads=threads)
         trainer.step()
         trainer.params.views["lm_head"][0, 0] = float("inf")
-        before = trainer.params.flat.tobytes(), trainer.adam.m.tobytes()
+        before = trainer.params.flat.tobytes(), trainer.optimizer.arrays["m"].tobytes()
         with pytest.raises(NotFiniteError, match="step 2"):
             trainer.step()
-        assert (trainer.params.flat.tobytes(), trainer.adam.m.tobytes()) == before
+        assert (trainer.params.flat.tobytes(), trainer.optimizer.arrays["m"].tobytes()) == before
         assert trainer.step_count == 1
 
 
@@ -182,6 +182,56 @@ def test_forks(tmp_path):
     *children, parent = result.stdout.splitlines()
     assert parent.endswith(" {0}"), result.stderr
     assert set(children) == {parent.split()[0]} and len(children) == 20
+
+
+WORKERS = """
+import os, resource, signal, sys
+sys.path.insert(0, "tests")
+from pathlib import Path
+from helpers import tiny_trainer
+one, many = (tiny_trainer(Path(sys.argv[1]), batch_size=64, threads=n) for n in (1, 64))
+def tasks():
+    return {path.name for path in Path("/proc/self/task").iterdir()}
+before = tasks()
+if sys.argv[2] == "few":
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (24 << 20), resource.RLIM_INFINITY))
+for trainer in one, many:
+    trainer.step()
+    trainer.step()
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+workers = tasks() - before
+masks = {Path(f"/proc/self/task/{task}/status").read_text().partition("SigBlk:")[2].split()[0] for task in workers}
+ours = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+print(len(workers), one.params.flat.tobytes() == many.params.flat.tobytes(), len(ours), *masks)
+"""
+
+
+def workers(folder, how):
+    """(their number, whether 64 threads and one agree, how many signals Python blocks, those that workers do)."""
+    process = subprocess.run(
+        [sys.executable, "-c", WORKERS, folder, how],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return process.stdout.split()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+def test_fewer_threads_than_wanted(tmp_path):
+    """Where the system gives fewer threads than are wanted the bytes are the same."""
+    n, same, *_ = workers(tmp_path, "few")
+    assert 0 < int(n) < 63 and same == "True"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+def test_workers_take_no_signals(tmp_path):
+    """Every signal that can be blocked is, in the workers and not in the thread that called them."""
+    n, same, blocked, *masks = workers(tmp_path, "all")
+    assert (n, same, blocked) == ("63", "True", "0")
+    assert len(masks) == 1 and all(
+        int(masks[0], 16) >> (number - 1) & 1 for number in range(1, 32) if number not in (9, 19)
+    )
 
 
 def test_signals_are_for_python(tmp_path):

@@ -81,6 +81,18 @@ def test_the_kernel_against_numpy(dtype, m):
             assert (choose(logits, uniforms, sampling) == chosen(logits, uniforms, sampling)).all(), (settings, n)
 
 
+def test_each_thread_ranks_by_itself():
+    """Threads that rank a large vocabulary at the same time choose what one thread chooses."""
+    m, n, found = 20_000, 64, []
+    rng = np.random.default_rng(3)
+    logits, uniforms = np.asfortranarray(rng.standard_normal((m, n))), rng.random(n)
+    for threads in 1, 4, 4, 4:
+        tokens, work, probs = np.zeros(n, np.int32), np.zeros(threads * m, np.int32), np.zeros(m * (n + threads))
+        assert c.drawing(tokens, probs, work, logits, uniforms, m, threads)(n, 1.0, 5000, 0.9)
+        found.append(tokens.tolist())
+    assert found == found[:1] * 4
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_logits_that_are_not_finite(dtype, wrong):
@@ -98,9 +110,9 @@ WAYS = [{}, {"temperature": 0}, {"temperature": 1.5, "top_k": 5}, {"top_p": 0.8,
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_any_number_of_threads(trained, way):
     """Sample i is the same by any number of threads, in batches of any size, and they come in their order."""
-    expected = drawn(trained, 1, probs=True, num_samples=30, **way)
-    for threads, columns in (2, 1), (3, 4), (5, 30), (8, None):
-        assert drawn(trained, columns, probs=True, threads=threads, num_samples=30, **way) == expected
+    expected = drawn(trained, 1, probs=True, num_samples=12, **way)
+    for threads, columns in (2, 1), (3, 4), (5, 12), (8, None):
+        assert drawn(trained, columns, probs=True, threads=threads, num_samples=12, **way) == expected
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -323,11 +335,11 @@ def test_past_the_context(short, prompt, temperature):
 @pytest.mark.parametrize("prompt", ["", "abcdefgha"])
 def test_past_the_context_side_by_side(short, prompt):
     """They are the same however many are drawn side by side, by any number of threads, and the first of more too."""
-    settings = {"num_samples": 30, "prompt": prompt, "length": 30, "temperature": 1.5}
+    settings = {"num_samples": 9, "prompt": prompt, "length": 20, "temperature": 1.5}
     expected = drawn(short, 1, probs=True, **settings)
-    for threads, columns in (1, 3), (1, 100), (3, 7), (2, 30), (8, None):
+    for threads, columns in (1, 2), (1, 100), (3, 4), (2, 9), (2, None):
         assert drawn(short, columns, probs=True, threads=threads, **settings) == expected
-    assert drawn(short, 8, probs=True, **settings | {"num_samples": 11}) == expected[:11]
+    assert drawn(short, 3, probs=True, **settings | {"num_samples": 4}) == expected[:4]
 
 
 def test_probabilities_and_scores(short):

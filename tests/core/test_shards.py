@@ -33,7 +33,7 @@ def test_threads(dtype):
     for threads in 1, 2, 3:
         t = trainer(4, threads, dtype=dtype, grad_clip=0.5)
         losses = [t.step() for _ in range(10)]
-        found.add((*losses, t.params.flat.tobytes(), t.adam.v.tobytes()))
+        found.add((*losses, t.params.flat.tobytes(), t.optimizer.arrays["v"].tobytes()))
     assert len(found) == 1
 
 
@@ -89,3 +89,17 @@ def test_a_loss_that_is_not_finite():
     with pytest.raises(NotFiniteError, match="step 1"):
         t.step()
     assert t.params.flat.tobytes() == before
+
+
+def test_a_loss_is_summed_in_double_precision():
+    """In float32 the loss of shards is the sum of the losses' products with their weights, each in float64."""
+    t, expected = trainer(2, dtype="float32"), 0.0
+    for shard in t.shards:
+        start, n = t.dataset.part(0, *shard)
+        t.replay.over(start, n)
+        losses, weights = t.replay.values["losses"][0, :n].tolist(), t.dataset.arrays["weights"][start : start + n]
+        products = 0.0
+        for loss, weight in zip(losses, weights.tolist()):
+            products += loss * weight
+        expected += products
+    assert t.step() == expected != float(np.float32(expected))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import INPUT, golden, tiny_trainer, train
+from helpers import INPUT, everything, golden, tiny_trainer, train
 
 from microgpt.base.config import Config
 from microgpt.base.errors import ConfigError, DataError, NotFiniteError, SamplingError
@@ -77,7 +77,8 @@ def test_two_runs_give_equal_bits(settings):
     assert first.losses == second.losses and first.samples == second.samples
     a, b = first.trainer, second.trainer
     assert a.params.flat.tobytes() == b.params.flat.tobytes()
-    assert a.adam.m.tobytes() == b.adam.m.tobytes() and a.adam.v.tobytes() == b.adam.v.tobytes()
+    for name in "m", "v":
+        assert a.optimizer.arrays[name].tobytes() == b.optimizer.arrays[name].tobytes()
 
 
 def test_seed_matters():
@@ -166,5 +167,33 @@ def test_held_out_loss_not_finite(tmp_path):
 def test_a_tie_is_no_new_best(tmp_path):
     """A held-out loss that is only as good as the best counts among those that --patience waits for."""
     trainer = tiny_trainer(tmp_path, val_fraction=0.3)
-    assert trainer.evaluate() == trainer.evaluate() == trainer.best_val_loss
-    assert trainer.n_worse == 1
+    assert [trainer.record(loss) for loss in (2.0, 2.0, 2.5, 1.5)] == [True, False, False, True]
+    assert (trainer.best_val_loss, trainer.n_worse) == (1.5, 0)
+    assert not trainer.record(1.5) and trainer.n_worse == 1
+
+
+def test_evaluate_changes_nothing(tmp_path):
+    """Evaluating is a query: it counts no measurement, and the run continues with the same bits."""
+    trainer, same = (tiny_trainer(tmp_path, 3, val_fraction=0.3) for _ in range(2))
+    before = everything(trainer.checkpoint())
+    assert trainer.evaluate() == trainer.evaluate()
+    assert everything(trainer.checkpoint()) == before
+    assert trainer.step() == same.step() and everything(trainer.checkpoint()) == everything(same.checkpoint())
+
+
+def test_attention_is_that_of_the_last_batch(tmp_path):
+    """Each step's attention weights have its own documents' lengths, and rows that sum to 1."""
+    trainer = train(tmp_path, ["a", "abcdef", "abc", "ab"], num_steps=4, batch_size=2, n_embd=4, n_head=2)
+    lengths = [len(document) + 1 for document in trainer.documents.training]
+    for step in range(4):
+        trainer.step()
+        first = 2 * step % 4
+        found = trainer.attention(0)
+        assert [weights.shape for weights in found] == [(2, n, n) for n in lengths[first : first + 2]]
+        assert all(np.allclose(weights.sum(axis=2), 1) for weights in found)
+
+
+def test_repr(tmp_path):
+    """A trainer says in one line where it is."""
+    trainer = tiny_trainer(tmp_path, 3)
+    assert repr(trainer) == f"<Trainer at step 3 of 8: {trainer.params.flat.size:,} parameters>"

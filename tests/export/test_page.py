@@ -7,7 +7,7 @@ import pytest
 from helpers import microgpt, write_names
 from pages import HOSTILE
 
-from microgpt.export.page import page
+from microgpt.export.page import PARTS, page
 
 NAMES = ["anna", "hanah", "bo", "nab", "abba", "dana", "hab"]
 
@@ -162,7 +162,7 @@ def test_hostile_text(exported, trained, split):
 
 def test_data_is_text():
     """Text in a page's data cannot end its element, and comes back as it was."""
-    made = page(HOSTILE[0], {"texts": HOSTILE}, [], ["dom.js"])
+    made = page(HOSTILE[0], {"texts": HOSTILE}, [], [PARTS / "dom.js"])
     (data,) = re.findall(r'<script type="application/json" id="data">(.*)</script>\n', made)
     assert json.loads(data) == {"texts": HOSTILE} and made.count("</script") == 2
 

@@ -12,7 +12,7 @@ BROKEN = {
     "settings": ("microgpt.base.config.Range.__contains__", lambda self, value: value == value),
     "metrics": ("microgpt.runs.metrics.size_of_steps", lambda file, n_steps: 0),
     "text": ("microgpt.core.data.Dataset.batch", lambda self, step: (0, 1)),
-    "prompts": ("microgpt.api.Model._check_text", lambda self, name, text, most: None),
+    "prompts": ("microgpt.runs.trained.Trained._check_text", lambda self, name, text, most: None),
     "arguments": ("microgpt.kernels.checks.overlap", lambda a, b: False),
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import reference
 from builds import KERNELS
+from helpers import each
 from kernel_cases import NAMES, arguments, call, flat, misaligned, outs, read_only, same_bits
 
 from microgpt import kernels as default_kernels
@@ -28,7 +29,7 @@ SHAPES = [(1, 1), (1, 5), (2, 3), (3, 1), (5, 7), (7, 2), (8, 3), (9, 4), (13, 1
 SHAPES += [(16, 5), (17, 3), (32, 4), (33, 2), (64, 5)]
 GAP = -1e10  # what stands between the columns of an output
 
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+shapes = each("shape", SHAPES)
 names = pytest.mark.parametrize("name", NAMES)
 
 
@@ -215,7 +216,7 @@ def test_embedding(kernels, dtype, shape):
 
 
 @pytest.mark.parametrize("n_head, head_dim", [(1, 1), (1, 7), (2, 4), (3, 5), (1, 13)])
-@pytest.mark.parametrize("lengths", [[1], [5], [1, 1, 1], [3, 0, 17], [8, 9, 2]], ids=str)
+@each("lengths", [[1], [5], [1, 1, 1], [3, 0, 17], [8, 9, 2]])
 def test_attention(kernels, dtype, n_head, head_dim, lengths):
     """Packed attention, its weights and its gradients are the tape's, document by document."""
     n_embd, n_tokens, longest = n_head * head_dim, sum(lengths), max(lengths)
@@ -384,7 +385,7 @@ def test_what_is_tiny_counts_as_0(kernels, dtype):
 
 
 @names
-@pytest.mark.parametrize("shape", [(3, 0), (1, 0), (0, 0)], ids=str)
+@each("shape", [(3, 0), (1, 0), (0, 0)])
 def test_no_columns(kernels, dtype, name, shape):
     """Without columns every kernel returns empty or zero results of the right shape."""
     result = getattr(kernels, name)(**arguments(kernels, name, dtype, *shape))
@@ -463,7 +464,7 @@ def in_layout(layout, value):
     return value
 
 
-@pytest.mark.parametrize("rows", [5, 16, 32, 64])
+@each("rows", [5, 16, 32, 64])
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("softmax", "rmsnorm"))])
 def test_from_the_first_column_or_the_last(kernels, dtype, name, rows):
     """Where an output lies decides which column is first (see from_last in C), and changes no bit."""
@@ -507,7 +508,7 @@ def test_zeros_in_any_layout(kernels):
 
 
 @names
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each("layout", LAYOUTS)
 def test_any_layout(kernels, dtype, name, layout):
     """A call gives the same bits whatever the layout of its arrays, and leaves the inputs as they were."""
     for m, n in ((1, 1), (5, 4), (17, 9), (16, 1)):

@@ -6,12 +6,14 @@ import random
 import shutil
 from collections import Counter
 from itertools import accumulate
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import TINY, microgpt, write_names
 
 import microgpt as package
+from microgpt.base.config import Config
 from microgpt.base.errors import ConfigError, DataError, SamplingError
 from microgpt.export.page import model_data
 from microgpt.report import figures, lens, neurons, novelty, plot, report
@@ -49,6 +51,13 @@ def model(request, folder):
 
 def a_text(model):
     return "to be" if model.config.split == "none" else model.documents().training[0][: model.config.block_size]
+
+
+def test_excerpts_are_different():
+    """A text that comes twice among the documents, or among the invented ones, is shown once."""
+    documents = SimpleNamespace(held_out=[], training=["anna", "bo", "anna", "ab"], running=False)
+    model = SimpleNamespace(config=Config(block_size=8), sample=lambda **_: documents.training)
+    assert figures.excerpts(model, documents) == figures.excerpts(model, None) == ["anna", "bo", "ab"]
 
 
 def test_parts_sum_to_the_logit(model):

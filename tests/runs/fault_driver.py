@@ -125,12 +125,12 @@ def saves():
         directory.mkdir()
     first = run.Run(str(states["third save"]))
     first.create()
-    first.start(trainer)
+    first.start(trainer.checkpoint(), trainer.input)
     shutil.copytree(states["third save"], states["second save"], dirs_exist_ok=True)
     shutil.copytree(states["third save"], states["stale temporary file"], dirs_exist_ok=True)
     (states["stale temporary file"] / ".checkpoint.npz.tmp").write_bytes(b"half of something")
     trainer.steps(1, [], ())
-    first.save(trainer)
+    first.save(trainer.checkpoint())
     first.close()
     trainers = {scene: tiny_trainer(folder, steps[scene]) for scene in steps}
     later = {scene: tiny_trainer(folder, steps[scene] + 1) for scene in steps}
@@ -140,10 +140,10 @@ def saves():
         target = run.Run(str(directory))
         target.folder = files.Folder(str(directory))
         if trainer.step_count == 0:
-            target.start(trainer)
+            target.start(trainer.checkpoint(), trainer.input)
         else:
             target.metrics = metrics.Metrics.of_run(target.folder, run.METRICS, trainer.step_count)
-            target.save(trainer)
+            target.save(trainer.checkpoint())
 
     for scene, done in steps.items():
         struck = strike(directory, kinds, lambda: fresh(directory, states[scene]), lambda: save(trainers[scene]))

@@ -66,7 +66,7 @@ def begun(trained, monkeypatch):
     def begin(path):
         trainer, target = Trainer(Config("names.txt", **SETTINGS, num_samples=0)), run.Run(str(path))
         target.create()
-        target.start(trainer)
+        target.start(trainer.checkpoint(), trainer.input)
         runs.append(target)
         return trainer, target
 
@@ -84,6 +84,7 @@ def test_it_is_the_run_at_its_best(trained, monkeypatch):
         if step <= best:
             trainer.steps(step, [], ())
             assert trainer.evaluate() == loss
+            trainer.record(loss)
     saved = run.load(str(trained / "run" / run.BEST))
     assert everything(saved) == everything(trainer.checkpoint())
     assert (saved.step, saved.best_val_loss) == (best, min(loss for _, loss in measurements))
@@ -219,10 +220,10 @@ def test_nobody_reads_any_longer(trained, tmp_path, monkeypatch, when):
     reporter.held_out = closed
     with closing(run.Run(str(tmp_path / "run"))) as target:
         target.create()
-        target.start(trainer)
+        target.start(trainer.checkpoint(), trainer.input)
         with pytest.raises(BrokenPipeError):
             loop.train(trainer, target, reporter=reporter)
-    assert run.load(str(tmp_path / "run" / run.BEST)).step == at
+    assert [run.load(str(tmp_path / "run" / name)).step for name in (run.BEST, run.CHECKPOINT)] == [at, at]
     package.train(resume=tmp_path / "run")
     assert content(tmp_path / "run") == content(trained / "run")
 

@@ -233,7 +233,7 @@ def test_disk_full_for_a_while(tmp_path):
     trainer = tiny_trainer(tmp_path, num_steps=50, checkpoint_every=10)
     target = run.Run(str(tmp_path / "run"))
     target.create()
-    target.start(trainer)
+    target.start(trainer.checkpoint(), trainer.input)
     real, failing = os.write, []
 
     def write(fd, data):
@@ -250,7 +250,7 @@ def test_disk_full_for_a_while(tmp_path):
     straight = run.Run(str(tmp_path / "straight"))
     straight.create()
     other = tiny_trainer(tmp_path, num_steps=50, checkpoint_every=10)
-    straight.start(other)
+    straight.start(other.checkpoint(), other.input)
     loop.train(other, straight)
     straight.close()
     for name in (run.CHECKPOINT, run.METRICS):
@@ -261,7 +261,7 @@ def test_a_metrics_file_that_cannot_be_closed(tmp_path, monkeypatch):
     """A run whose last metrics find the disk full lets go of its directory all the same."""
     trainer, target = tiny_trainer(tmp_path), run.Run(str(tmp_path / "run"))
     target.create()
-    target.start(trainer)
+    target.start(trainer.checkpoint(), trainer.input)
 
     def full(fd, data):
         raise OSError(28, "No space left on device")
@@ -281,15 +281,15 @@ def test_metrics_come_first(tmp_path, monkeypatch):
     trainer = tiny_trainer(tmp_path)
     target = run.Run(str(tmp_path / "run"))
     target.create()
-    target.start(trainer)
+    target.start(trainer.checkpoint(), trainer.input)
     trainer.steps(1, losses := [], ())
     target.metrics.add(1, losses, [0.01])
     monkeypatch.setattr(target.metrics, "flush", lambda: (_ for _ in ()).throw(OSError("no")))
     with pytest.raises(OSError, match="cannot be saved at step 1: no"):
-        target.save(trainer)
+        target.save(trainer.checkpoint())
     assert run.load(str(tmp_path / "run")).step == 0
     monkeypatch.undo()
-    target.save(trainer)
+    target.save(trainer.checkpoint())
     assert (tmp_path / "run" / run.METRICS).read_text().startswith('{"step": 1, ')
     assert run.load(str(tmp_path / "run")).step == 1
 

@@ -1,7 +1,6 @@
 """Hostile .safetensors files: whatever one holds, it loads to exactly the model, or is refused as CheckpointError."""
 
 import json
-import os
 import random
 import struct
 from contextlib import suppress
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import is_accepted, memory_of_loading, mutate, often, tiny_trainer
+from helpers import often, tiny_trainer
+from hostile import DELETE, FILES, Hostile, memory_of_loading, odd_change, settings, with_changes
 
 from microgpt.base.config import Config
-from microgpt.base.errors import CheckpointError, UnreadableError
+from microgpt.base.errors import CheckpointError
 from microgpt.core.params import Parameters, by_rows
 from microgpt.runs import checkpoint, safetensors
 
@@ -42,10 +42,10 @@ def everything(saved):
 
 
 def parts(good):
-    """(header, state, the arrays' bytes) of a file."""
+    """(state, header, the arrays' bytes) of a file."""
     start = 8 + struct.unpack_from("<Q", good)[0]
     header = json.loads(good[8:start])
-    return header, json.loads(header["__metadata__"]["microgpt"]), good[start:]
+    return json.loads(header["__metadata__"]["microgpt"]), header, good[start:]
 
 
 def pack(header, data):
@@ -64,54 +64,25 @@ def sealed(state, header, data):
 ORDER = ["wte", "wpe", "lm_head", *(f"layer0.{name}" for name in (
     "attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2",
 ))]  # fmt: skip
-DELETE = object()
 
 
 # ---- by hand: each makes bytes from those of a fine file ----
 
 
-def put(place, changes):
-    for key, value in changes.items():
-        if value is DELETE:
-            del place[key]
-        else:
-            place[key] = value
-
-
-def with_state(**changes):
-    def change(good):
-        header, state, data = parts(good)
-        put(state, changes)
-        return sealed(state, header, data)
-
-    return change
-
-
-def with_config(**changes):
-    def change(good):
-        header, state, data = parts(good)
-        put(state["config"], changes)
-        return sealed(state, header, data)
-
-    return change
+with_state = with_changes(parts, sealed, lambda state, header, data: state)
+with_config = with_changes(parts, sealed, lambda state, header, data: state["config"])
 
 
 def with_entry(name, **changes):
     """What the header says of a matrix changed."""
-
-    def change(good):
-        header, state, data = parts(good)
-        put(header[name], changes)
-        return sealed(state, header, data)
-
-    return change
+    return with_changes(parts, sealed, lambda state, header, data: header[name])(**changes)
 
 
 def with_header(change):
     """The header changed: a function of it returns another, or its text."""
 
     def changed(good):
-        header, _, data = parts(good)
+        _, header, data = parts(good)
         return pack(change(header), data)
 
     return changed
@@ -142,7 +113,7 @@ def with_length(change):
 
 def weight(index, value):
     def change(good):
-        header, state, data = parts(good)
+        state, header, data = parts(good)
         numbers = np.frombuffer(data, np.float32).copy()
         numbers[index] = value
         return sealed(state, header, numbers.tobytes())
@@ -154,7 +125,7 @@ def moved(find, shift):
     """Every matrix from one on some bytes later, or earlier, than it lies."""
 
     def change(good):
-        header, state, data = parts(good)
+        state, header, data = parts(good)
         late = False
         for name in header:
             late |= name == find
@@ -167,7 +138,7 @@ def moved(find, shift):
 
 def swapped(good):
     """Two matrices of one shape that say of each other where they are."""
-    header, state, data = parts(good)
+    state, header, data = parts(good)
     a, b = header["layer0.attn_wk"], header["layer0.attn_wq"]
     a["data_offsets"], b["data_offsets"] = b["data_offsets"], a["data_offsets"]
     return sealed(state, header, data)
@@ -175,7 +146,7 @@ def swapped(good):
 
 def double(good):
     """Real numbers of twice the width that are said to be what the settings want."""
-    header, state, data = parts(good)
+    state, header, data = parts(good)
     return sealed(state, header, np.frombuffer(data, np.float32).astype(np.float64).tobytes())
 
 
@@ -188,23 +159,14 @@ def header_of(text):
 
 
 SHA = '"sha256": "'
-KINDS = {
+KINDS = FILES | settings(with_state, with_config) | {
     # the file
-    "empty": lambda good: b"",
-    "one byte": lambda good: good[:1],
     "7 bytes": lambda good: good[:7],
     "a length": lambda good: good[:8],
     "a length and a byte": lambda good: good[:9],
     "half a header": lambda good: good[:200],
     "a header": lambda good: good[: 8 + struct.unpack_from("<Q", good)[0]],
-    "all but the last byte": lambda good: good[:-1],
-    "one byte more": lambda good: good + b"\0",
-    "a megabyte more": lambda good: good + bytes(2**20),
-    "one byte before": lambda good: b"\0" + good,
-    "zeros": lambda good: bytes(len(good)),
     "zeros at the end": lambda good: good[:-100] + bytes(100),
-    "twice": lambda good: good + good,
-    "text": lambda good: b"emma\nolivia\n" * 1000,
     "a checkpoint": lambda good: b"PK\3\4" + good,
     "another weight, old hash": lambda good: good[:-1] + bytes([good[-1] ^ 1]),
     # the length
@@ -266,49 +228,9 @@ KINDS = {
     "own hash too long": with_inner_text(lambda text: text.replace(SHA, SHA + "0" * 2000)),
     "own hash missing": with_inner_text(lambda text: text.replace(SHA, '"sha": "')),
     "own hash in capitals": with_inner_text(lambda text: text[:-66] + text[-66:].upper()),
-    "later format": with_state(format=2),
-    "no format": with_state(format=DELETE),
-    "format as text": with_state(format="1"),
-    "format as bool": with_state(format=True),
-    "keys in another order": lambda good: sealed(dict(reversed(parts(good)[1].items())), *parts(good)[::2]),
-    "key unknown": with_state(more=1),
+    "keys in another order": lambda good: sealed(dict(reversed(parts(good)[0].items())), *parts(good)[1:]),
     "a step": with_state(step=4),
-    "config missing": with_state(config=DELETE),
-    "config a list": with_state(config=[1]),
-    "hash of the data missing": with_state(data_sha256=DELETE),
-    "hash of the data too short": with_state(data_sha256="ab"),
-    "hash of the data a number": with_state(data_sha256=1),
-    # the settings and the vocabulary
-    "setting missing": with_config(n_embd=DELETE),
-    "setting unknown": with_config(more=1),
-    "setting as text": with_config(n_embd="4"),
-    "setting as bool": with_config(n_layer=True),
-    "setting as real": with_config(n_embd=4.0),
-    "setting null": with_config(seed=None),
-    "setting a list": with_config(block_size=[4]),
-    "no heads": with_config(n_head=0),
-    "heads that do not divide": with_config(n_head=3),
-    "block of 0": with_config(block_size=0),
-    "negative width": with_config(n_embd=-4),
-    "width 2^62": with_config(n_embd=2**62, n_head=1),
-    "large width": with_config(n_embd=2**16),
-    "another width": with_config(n_embd=8),
-    "another block": with_config(block_size=5),
-    "no layer": with_config(n_layer=0),
-    "one more layer": with_config(n_layer=2),
-    "1,000 layers": with_config(n_layer=1000),
-    "a billion layers": with_config(n_layer=10**9),
-    "other precision": with_config(dtype="float64"),
-    "no precision": with_config(dtype="bfloat16"),
     "another split": with_config(split="none"),
-    "empty vocabulary": with_state(vocab=""),
-    "vocabulary with a character twice": with_state(vocab="abcdefgg"),
-    "vocabulary not sorted": with_state(vocab="bacdefgh"),
-    "vocabulary too short": with_state(vocab="abcdefg"),
-    "vocabulary too long": with_state(vocab="abcdefghi"),
-    "vocabulary with a line end": with_state(vocab="\nabcdefg"),
-    "vocabulary with half a character": with_state(vocab="abcdefg\ud800"),
-    "vocabulary a list": with_state(vocab=list("abcdefgh")),
     # the matrices
     "matrix missing": with_header(lambda header: {name: header[name] for name in header if name != "wpe"}),
     "matrix too many": many(1),
@@ -358,16 +280,18 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-def test_by_hand(good, tmp_path, kind):
-    """Each of these is refused, in one line that names the file."""
-    bad = kind(good)
-    assert bad != good
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(bad)
-    with pytest.raises(CheckpointError) as refused:
-        safetensors.load(str(path))
-    assert str(path) in str(refused.value) and len(str(refused.value)) < 1000
+class TestWeights(Hostile):
+    module = safetensors
+    saved = staticmethod(everything)
+    between = often(31, 1)  # lengths that are tried
+    mutations = often(500, 20_000)
+
+    @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+    def test_by_hand(self, good, tmp_path, kind):
+        """Each of these is refused, in one line that names the file."""
+        bad = kind(good)
+        assert bad != good
+        self.refuse(tmp_path / "m.safetensors", bad)
 
 
 @pytest.mark.parametrize("kind", ["text", "a checkpoint", "length 0", "length of the file", "length 2^63"])
@@ -380,94 +304,20 @@ def test_no_header(good, tmp_path, kind):
 
 def test_the_seal_itself(good, tmp_path, values):
     """Without a change the helpers above make a fine file: what they refuse is refused for the change."""
-    header, state, data = parts(good)
+    state, header, data = parts(good)
     assert list(by_rows(dict.fromkeys(ORDER, np.zeros((1, 1))))) == ORDER
     for same in (sealed(state, header, data), pack(header, data), with_text(b"wte", b"wte")(good)):
         (tmp_path / "m").write_bytes(same)
         assert everything(safetensors.load(str(tmp_path / "m"))) == values
 
 
-def written_to(path):
-    """A FIFO whose other end somebody has open."""
-    os.mkfifo(path)
-    os.open(path, os.O_RDWR)
-
-
-NO_FILES = {
-    "missing": lambda path: None,
-    "directory": lambda path: path.mkdir(),
-    "FIFO": os.mkfifo,
-    "FIFO with a writer": written_to,
-    "device": lambda path: path.symlink_to("/dev/zero"),
-    "link to nothing": lambda path: path.symlink_to(path.with_name("nothing")),
-    "10 GB of nothing": lambda path: os.truncate(os.open(path, os.O_RDWR | os.O_CREAT), 10 * 10**9),
-}
-
-
-@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES.keys())
-def test_not_a_file(tmp_path, make):
-    """What is no file of such a size is refused at once, without waiting for it or reading it."""
-    make(tmp_path / "m")
-    with pytest.raises(CheckpointError):
-        safetensors.load(str(tmp_path / "m"))
-
-
-def test_a_file_that_changes_while_it_is_read(good, values, tmp_path, monkeypatch):
-    """A file that shrinks, grows or changes between the look at its head and the rest has the old values or none."""
-    path = tmp_path / "m"
-    for change in (good[:-100], good[:100] + b"x" + good[101:], good + b"more"):
-        path.write_bytes(good)
-
-        def changing(state, keys, change=change, original=checkpoint.parse_state):
-            path.write_bytes(change)
-            return original(state, keys)
-
-        monkeypatch.setattr(safetensors, "parse_state", changing)
-        with suppress(UnreadableError):  # and not that it is damaged
-            assert everything(safetensors.load(str(path))) == values
-        monkeypatch.undo()
-
-
-# ---- by chance ----
-
-
-def values_in(path):
-    return everything(safetensors.load(str(path)))
-
-
-@pytest.mark.slow
-def test_every_length(good, values, tmp_path):
-    """No beginning of a file is accepted."""
-    path = tmp_path / "m"
-    path.write_bytes(good)
-    for size in range(len(good) - 1, -1, -often(31, 1)):
-        os.truncate(path, size)
-        with pytest.raises(CheckpointError):
-            safetensors.load(str(path))
-
-
-@pytest.mark.slow
-def test_mutations(good, values, tmp_path):
-    """Damaged anywhere, in any of eight ways, it gives the right values or is refused."""
-    rng = random.Random(5)
-    n = often(500, 20_000)
-    accepted = sum(is_accepted(values_in, tmp_path / "m", mutate(rng, good), values) for _ in range(n))
-    assert accepted < n / 50  # spaces that become others
-
-
 @pytest.mark.slow
 def test_sealed_mutations(good, tmp_path):
     """With the hash made right again what is accepted is what it says: odd values in the settings and the header."""
     rng = random.Random(6)
-    odd = [None, True, -1, 0, 1, 0.5, 2**31, 2**63, 1e300, "", "a", [], {}, [[]], "\ud800", -0.0]
     for _ in range(often(300, 10_000)):
-        header, state, data = parts(good)
-        place = rng.choice([state, state["config"], state["config"], header, header[rng.choice(ORDER)]])
-        key = rng.choice(list(place))
-        if rng.random() < 0.1:
-            del place[key]
-        else:
-            place[key] = rng.choice(odd)
+        state, header, data = parts(good)
+        odd_change(rng, rng.choice([state, state["config"], state["config"], header, header[rng.choice(ORDER)]]))
         numbers = bytearray(data)
         numbers[rng.randrange(len(data))] = rng.randrange(256)
         (tmp_path / "m").write_bytes(sealed(state, header, bytes(numbers)))

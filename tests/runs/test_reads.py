@@ -184,7 +184,9 @@ def test_the_input_cannot_be_looked_for_now(two_saves, trained, call, monkeypatc
     """When it cannot be said now where a run's input is, another of its name is not taken for it."""
     monkeypatch.chdir(two_saves.parent)
     saved = checkpoint.load(str(two_saves / CHECKPOINT))
-    (two_saves / CHECKPOINT).write_bytes(replace(saved, config=replace(saved.config, input="names.txt")).to_bytes())
+    (two_saves / CHECKPOINT).write_bytes(
+        checkpoint.to_bytes(replace(saved, config=replace(saved.config, input="names.txt")))
+    )
     (two_saves.parent / "other").mkdir()
     (two_saves.parent / "other" / "names.txt").write_text("a\n")
     assert call("train", "--resume", two_saves, "--num-steps", 9)[0] == 0
@@ -234,7 +236,7 @@ def test_memory_for_a_while(two_saves, monkeypatch):
     """A save for which there is too little memory is a notice, and training goes on, to the same bytes."""
     straight = two_saves.parent / "straight"
     shutil.copytree(two_saves, straight)
-    real, calls = checkpoint.Checkpoint.to_bytes, []
+    real, calls = checkpoint.to_bytes, []
 
     def too_large(saved):
         calls.append(saved.step)
@@ -243,11 +245,11 @@ def test_memory_for_a_while(two_saves, monkeypatch):
         return real(saved)
 
     assert microgpt("train", "--resume", straight, "--num-steps", 16).returncode == 0
-    monkeypatch.setattr(checkpoint.Checkpoint, "to_bytes", too_large)
+    monkeypatch.setattr(checkpoint, "to_bytes", too_large)
     assert main(["train", "--resume", str(two_saves), "--num-steps", "16"]) == 0
     assert calls == [12, 16]
     assert {**content(two_saves), PREVIOUS: b""} == {**content(straight), PREVIOUS: b""}
-    monkeypatch.setattr(checkpoint.Checkpoint, "to_bytes", lambda saved: too_large(replace(saved, step=12)))
+    monkeypatch.setattr(checkpoint, "to_bytes", lambda saved: too_large(replace(saved, step=12)))
     assert main(["train", "--resume", str(two_saves), "--num-steps", "20"]) == 1
 
 
@@ -537,7 +539,7 @@ def test_a_setting_that_is_younger(two_saves):
     """A checkpoint from before a setting was there loads with its default; one with a setting to come is left alone."""
     path = str(two_saves / "checkpoint.npz")
     saved = checkpoint.load(path)
-    text = bytes(saved.to_bytes())
+    text = bytes(checkpoint.to_bytes(saved))
     older = replace_settings(text, lambda settings: settings.pop("temperature"))
     (two_saves / "checkpoint.npz").write_bytes(older)
     assert checkpoint.load(path).config == saved.config

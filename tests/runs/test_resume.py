@@ -15,8 +15,9 @@ import pytest
 from helpers import ROOT, SLOW, microgpt, often, write_names
 
 from microgpt.__main__ import main
-from microgpt.base.config import Config, flag, resumed
+from microgpt.base.config import Config, resumed
 from microgpt.base.errors import CheckpointError
+from microgpt.base.settings import flag
 from microgpt.core.documents import n_held_out
 from microgpt.runs import run
 

@@ -32,7 +32,7 @@ def begun(directory, trainer):
     """A Run of a new run."""
     target = run.Run(str(directory))
     target.create()
-    target.start(trainer)
+    target.start(trainer.checkpoint(), trainer.input)
     return target
 
 
@@ -40,13 +40,27 @@ def open_files():
     return sorted(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.parametrize("name", [run.CHECKPOINT, run.PREVIOUS, run.METRICS, run.CONFIG])
+@pytest.mark.parametrize("name", [run.CHECKPOINT, run.PREVIOUS, run.BEST, run.METRICS, run.CONFIG])
 @pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.symlink_to("nowhere")], ids=["", "link"])
 def test_any_file_of_a_run(directory, name, make):
     """A directory with any one of a run's files in it, even a dangling link, is no place for a new run."""
     make(directory / name)
     with pytest.raises(ConfigError, match=f"found {name} in"):
         run.Run(str(directory)).create()
+
+
+@pytest.mark.parametrize("name", [run.CHECKPOINT, run.PREVIOUS, run.BAD, run.BEST, run.METRICS, run.CONFIG])
+def test_a_link_in_place_of_a_file(directory, trainer, name):
+    """A run is not resumed while any of its files is a link, and what the link leads to stays as it is."""
+    begun(directory, trainer).close()
+    (directory / "precious").write_text("precious")
+    with suppress(FileNotFoundError):
+        (directory / name).unlink()
+    (directory / name).symlink_to("precious")
+    again = run.Run(str(directory))
+    with closing(again), pytest.raises(OSError, match=f"{name}: expected a file, found a link"):
+        again.resume()
+    assert (directory / "precious").read_text() == "precious"
 
 
 def test_an_input_of_any_name(tmp_path, directory):
@@ -69,7 +83,7 @@ def test_a_crash_while_a_run_begins(directory, trainer, monkeypatch, n_writes):
     monkeypatch.setattr(files.Folder, "write", until_the_crash)
     target.create()
     with suppress(KeyboardInterrupt):
-        target.start(trainer)
+        target.start(trainer.checkpoint(), trainer.input)
     target.close()
     monkeypatch.undo()
     again = run.Run(str(directory))
@@ -85,7 +99,7 @@ def test_the_checkpoint_before(directory, trainer):
     target = begun(directory, trainer)
     before = everything(checkpoint.load(target.file(run.CHECKPOINT)))
     trainer.steps(1, [], ())
-    target.save(trainer)
+    target.save(trainer.checkpoint())
     target.close()
     (directory / run.CHECKPOINT).write_bytes(b"damaged")
     again = run.Run(str(directory))
@@ -160,7 +174,7 @@ def test_once_a_minute(tmp_path, monkeypatch, every, saved):
     seconds = itertools.count()  # one for each look at the clock, so two for each step
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     steps = []
-    target = SimpleNamespace(save=lambda trainer: steps.append(trainer.step_count), add_metrics=lambda *given: None)
+    target = SimpleNamespace(save=lambda saved: steps.append(saved.step), add_metrics=lambda *given: None)
     loop.train(tiny_trainer(tmp_path, num_steps=100, checkpoint_every=every), target)
     assert steps == pytest.approx(saved, abs=3)
 

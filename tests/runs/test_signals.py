@@ -14,10 +14,10 @@ import pytest
 from helpers import ROOT, everything, often, write_names
 
 import microgpt
-from microgpt import commands
 from microgpt.__main__ import main
 from microgpt.base import signals
 from microgpt.base.config import Config
+from microgpt.commands import train
 from microgpt.core.trainer import Trainer
 from microgpt.runs import checkpoint, run
 
@@ -77,7 +77,7 @@ def test_at_random_moments(folder, number, code, every):
     trainer.steps(saved.step, [], ())
     assert saved.step > 0
     assert everything(trainer.checkpoint()) == everything(saved)
-    assert bytes(trainer.checkpoint().to_bytes()) == (folder / "run" / run.CHECKPOINT).read_bytes()
+    assert bytes(checkpoint.to_bytes(trainer.checkpoint())) == (folder / "run" / run.CHECKPOINT).read_bytes()
     assert len((folder / "run" / run.METRICS).read_text().splitlines()) == saved.step
 
 
@@ -145,7 +145,7 @@ def test_which_signal_ends_at_once(monkeypatch):
 
 def test_the_first_signal_counts(folder, monkeypatch, capfd):
     """The exit code and the notice are of the first signal, whichever come after it."""
-    monkeypatch.setattr(commands, "stop_on_signals", lambda: nullcontext([signal.SIGTERM, signal.SIGINT]))
+    monkeypatch.setattr(train, "stop_on_signals", lambda: nullcontext([signal.SIGTERM, signal.SIGINT]))
     assert main(["train", "--input", str(folder / "names.txt")]) == 143
     assert "stopped by SIGTERM after step 0" in capfd.readouterr().err
 

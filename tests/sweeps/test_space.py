@@ -13,12 +13,24 @@ from sweeping import needs_optuna, sweep
 import microgpt
 from microgpt.base.config import Config
 from microgpt.base.errors import ConfigError
-from microgpt.sweeps.space import SETTINGS, Between, at_random, given, grid, grid_size, space_of, to_json, tpe, written
+from microgpt.base.settings import kind
+from microgpt.sweeps.space import (
+    SETTINGS,
+    Between,
+    grid_point,
+    grid_size,
+    random_point,
+    space_of,
+    to_json,
+    tpe_points,
+    values_of,
+    values_of_flag,
+)
 from microgpt.sweeps.trial import Trial
 
 
 def says(name, text):
-    return written(SETTINGS[name], text)
+    return values_of_flag(SETTINGS[name], text)
 
 
 def test_what_a_flag_says():
@@ -37,30 +49,43 @@ def test_what_a_flag_says():
 @pytest.mark.parametrize("f", fields(Config), ids=lambda f: f.name)
 def test_what_is_written_is_read_back(f):
     """What Python says, and what a sweep's file keeps of it, is what the flag says, for every setting."""
-    one = f.default if f.metadata["choices"] or f.type is str else f.type(f.metadata["range"].high_open or 1)
+    one = f.default if f.metadata["choices"] or kind(f) is str else kind(f)(f.metadata["range"].high_open or 1)
     one = 0.5 if f.metadata["range"] and one not in f.metadata["range"] else one
-    for text in [str(one)] + [f"{one / 2 if f.type is float else one}..{one + one}"] * (
-        f.type is not str and one < 0.5
+    for text in [str(one)] + [f"{one / 2 if kind(f) is float else one}..{one + one}"] * (
+        kind(f) is not str and one < 0.5
     ):
-        values = written(f, text)
-        assert given(f, to_json(values)) == values
-    assert given(f, one) == given(f, [one]) == given(f, (one,)) == [one]
-    assert type(given(f, one)[0]) is f.type
+        values = values_of_flag(f, text)
+        assert values_of(f, to_json(values)) == values
+    assert values_of(f, one) == values_of(f, [one]) == values_of(f, (one,)) == [one]
+    assert type(values_of(f, one)[0]) is kind(f)
 
 
 def test_python_says_it_with_numpy_too():
     """Numbers of NumPy are Python's, and a whole number is a number."""
-    assert given(SETTINGS["learning_rate"], np.array([0.5, 1.0])) == [0.5, 1.0]
-    assert [type(v) for v in given(SETTINGS["n_embd"], np.arange(1, 3))] == [int, int]
-    assert given(SETTINGS["learning_rate"], 1) == [1.0] and type(given(SETTINGS["learning_rate"], 1)[0]) is float
+    assert values_of(SETTINGS["learning_rate"], np.array([0.5, 1.0])) == [0.5, 1.0]
+    assert [type(v) for v in values_of(SETTINGS["n_embd"], np.arange(1, 3))] == [int, int]
+    assert (
+        values_of(SETTINGS["learning_rate"], 1) == [1.0] and type(values_of(SETTINGS["learning_rate"], 1)[0]) is float
+    )
+
+
+@pytest.mark.parametrize(
+    "low, high, log",
+    [(0.1234564, 0.12345641, False), (0.1234566, 0.12345661, True), (2.0000004, 3.0000006, True), (8, 9, True)],
+)
+def test_what_is_drawn_is_in_range(low, high, log):
+    """Rounding to six digits leads out of no range, at neither end."""
+    values = Between(low, high, log)
+    assert all(low <= values.draw(random.Random(seed)) <= high for seed in range(50))
+    assert all(low <= values.rounded(x) <= high for x in (low, low * (1 - 1e-9), high, high * (1 + 1e-9)))
 
 
 NUMBERS = ["", "ten", "nan", "inf", "1,", ",1", "1,,2", "1 ,2", "1..", "..1", "1..x", "2..1", "1..1", "1..2..3",
            "1..2:exp", "1..2:", "1..2:log:log", ":log", "1:log", "0x1..0x2", "1_0", "٣..٤", "1..nan", "-1..1", "1e999",
            "9" * 40]  # fmt: skip
 BAD = {
-    **{f.name: [*NUMBERS, *(["1.5", "1.5..3", "1,1.5"] if f.type is int else [])]
-       for f in fields(Config) if f.type in (int, float)},
+    **{f.name: [*NUMBERS, *(["1.5", "1.5..3", "1,1.5"] if kind(f) is int else [])]
+       for f in fields(Config) if kind(f) in (int, float)},
     "dtype": ["", "float16", "float32,", "float32,float32", "float32..float64", "float32 ,float64", "32", "1..2",
               "Float32", "float64,x", ",", "None"],
     "input": ["", "a,", ",a", "a,a", ","],
@@ -69,7 +94,7 @@ BAD = {
 
 def is_refused(name, text):
     with pytest.raises(ConfigError, match=f"^{name}: expected .*found [^\\n]*$"):
-        written(SETTINGS[name], text)
+        values_of_flag(SETTINGS[name], text)
 
 
 @pytest.mark.parametrize("name", [*BAD, "schedule", "split"])
@@ -79,7 +104,7 @@ def test_bad_values_of_a_setting(name):
         is_refused(name, text)
     for value in (None, True, [], [None], {1}, [[1]], object(), b"1"):
         with pytest.raises(ConfigError, match=f"^{name}: expected"):
-            given(SETTINGS[name], value)
+            values_of(SETTINGS[name], value)
 
 
 def test_ranges_stay_within_the_setting():
@@ -170,22 +195,22 @@ def test_the_grid_is_the_product():
     assert list(space) == ["seed", "n_layer", "n_embd", "dtype"]  # the order of Config
     product = itertools.product(range(1, 5), [2], [8, 16, 32], ["float32", "float64"])
     expected = [dict(zip(space, values)) for values in product]
-    assert [grid(space, i) for i in range(grid_size(space))] == expected
+    assert [grid_point(space, i) for i in range(grid_size(space))] == expected
 
 
 def test_random_trials_depend_on_nothing_but_their_number():
     """A random trial follows from the seed and its number, and another seed gives others."""
-    first = [at_random(SPACE, 1, i) for i in range(50)]
-    assert [at_random(SPACE, 1, i) for i in reversed(range(50))] == first[::-1]
-    assert [at_random(SPACE, 2, i) for i in range(50)] != first
-    assert at_random(SPACE, 1, 0) == {"seed": 1, "n_embd": 8, "learning_rate": 0.00569896, "dtype": "float32"}
+    first = [random_point(SPACE, 1, i) for i in range(50)]
+    assert [random_point(SPACE, 1, i) for i in reversed(range(50))] == first[::-1]
+    assert [random_point(SPACE, 2, i) for i in range(50)] != first
+    assert random_point(SPACE, 1, 0) == {"seed": 1, "n_embd": 8, "learning_rate": 0.00569896, "dtype": "float32"}
 
 
 def test_what_is_drawn_for_a_setting_depends_on_no_other():
     """Random sweeps that differ in other settings, which may be fixed or not, draw the same for a setting."""
     other = SPACE | space_of({"num_steps": [1000], "n_embd": "8..64", "dtype": ["float32", "float64"]})
     for i in range(50):
-        one, two = at_random(SPACE, 1, i), at_random(other, 1, i)
+        one, two = random_point(SPACE, 1, i), random_point(other, 1, i)
         assert (one["learning_rate"], one["seed"]) == (two["learning_rate"], two["seed"])
 
 
@@ -193,14 +218,14 @@ def test_what_is_drawn_for_a_setting_depends_on_no_other():
 def test_tpe_is_not_asked_what_is_fixed():
     """Settings that are fixed change nothing of what TPE draws for the others."""
     fixed = space_of({"num_steps": [1000], "batch_size": [2]})
-    asked = tpe(SPACE, 0, range(8), [])
-    assert [s | {"num_steps": 1000, "batch_size": 2} for s in asked] == tpe(fixed | SPACE, 0, range(8), [])
+    asked = tpe_points(SPACE, 0, range(8), [])
+    assert [s | {"num_steps": 1000, "batch_size": 2} for s in asked] == tpe_points(fixed | SPACE, 0, range(8), [])
 
 
 def test_random_trials_are_spread_as_they_should():
     """Values are equally likely, whole ranges too; a logarithmic range has as many in each decade; both ends count."""
     n = 6000
-    drawn = [at_random(SPACE, 3, i) for i in range(n)]
+    drawn = [random_point(SPACE, 3, i) for i in range(n)]
     bound = 5 * math.sqrt(n / 3 * 2 / 3)  # five standard deviations of a count of thirds
     for name, values in (("n_embd", [8, 16, 32]), ("seed", [0, 1, 2])):
         for value in values:
@@ -228,10 +253,10 @@ def test_tpe_goes_where_losses_are_small():
     asked = []
     for start in range(0, 40, 8):
         before = told(SPACE, loss, asked)
-        new = tpe(SPACE, 0, range(start, start + 8), before)
-        assert tpe(SPACE, 0, range(start, start + 8), before) == new
+        new = tpe_points(SPACE, 0, range(start, start + 8), before)
+        assert tpe_points(SPACE, 0, range(start, start + 8), before) == new
         asked += new
-    chance = sum(loss(at_random(SPACE, 0, i)) for i in range(1000)) / 1000
+    chance = sum(loss(random_point(SPACE, 0, i)) for i in range(1000)) / 1000
     assert sum(map(loss, asked[24:])) / 16 < 0.7 * chance
     assert all(1e-4 <= s["learning_rate"] <= 1e-1 and s["seed"] in range(3) and s["dtype"] == "float32" for s in asked)
 
@@ -239,12 +264,12 @@ def test_tpe_goes_where_losses_are_small():
 @needs_optuna
 def test_tpe_is_told_of_all_kinds_of_ends():
     """Trials that failed, timed out or were stopped at a rung are told, and change what comes next."""
-    settings = [at_random(SPACE, 0, i) for i in range(20)]
+    settings = [random_point(SPACE, 0, i) for i in range(20)]
     done = told(SPACE, lambda s: s["learning_rate"], settings)
     other = [
         Trial(t.trial, t.settings, "stopped", 5, t.val_loss, [(5, t.val_loss)]) if t.trial % 2 else t for t in done
     ]
     ends = ("failed", "invalid", "died", "timeout")
     failed = [Trial(t.trial, t.settings, ends[t.trial % 4]) if t.trial > 3 else t for t in done]
-    found = [tpe(SPACE, 0, range(20, 24), before) for before in (done, other, failed)]
+    found = [tpe_points(SPACE, 0, range(20, 24), before) for before in (done, other, failed)]
     assert all(found[i] != found[j] for i, j in ((0, 1), (0, 2)))

@@ -11,7 +11,7 @@ from sweeping import SWEEP, sweep, trials
 import microgpt
 from microgpt.__main__ import main
 from microgpt.sweeps import plot
-from microgpt.sweeps.space import SETTINGS, ends, given
+from microgpt.sweeps.space import SETTINGS, bounds, values_of
 
 
 @pytest.fixture
@@ -79,7 +79,9 @@ def test_every_axis_can_be_read(n, folder, monkeypatch):
     assert set(panels) == set(space)
     for name, axes in panels.items():
         low, high = axes.get_xlim()
-        least, most = ends(given(SETTINGS[name], space[name])) if ".." in space[name] else (0, len(space[name]) - 1)
+        least, most = (
+            bounds(values_of(SETTINGS[name], space[name])) if ".." in space[name] else (0, len(space[name]) - 1)
+        )
         assert low < least and most < high
         assert axes.get_xscale() == ("log" if ":log" in space[name] else "linear")
         labels = [*axes.get_xticklabels(), *axes.get_xticklabels(minor=True)]

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import closing
 from shutil import which
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, often, on_terminal
@@ -32,11 +33,13 @@ from sweeping import (
 )
 
 import microgpt
-from microgpt.base.config import Config, flag
+from microgpt.base.config import Config
 from microgpt.base.files import Folder
+from microgpt.base.settings import flag
 from microgpt.runs import run
 from microgpt.sweeps import worker
-from microgpt.sweeps.trial import Task
+from microgpt.sweeps.sweeper import Sweeper
+from microgpt.sweeps.trial import Task, Trial
 
 
 def count(directory):
@@ -200,6 +203,13 @@ def test_rungs_stop_the_worse_half(folder):
             assert process.returncode == 0
             for file in (run.CHECKPOINT, run.METRICS, run.BEST, run.CONFIG):
                 assert (folder / "s" / t["run"] / file).read_bytes() == (folder / name / file).read_bytes()
+
+
+def test_done_before_stopped():
+    """The best trial is one that was trained to the end; of equal losses the first; then those that came furthest."""
+    ended = [("stopped", 20, 1.0), ("done", 40, 2.0), ("stopped", 30, 2.0), ("done", 40, 2.0), ("done", 10, 1.5)]
+    sweep = SimpleNamespace(trials=[Trial(i, {}, s, step=n, val_loss=x) for i, (s, n, x) in enumerate(ended)])
+    assert [t.trial for t in Sweeper.best_first(sweep)] == [4, 1, 3, 2, 0]
 
 
 def test_trials_that_end_before_a_rung(folder):

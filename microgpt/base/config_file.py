@@ -1,0 +1,90 @@
+"""Files of settings, in TOML: those of --config, a run's config.toml, and the recipes that come with the package."""
+
+import os
+from dataclasses import fields
+from typing import Any
+
+from .config import Config
+from .errors import ConfigError, DataError
+from .files import NO_FILE, open_file
+from .package import PACKAGE
+from .settings import check, flag, suggestion
+from .terminal import reason, shown
+
+PATHS = "paths"  # a table that is no setting
+RECIPES = os.path.join(PACKAGE, "recipes")
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """{name: value} of a file of settings, `num-steps = 1000` and so on.
+
+    Raises ConfigError, or DataError for a file that cannot be read now.
+    """
+    table = parse_toml(path)
+    table.pop(PATHS, None)
+    known = {flag(f.name)[2:]: f for f in fields(Config)}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        f = known.get(name)
+        if f is None:
+            meant = suggestion(name, known)
+            raise ConfigError(f"--config: {path}: expected the name of a setting, found {key!r}{meant}")
+        if f.name in values:
+            raise ConfigError(f"--config: {path}: expected {key!r} once, found it in two spellings")
+        try:
+            check(f, value)
+        except ConfigError as error:
+            raise ConfigError(f"--config: {path}: {error}") from None
+        values[f.name] = value
+    return values
+
+
+def recipes() -> list[str]:
+    """The names of the recipes, sets of settings that come with the package."""
+    return sorted(name[: -len(".toml")] for name in os.listdir(RECIPES) if name.endswith(".toml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """{name: value} of a recipe.  Raises ConfigError, which names the recipes."""
+    if name not in (known := recipes()):
+        meant = suggestion(name, known) if isinstance(name, str) else ""
+        raise ConfigError(f"expected one of {', '.join(known)}, found {shown(name)}{meant}", argument="recipe")
+    return read_toml(os.path.join(RECIPES, f"{name}.toml"))
+
+
+def parse_toml(path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb", opener=open_file) as file:
+            return tomllib.load(file)
+    except (OSError, MemoryError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not TOML
+        message = f"--config: expected a TOML file of settings, found {path!r}: {reason(error)}"
+        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in NO_FILE)
+        raise (DataError if passing else ConfigError)(message) from None
+
+
+def remembered_input(path: str) -> str | None:
+    """Where the input was, by a run's file of settings, or None; DataError when that cannot be read now."""
+    try:
+        paths = parse_toml(path).get(PATHS)
+    except ConfigError:  # there is none, or it is not one
+        return None
+    found = paths.get("input") if isinstance(paths, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def to_toml(config: Config, input: str | None = None) -> str:
+    """The text of a file that --config reads back as the same Config, and remembered_input as `input`."""
+    lines = [f"{flag(name)[2:]} = {toml_value(value)}\n" for name, value in config.as_dict().items()]
+    if input is not None:
+        lines.append(f"\n[{PATHS}]  # where it was, which does not matter to the run\ninput = {toml_value(input)}\n")
+    return "".join(lines)
+
+
+def toml_value(value: object) -> str:
+    import json
+
+    # a JSON string is a TOML string but for DEL, which TOML wants escaped
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if type(value) is str else repr(value)

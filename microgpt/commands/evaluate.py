@@ -1,0 +1,55 @@
+"""microgpt eval and score: what a trained model loses on a file, and on each character of some texts."""
+
+import argparse
+from typing import Any
+
+from ..base.errors import renamed
+from ..base.terminal import printable
+from .parser import add_command, add_json, add_threads, n_threads
+from .printing import characters, notice_cut, to_json
+
+
+def add(commands: Any) -> None:
+    purpose = "measure a trained model on a file: mean loss and bits per character"
+    command = add_command(commands, evaluate, "eval", purpose, trained=True)
+    add_threads(command)
+    command.add_argument("--input", metavar="FILE", help="text file (default: the run's own)")
+    command.add_argument("--held-out", action="store_true", help="only what was held out of training")
+    add_json(command, "print the result as JSON")
+
+    purpose = "how much each character of some texts surprises a trained model"
+    command = add_command(commands, score, "score", purpose, trained=True)
+    add_threads(command)
+    command.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
+    add_json(command, "print each text's scores as a line of JSON")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from .. import api
+    from ..core import documents
+    from ..runs.inputs import input_of_run
+
+    model = api.load(arguments.path, n_threads(arguments))
+    path = arguments.input if arguments.input is not None else input_of_run(arguments.path, model.config.input)
+    texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
+    with renamed("documents", subject=path):
+        result = model.evaluate(texts)
+    notice_cut(path, model.config, result)
+    if arguments.json:
+        print(to_json({"input": path, **result._asdict()}))
+    else:
+        print(f"input: {printable(path)}{' (what was held out)' * arguments.held_out}")
+        print(f"num docs: {result.n_documents}")
+        print(f"loss: {result.loss:.4f} (mean over the {result.loss_is_mean_of})")
+        print(f"bits per character: {result.bits_per_character:.4f} (mean over the {result.bits_are_mean_of})")
+
+
+def score(arguments: argparse.Namespace) -> None:
+    from .. import api
+
+    model = api.load(arguments.path, n_threads(arguments))
+    for found in model.score(arguments.texts):
+        if arguments.json:
+            print(to_json({**found._asdict(), "bits": found.bits}))
+        else:
+            print(f"{printable(found.text)}: loss {found.loss:.4f}, bits  {characters(found.text, found.bits, '.2f')}")

@@ -1,0 +1,98 @@
+"""The parser: commands, the flags that several of them have, and errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from ..base import threads
+from ..base.config import Config
+from ..base.config_file import read_recipe, read_toml, recipes
+from ..base.package import __version__
+from ..base.settings import Settings, flag, kind, parsed, suggestion
+from ..base.terminal import escaped
+
+TRAINED_HELP = "a run's directory, a checkpoint file, or a .safetensors file of export"
+THREADS_HELP = "how many work (default MICROGPT_THREADS, or as many as there are cores and the work can feed)"
+
+Function = Callable[[argparse.Namespace], int | None]  # a command: it returns its exit code, or None for success
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, which leads to the help of the command it is about."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = arguments.parser
+            name = unknown[0].partition("=")[0]
+            near = suggestion(name, parser._option_string_actions) if name.startswith("-") else ""
+            parser.error(f"expected a flag of this command, found {unknown[0]!r}{near}")
+        return arguments
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            near = suggestion(value, action.choices)
+            raise argparse.ArgumentError(action, f"expected one of {', '.join(action.choices)}, found {value!r}{near}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {escaped(message)} (see {self.prog} --help)\n")
+
+
+def new_parser() -> tuple[Parser, Any]:
+    """A parser without commands, and what add_command() adds them to."""
+    parser = Parser(prog="microgpt", description="Train a small GPT on a file of names, and invent new ones.",
+                    allow_abbrev=False)  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"microgpt {__version__}")
+    return parser, parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+
+def add_command(commands: Any, function: Function, name: str, help: str, trained: bool = False) -> Parser:
+    """A new command, which takes a trained model first if `trained` says so."""
+    command: Parser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+    command.set_defaults(function=function, parser=command)
+    if trained:
+        command.add_argument("path", metavar="RUN", help=TRAINED_HELP)
+    return command
+
+
+def add_threads(command: Parser, help: str = THREADS_HELP) -> None:
+    command.add_argument("--threads", metavar="INT", help=help)
+
+
+def add_json(command: Parser, help: str) -> None:
+    command.add_argument("--json", action="store_true", help=help)
+
+
+def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) -> None:
+    """A flag for each setting of the table."""
+    for f in fields(settings):
+        default = f" (default {f.default})" if f.default != "" else ""
+        text = f.metadata["help"].replace("%", "%%") + default
+        metavar = "{" + ",".join(f.metadata["choices"]) + "}" if f.metadata["choices"] else kind(f).__name__.upper()
+        command.add_argument(flag(f.name), metavar=metavar, help=text)
+
+
+def add_run_settings(command: argparse._ActionsContainer) -> None:
+    """The settings of a run, and the recipes and files that have some of them."""
+    add_settings(command, Config)
+    command.add_argument("--recipe", metavar="NAME", help=f"settings to begin with: {', '.join(recipes())}")
+    command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
+
+
+def base_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a run that --recipe and --config give."""
+    settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
+    return settings | (read_toml(arguments.config) if arguments.config is not None else {})
+
+
+def run_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a run that were given: a flag counts more than --config, and that more than --recipe."""
+    return base_settings(arguments) | parsed(Config, vars(arguments))
+
+
+def n_threads(arguments: argparse.Namespace) -> int | None:
+    """The number that --threads gives, if any."""
+    return None if arguments.threads is None else threads.parse(arguments.threads)

@@ -1,0 +1,28 @@
+"""microgpt report: show what a run learned, on one page."""
+
+import argparse
+from typing import Any
+
+from .parser import TRAINED_HELP, add_command, add_json
+from .printing import print_written, to_json
+
+
+def add(commands: Any) -> None:
+    command = add_command(commands, report, "report", "show what a run learned, on one page to open in a browser")
+    command.add_argument(
+        "paths", metavar="RUN", nargs="+", help=f"{TRAINED_HELP}; of all but the first only the losses"
+    )
+    command.add_argument("-o", "--output", metavar="FILE", help="the page: FILE.html")
+    command.add_argument("--texts", metavar="TEXT,...", help="texts to look at (default: some of the run's own)")
+    add_json(command, "print the page's numbers as JSON")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from ..report.report import report
+
+    texts = None if arguments.texts is None else arguments.texts.split(",")
+    data = report(arguments.paths, arguments.output, texts, required=not arguments.json)
+    if arguments.json:
+        print(to_json(data))
+    else:
+        print_written(arguments.output)

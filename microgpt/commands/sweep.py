@@ -1,0 +1,57 @@
+"""microgpt sweep: train with many settings, and compare their held-out losses."""
+
+import argparse
+import sys
+from typing import Any
+
+from ..base.config import Sweep
+from ..base.settings import parsed
+from ..base.signals import stop_on_signals
+from ..base.terminal import notice, printable
+from .parser import add_command, add_json, add_run_settings, add_settings, add_threads, base_settings, n_threads
+from .printing import to_json
+
+THREADS_HELP = "how many work on a trial (default 1, or with process:N the cores shared out)"
+EXECUTOR_HELP = (
+    "what trials run on: process:N (the default, with N the cores), thread:N, dask:ADDRESS, mpi, or MODULE:CALLABLE, "
+    "which returns a concurrent.futures.Executor"
+)
+SETTINGS_HELP = (
+    "of the trials: a value, a,b,c or, of numbers, low..high[:log]; --val-fraction is 0.1 unless it is given"
+)
+
+
+def add(commands: Any) -> None:
+    command = add_command(commands, sweep, "sweep", "train with many settings and compare their last held-out losses")
+    add_threads(command, THREADS_HELP)
+    command.add_argument("out", metavar="DIR", nargs="?", help="directory for the sweep, and each trial's run in it")
+    add_settings(command, Sweep)
+    command.add_argument("--executor", metavar="NAME", default="process", help=EXECUTOR_HELP)
+    command.add_argument("--resume", metavar="DIR", help="go on with the sweep in this directory; needs no other flag")
+    add_json(command, "print each trial as a line of JSON, the best first")
+    add_run_settings(command.add_argument_group("settings", SETTINGS_HELP))
+
+
+def sweep(arguments: argparse.Namespace) -> int | None:
+    from ..sweeps import space, sweeper
+
+    texts = vars(arguments)
+    given = base_settings(arguments)
+    given |= {
+        name: space.values_of_flag(f, texts[name]) for name, f in space.SETTINGS.items() if texts[name] is not None
+    }
+    out, resume, own = arguments.out, arguments.resume, parsed(Sweep, texts)
+    with stop_on_signals() as stop:
+        progress = sys.stderr.isatty()
+        done = sweeper.run(out, resume, own, given, arguments.executor, n_threads(arguments), stop, progress)
+    trials = done.best_first()
+    lines = [to_json(vars(t)) for t in trials] if arguments.json else map(printable, sweeper.table(done))
+    print("\n".join(lines), flush=True)
+    if stop:
+        n, where = done.plan.config.trials, done.folder.path
+        notice(f"stopped by {stop[0].name} after {len(trials)} of {n} trials; microgpt sweep --resume {where} goes on")
+        return 128 + stop[0]
+    if all(t.status != "done" for t in trials):
+        notice(f"none of {len(trials)} trials came to its end")
+        return 1
+    return None

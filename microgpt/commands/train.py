@@ -1,0 +1,137 @@
+"""microgpt train: train a model, and sample from it."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from signal import Signals
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import ConfigError
+from ..base.progress import on_terminal
+from ..base.signals import stop_on_signals
+from ..base.terminal import notice
+from .parser import add_command, add_run_settings, add_threads, n_threads, run_settings
+from .printing import notice_cut, numbered
+
+if TYPE_CHECKING:
+    from ..core.trainer import Trainer
+    from ..runs.metrics import Metrics
+    from ..runs.ranks import Ranks
+    from ..runs.run import Run
+
+INVENTED = {"line": "names", "blank-line": "paragraphs", "none": "text"}
+
+
+def add(commands: Any) -> None:
+    command = add_command(commands, train, "train", "train a model and sample from it")
+    add_threads(command)
+    command.add_argument("file", metavar="FILE", nargs="?", help="text file, the same as --input")
+    add_run_settings(command)
+    command.add_argument("--metrics", metavar="FILE", help="write each step's loss and learning rate as a line of JSON")
+    command.add_argument("--out", metavar="DIR", help="directory for the run: checkpoints, metrics and settings")
+    command.add_argument("--resume", metavar="DIR", help="go on with the run in this directory; needs no other flag")
+    command.add_argument("--mpi", action="store_true", help="share out the shards to the processes of mpiexec")
+
+
+def train(arguments: argparse.Namespace) -> int | None:
+    from ..runs.training import training
+
+    if arguments.file is not None:
+        if arguments.input is not None:
+            raise ConfigError(f"expected none with FILE {arguments.file!r}, found {arguments.input!r}", "input")
+        arguments.input = arguments.file
+    settings = run_settings(arguments)
+    files = arguments.out, arguments.resume, arguments.metrics, arguments.config
+    threads, ranks = n_threads(arguments), ranks_of(arguments)
+    if threads is None and ranks is not None and ranks.n_here > 1:
+        threads = 1  # the others have the other cores
+    with training(settings, *files, threads, ranks) as (trainer, run, metrics):
+        stop = run_steps(trainer, run, metrics, ranks)
+        if stop:
+            notice(stopped(f"by {stop[0].name}", trainer, run))
+            return 128 + stop[0]
+        notice_early_end(trainer, run)
+    if trainer.config.num_samples and (ranks is None or ranks.rank == 0):
+        print_samples(trainer)
+    return None
+
+
+def ranks_of(arguments: argparse.Namespace) -> Ranks | None:
+    """The processes of the MPI job that --mpi says this is one of."""
+    if not arguments.mpi:
+        return None
+    from ..runs.ranks import Ranks
+
+    ranks = Ranks()
+    ranks.silence()
+    return ranks
+
+
+def run_steps(trainer: Trainer, run: Run | None, metrics: Metrics | None, ranks: Ranks | None) -> list[Signals]:
+    """Train to the end, or to the first signal; returns the signals."""
+    from ..runs import loop
+
+    try:
+        print_start(trainer, run)
+        with closing(on_terminal(trainer.config, trainer.step_count)) as reporter, stop_on_signals() as signals:
+            stop = signals if ranks is None else ranks.stop(signals)
+            loop.train(trainer, run, metrics, reporter, stop)
+    except BrokenPipeError:
+        notice(stopped("since nobody reads stdout any longer", trainer, run))
+        raise
+    return stop
+
+
+def print_start(trainer: Trainer, run: Run | None) -> None:
+    """Print what there is to train, and notices of what is unusual about it."""
+    config = trainer.config
+    documents = trainer.documents
+    if documents.had_bom:
+        notice(f"{trainer.input}: dropped a byte-order mark")
+    notice_cut(trainer.input, config, trainer.dataset)
+    if run is not None and run.num_steps_before is not None:
+        notice(f"{run.path}: goes on after step {trainer.step_count} of {run.num_steps_before}")
+        if config.num_steps > run.num_steps_before:
+            notice(f"--num-steps {config.num_steps}: from here on the learning rate is that of the longer run")
+    print(f"num {'chars' if documents.running else 'docs'}: {documents.count}")
+    if documents.n_held_out:
+        print(f"num held out: {documents.n_held_out}")
+    print(f"vocab size: {trainer.tokens.size}")
+    print(f"num params: {trainer.params.flat.size}", flush=True)
+
+
+def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
+    saved = f"microgpt train --resume {run.path} goes on" if run is not None else "nothing is saved without --out"
+    return f"stopped {why} after step {trainer.step_count}; {saved}"
+
+
+def notice_early_end(trainer: Trainer, run: Run | None) -> None:
+    """Say that training stopped early, and where the best weights are when the last ones are not."""
+    config = trainer.config
+    if trainer.step_count < config.num_steps:
+        notice(
+            f"stopped early: no better held-out loss in {config.patience} measurements; --patience 0 with --resume "
+            f"goes on"
+        )
+    if trainer.n_worse:
+        notice(place_of_best(trainer, run))
+
+
+def place_of_best(trainer: Trainer, run: Run | None) -> str:
+    """Where the weights of the lowest held-out loss are: training on made the model worse on unseen texts."""
+    from ..runs.run import BEST
+
+    weights = f"{run.file(BEST)} has those weights" if run is not None else "with --out they would have been kept"
+    n = trainer.n_worse
+    ago = f"{n} measurement{'s' * (n > 1)} before the last"
+    return f"the held-out loss was lowest, {trainer.best_val_loss:.4f}, {ago}; {weights}"
+
+
+def print_samples(trainer: Trainer) -> None:
+    from ..core.sample import Sampler
+
+    config, sampler = trainer.config, Sampler(trainer.params)
+    print(f"\n--- inference (new, hallucinated {INVENTED[config.split]}) ---")
+    for i in range(1, config.num_samples + 1):
+        print(numbered(i, sampler.sample(trainer.rng, config.temperature), config))

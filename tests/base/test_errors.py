@@ -1,0 +1,36 @@
+"""Errors of one line, put together from what they are about and the problem with it."""
+
+import pickle
+
+import pytest
+
+from microgpt.base.errors import ConfigError, DataError, EnvironmentVariableError, naming_flags, renamed
+
+
+def test_what_an_error_is_about():
+    """An argument is named as its flag is on the command line; a file is named as it is, in one line."""
+    error = ConfigError("expected 1,\nfound 2", argument="n_embd")
+    assert str(error) == r"n_embd: expected 1,\nfound 2" and error.problem == r"expected 1,\nfound 2"
+    with naming_flags():
+        assert str(error).startswith("--n-embd: ")
+        assert str(DataError("is empty", subject="two\nlines")) == r"two\nlines: is empty"
+    assert str(ConfigError("nothing fits")) == "nothing fits"
+    assert str(EnvironmentVariableError("is 0", subject="MICROGPT_THREADS")) == "MICROGPT_THREADS: is 0"
+
+
+def test_an_error_crosses_processes():
+    """A pickled error comes back as it was."""
+    error = pickle.loads(pickle.dumps(DataError("is empty", argument="input")))
+    assert (type(error), str(error), error.argument) == (DataError, "input: is empty", "input")
+
+
+@pytest.mark.parametrize("before, raised, wanted", [
+    ("text", {"subject": "text"}, "texts: wrong"), ("text", {"argument": "text"}, "texts: wrong"),
+    ("text", {"argument": "threads"}, "threads: wrong"), ("", {}, "texts: wrong"),
+    ("", {"subject": "text"}, "text: wrong"), ("", {"argument": "text"}, "text: wrong"),
+])  # fmt: skip
+def test_renamed(before, raised, wanted):
+    """An error about this argument or subject, and no other, gets the name that the caller knows."""
+    with pytest.raises(ConfigError) as caught, renamed(before, argument="texts"):
+        raise ConfigError("wrong", **raised)
+    assert str(caught.value) == wanted
