@@ -124,7 +124,7 @@ def columns():
         "rmsnorm_forward": (kernels.rmsnorm_forward, numpy_rmsnorm_forward, (x,)),
         "rmsnorm_backward": (kernels.rmsnorm_backward, numpy_rmsnorm_backward, (d, y, rstd)),
     }
-    print(f"| {m} x {n} float32, a new result | microgpt | NumPy, same arrays | NumPy, row-major arrays |")
+    print(f"| {m} x {n} float32, result in a new array | microgpt | NumPy, same arrays | NumPy, row-major arrays |")
     print("|---|---|---|---|")
     for name, (ours, numpys, arrays) in rows.items():
         for a, b in zip(as_tuple(ours(*arrays)), as_tuple(numpys(*arrays))):

@@ -195,7 +195,7 @@ def table(rows, n_threads):
     peers = [name for name in ("PyTorch", "NumPy", "Python") if any(name in row["us"] for row in rows)]
     both = [(name, as_many) for name in peers for as_many in (False, True)]
     columns = [(name, all_cores) for name, all_cores in both if any(key(name, all_cores) in row["us"] for row in rows)]
-    heads = ["dtype", "batch", "n_embd", "floor, µs", "**microgpt, µs**", "of peak"]
+    heads = ["dtype", "batch", "n_embd", "floor, µs", "**microgpt, µs**", "share of peak"]
     heads += [f"**{n_threads} threads**"] * (n_threads > 1)
     heads += [f"{name}, {n_threads} threads" if all_cores else f"{name}, µs" for name, all_cores in columns]
     yield f"| {' | '.join(heads)} |"
@@ -270,10 +270,10 @@ def main():
     if not arguments.large:
         result |= {"default_run_ms": default_run(arguments), "tokens": sampling(arguments)}
         result["peers_us"] = peers_steps(arguments)
-        print("\n| the default run, start-up and all | ms of processor time |\n|---|--:|")
+        print("\n| the default run, including start-up | processor time, ms |\n|---|--:|")
         for name, ms in result["default_run_ms"].items():
             print(f"| {name} | {ms:.0f} |")
-        print("\n| sampling: dtype, threads | M tokens a second |\n|---|--:|")
+        print("\n| sampling: dtype, threads | million tokens per second |\n|---|--:|")
         for name, rate in result["tokens"].items():
             print(f"| {name} | {rate:.2f} |")
         for name, us in result["peers_us"].items():

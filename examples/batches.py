@@ -1,4 +1,4 @@
-"""What both training loops here begin from: batches of packed names, and the weights of a small GPT."""
+"""Shared by both training loops: batches of packed names, and the initial weights of a small GPT."""
 
 import random
 from pathlib import Path
@@ -9,15 +9,17 @@ N_EMBD, N_HEAD, BLOCK_SIZE, BATCH_SIZE = 16, 4, 16, 16
 
 
 def read(path):
-    """The names of a file, shuffled, and its characters; the token after the last is begin and end."""
+    """Return the names in a file, shuffled, and their sorted characters; the next id marks both ends of a name."""
     names = Path(path).read_text(encoding="utf-8").split()
     random.Random(42).shuffle(names)
     return names, sorted(set("".join(names)))
 
 
 def batch(names, vocab, step):
-    """tokens, positions, targets: (n,) each, the names one after the other; offsets: (BATCH_SIZE + 1,), where each
-    begins, and the end of the last."""
+    """Return tokens, positions and targets, (n,) each, with the names one after the other, and offsets.
+
+    offsets: (BATCH_SIZE + 1,), the column at which each name begins, and n.
+    """
     chosen = [names[(step * BATCH_SIZE + i) % len(names)] for i in range(BATCH_SIZE)]
     rows = [[len(vocab), *map(vocab.index, name), len(vocab)][: BLOCK_SIZE + 1] for name in chosen]
     tokens = np.concatenate([row[:-1] for row in rows])
@@ -28,7 +30,7 @@ def batch(names, vocab, step):
 
 
 def weights(vocab_size):
-    """{name: a column-major matrix, features out x features in}; of wte and wpe each column is a vector of a token."""
+    """Return {name: column-major matrix}, outputs x inputs; each column of wte and wpe is the vector of a token."""
     rng = np.random.default_rng(42)
     shapes = {"wte": (N_EMBD, vocab_size), "wpe": (N_EMBD, BLOCK_SIZE), "lm_head": (vocab_size, N_EMBD)}
     shapes |= dict.fromkeys(("wq", "wk", "wv", "wo"), (N_EMBD, N_EMBD))

@@ -1,6 +1,6 @@
-"""A GPT of one layer, trained by a loop of one's own out of the public kernels alone:  python examples/kernels_loop.py
+"""A GPT of one layer and its training loop, written with the public kernels only:  python examples/kernels_loop.py
 
-Every gradient stands beside the line that it is of; a matrix is features x tokens.
+The backward pass takes the lines of the forward pass in the opposite order.  Activations are features x tokens.
 """
 
 import sys
@@ -14,7 +14,7 @@ LEARNING_RATE, BETA1, BETA2, EPS = 0.01, 0.85, 0.99, 1e-8
 
 
 def loss_and_gradients(w, tokens, positions, targets, offsets):
-    """The mean loss of a token, and {name: its gradient by the weights of that name}."""
+    """Return the mean loss per token, and {name: gradient of the loss with respect to w[name]}."""
     g = {}
     embedded = k.embedding_forward(w["wte"], w["wpe"], tokens, positions)
     x0, rstd0 = k.rmsnorm_forward(embedded)

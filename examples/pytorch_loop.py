@@ -1,6 +1,6 @@
-"""The same model and the same losses as kernels_loop.py in PyTorch, whose autograd calls the kernels' backward passes:
+"""The model of kernels_loop.py in PyTorch, with the same losses.  Autograd calls the kernels' backward passes.
 
-python examples/pytorch_loop.py          (pip install torch)
+python examples/pytorch_loop.py          (needs torch)
 """
 
 import sys
