@@ -1,4 +1,4 @@
-"""Evaluation: the loss of documents that are not trained on, and of each of their characters."""
+"""Evaluation: the loss of held-out documents, and of each of their characters."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from .data import Dataset
 from .params import Parameters, arrays
 from .program import Program, Replay
 
-COLUMNS = 1024  # at once for each thread, or as many as the longest document has
+COLUMNS = 1024  # per thread and call, unless the longest document has more
 
 
 class Evaluator:
-    """The losses of some documents, again and again as the parameters change.  All characters must be known.
+    """Computes the losses of some documents repeatedly, as the parameters change.
 
-    Running text is cut into windows, from its beginning on.  Raises DataError where there is nothing to predict.
+    All characters must be in the vocabulary.  Running text is cut into windows from its beginning.  Raises DataError if
+    there is nothing to predict.
     """
 
     def __init__(self, params: Parameters, documents: Sequence[str], threads: int | None = None) -> None:
@@ -35,7 +36,7 @@ class Evaluator:
         self._replay = Replay(ops, config.dtype, max_tokens, {**params.views, **d.arrays}, n_threads)
 
     def losses(self) -> Any:
-        """-log probability of each character, and of each document's end, one document after the other: float64."""
+        """-log probability of each character and of each document's end, document by document, as float64."""
         offsets, most = self.dataset.offsets, self._replay.max_tokens
         losses = np.empty(offsets[-1])
         first = 0
@@ -48,7 +49,7 @@ class Evaluator:
         return losses
 
     def mean(self, losses: Any) -> float:
-        """What training lowers: the mean over documents of their means, or over the characters of running text."""
+        """The quantity that training minimizes: the mean of per-document means, or the mean over running text."""
         return mean(losses, None if self.params.tokens.end is None else np.diff(self.dataset.offsets))
 
     def loss(self) -> float:
@@ -56,14 +57,14 @@ class Evaluator:
 
 
 def record(config: Config, vocab_size: int) -> Program:
-    """The program of the losses alone."""
+    """The program that computes only the losses."""
     ops = Program()
     model.loss(ops, model.forward(ops, arrays(config, vocab_size), config, ops.attention_forward))
     return ops
 
 
 def mean(losses: Any, lengths: Any) -> float:
-    """The mean over documents, so long and one after the other, of their means; without lengths that of all losses."""
+    """The mean of per-document means, for consecutive documents of these lengths; for None, the mean of all losses."""
     if lengths is None:
         return total(losses) / len(losses)
     weighted = np.repeat(1 / np.asarray(lengths), lengths)
@@ -77,9 +78,9 @@ def bits_per_character(losses: Any) -> float:
 
 
 def total(losses: Any) -> float:
-    """The exact sum, so that the order and the machine do not matter; SamplingError when it is not finite."""
+    """The exact sum, independent of order and machine.  Raises SamplingError if it is not finite."""
     found = math.nan
-    with suppress(OverflowError):  # beyond the largest number; no loss is below 0, so infinities have one sign
+    with suppress(OverflowError):  # the sum is too large; no loss is negative, so infinities have one sign
         found = math.fsum(losses)
     if not math.isfinite(found):
         raise SamplingError(f"expected a finite loss, found {found}: the model's weights are too large")

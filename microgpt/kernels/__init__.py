@@ -461,7 +461,7 @@ def _documents(name: str, offsets: Any, n_tokens: int) -> tuple[Any, Any, int]:
     offsets = indices(name, offsets, n_tokens + 1)
     if offsets.size == 0 or offsets[0] != 0 or offsets[-1] != n_tokens or (offsets[1:] < offsets[:-1]).any():
         found = shown(offsets.tolist())
-        raise ValueError(f"{name}: expected 0, then integers that never decrease, and last {n_tokens}, found {found}")
+        raise ValueError(f"{name}: expected integers that never decrease, from 0 to {n_tokens}, found {found}")
     lengths = offsets[1:] - offsets[:-1]
     positions = np.arange(n_tokens, dtype=np.int32) - np.repeat(offsets[:-1], lengths)
     return offsets, positions, int(lengths.max(initial=0))

@@ -128,8 +128,8 @@ def recorded(
     """A function over(start, n) that replays kernel calls, without the GIL, on the n columns from column `start`.
 
     A call has the fields of struct microgpt_call (csrc/program.h): `array` is a list of arrays, with None for each
-    one left out; `sizes` maps the table's sizes to numbers.  `early` means that updates need not wait for the last call.  The
-    function keeps the arrays alive.  It raises RuntimeError in a thread whose stack is too small.
+    one left out; `sizes` maps the table's sizes to numbers.  `early` means that updates need not wait for the last
+    call.  The function keeps the arrays alive.  It raises RuntimeError in a thread whose stack is too small.
     """
     calls = list(calls)
     records = _ffi.new("struct microgpt_call[]", [_record(**call) for call in calls])
