@@ -59,7 +59,7 @@ class Call(NamedTuple):
         return not any(name and operand.per_token for operand, name in zip(self.row.outputs, self.writes))
 
     def parts(self) -> list[Call]:
-        """The call as one call for all results per token and one for each sum over tokens, which threads divide otherwise."""
+        """The call split in two kinds: one call for all results per token, and one for each sum over tokens."""
         outputs = self.row.outputs
         groups = [[operand for operand in outputs if operand.per_token]]
         groups += [[operand] for operand in outputs if not operand.per_token]
@@ -89,8 +89,8 @@ class Program:
     ) -> Array | tuple[Array, ...]:
         """Record a call.  Returns the named outputs: an Array for one name or Array, a tuple for a tuple.
 
-        Other outputs are named after the first ("attn" leads to "attn.probs").  `accumulate` says which outputs are added to:
-        True or False for all, or one for each.
+        Other outputs are named after the first ("attn" leads to "attn.probs").  `accumulate` says which outputs are
+        added to: True or False for all, or one for each.
         """
         row = KERNELS[kernel]
         for operand, array in zip(row.inputs, inputs, strict=True):
@@ -131,10 +131,10 @@ class Program:
         return array
 
     def phases(self) -> list[list[Call]]:
-        """The calls in order, grouped into phases: first results per token, then sums over tokens, then per token again, and so on.
+        """The calls in order, in phases that alternate: results per token, then sums over tokens.
 
-        Threads divide the tokens, or else parts of sums, and wait for each other between phases.  A sum therefore comes as late
-        as its inputs allow, and no call reads another sum of its phase.
+        Threads divide the tokens, or else parts of sums, and wait for each other between phases.  A sum therefore comes
+        as late as its inputs allow, and no call reads another sum of its phase.
         """
         done: list[list[Call]] = []
         columns, sums = list[Call](), list[Call]()
@@ -170,10 +170,10 @@ def fit(kernel: str, operand: Operand, array: Array, sizes: dict[str, int]) -> N
 
 
 def permits_early_updates(phases: list[list[Call]], gradients: Mapping[str, str]) -> bool:
-    """Whether each parameter may be updated as soon as its gradient is complete; `gradients` maps gradients to parameters.
+    """Whether each parameter may be updated as soon as its gradient is complete.
 
-    That holds if a single call computes the whole gradient, and no other call of its phase, or of a later one, reads the
-    parameter or the gradient.
+    `gradients` maps gradients to parameters.  The answer is yes if a single call computes the whole gradient, and no
+    other call of its phase, or of a later one, reads the parameter or the gradient.
     """
     for gradient, parameter in gradients.items():
         makers = [(i, call) for i, phase in enumerate(phases) for call in phase if gradient in call.writes]
@@ -189,9 +189,9 @@ def permits_early_updates(phases: list[list[Call]], gradients: Mapping[str, str]
 class Replay:
     """A program with memory for batches of up to max_tokens, run by n_threads threads.
 
-    Threads divide whole documents, or single columns if `documents` is False.  `given` has the arrays that the program does
-    not compute.  Those with a column for each token may be longer than a batch, which is a slice of them.  `gradients` maps
-    gradients to parameters if parameters are to be updated.
+    Threads divide whole documents, or single columns if `documents` is False.  `given` has the arrays that the program
+    does not compute.  Those with a column for each token may be longer than a batch, which is a slice of them.
+    `gradients` maps gradients to parameters if parameters are to be updated.
     """
 
     def __init__(

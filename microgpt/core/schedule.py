@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from ..base.config import Config
 
-# the fraction of the decay that remains, at a fraction of the steps after warm-up
+# the part of the decay that is still to come, at a fraction of the steps after warm-up
 SCHEDULES: dict[str, Callable[[float], float]] = {
-    "linear": lambda done: 1 - done,
-    "cosine": lambda done: 0.5 * (1 + cos_pi(done)),
-    "constant": lambda done: 1.0,
+    "linear": lambda fraction: 1 - fraction,
+    "cosine": lambda fraction: 0.5 * (1 + cos_pi(fraction)),
+    "constant": lambda fraction: 1.0,
 }
-SERIES = [(-1) ** k / math.factorial(2 * k + 1) for k in reversed(range(12))]  # Taylor coefficients of sin(x) / x in x^2
+SERIES = [(-1) ** k / math.factorial(2 * k + 1) for k in reversed(range(12))]  # of sin(x) / x in x^2
 
 
 def cos_pi(x: float) -> float:

@@ -29,8 +29,8 @@ class Ranks(Protocol):
 class Tree:
     """Adds gradients that arrive one after the other, and their losses, in one binary tree.
 
-    Neighbors are added, then neighboring sums, and so on.  Half, a quarter or an eighth of the tree is a tree itself, which
-    another process can sum.  As in a binary counter, at most one sum of each level waits for its neighbor.
+    Neighbors are added, then neighboring sums, and so on.  Half, a quarter or an eighth of the tree is a tree itself,
+    which another process can sum.  As in a binary counter, at most one sum of each level waits for its neighbor.
     """
 
     def __init__(self, n_shards: int, gradient: Any) -> None:

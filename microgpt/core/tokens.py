@@ -14,8 +14,8 @@ SLICE = 2**20  # characters to encode at once
 class Tokens:
     """The ids 0 to size - 1: the characters of `vocab`, then BOS, which comes before and after every document.
 
-    `start` is the id before a text, `end` the one after it, or None.  Running text has no BOS: its `start` is the newline,
-    or the first character of a vocabulary without one.
+    `start` is the id before a text, `end` the one after it, or None.  Running text has no BOS: its `start` is the
+    newline, or the first character of a vocabulary without one.
     """
 
     def __init__(self, vocab: Sequence[str], split: str) -> None:
