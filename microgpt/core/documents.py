@@ -94,7 +94,7 @@ class Documents:
         if self.sha256 != sha256:
             raise DataError(
                 f"expected the documents that the run started with (SHA-256 {sha256}), "
-                f"found others ({self.sha256}); if their file has moved, give its path as {named('input')}",
+                f"found others ({self.sha256}); set {named('input')} to the file that has them",
                 subject=self.path,
             )
 

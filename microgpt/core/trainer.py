@@ -52,7 +52,10 @@ class Trainer:
     All random numbers come from `rng`, in the reference's order: the shuffle, then the initial weights.
 
     Raises TypeError if `config` is not a Config, DataError for a file that cannot be trained on, ConfigError for a
-    model that does not fit into memory, CheckpointError for a checkpoint of another optimizer.
+    model that does not fit into memory or differs from the checkpoint's, CheckpointError for a checkpoint of another
+    optimizer.
+
+    For example:
 
         trainer = Trainer(Config(input="input.txt", num_steps=500, val_fraction=0.1))
         while not trainer.done:
@@ -273,6 +276,9 @@ class Trainer:
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
+        for name in "n_embd", "n_layer", "block_size":
+            if (found := getattr(self.config, name)) != (saved := getattr(checkpoint.config, name)):
+                raise ConfigError(f"expected {saved}, as in the checkpoint, found {found}", argument=name)
         self.params.copy_from(checkpoint.params)
         self.rng.setstate(checkpoint.rng_state)
         self.step_count = checkpoint.step

@@ -149,7 +149,14 @@ def matmul_backward(
     out: tuple[Array[Real] | None, Array[Real] | None],
     accumulate: bool = False,
 ) -> tuple[Array[Real] | None, Array[Real] | None]: ...
-def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: bool = False) -> Any:
+def matmul_backward(
+    dy: Array[Real],
+    w: Array[Real],
+    x: Array[Real],
+    *,
+    out: tuple[Array[Real] | None, Array[Real] | None] | None = None,
+    accumulate: bool = False,
+) -> tuple[Array[Real] | None, Array[Real] | None]:
     """Gradients of the matrix product y = w x: dw = dy x^T and dx = w^T dy.
 
     - `dy`: (m, n), float32 or float64, the gradient of the loss with respect to y
@@ -157,8 +164,9 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
     - `x`: (k, n), of the same dtype, as given to `matmul_forward`
     - `out`: the tuple (dw, dx) of arrays to write to; None makes two new arrays.  A None inside the tuple skips that
       gradient: `out=(dw, None)` computes only dw.
-    - `accumulate`: True adds the gradients to what `out` holds; False overwrites `out`.  It has no effect
-      without `out`.
+    - `accumulate`: True adds the gradients to what `out` holds; False overwrites it.  It has no effect without `out`.
+
+    Inputs may have any layout, and are not changed.  Column-major ones are read in place; others are copied first.
 
     Returns the tuple (dw, dx) with dw: (m, k) and dx: (k, n), column-major and of the inputs' dtype; or `out` if it is
     given.
@@ -175,6 +183,10 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
     >>> dx
     array([[2.],
            [3.]])
+    >>> _ = matmul_backward(np.array([[1.0]]), np.array([[2.0, 3.0]]), np.array([[5.0], [7.0]]),
+    ...                     out=(dw, None), accumulate=True)
+    >>> dw
+    array([[10., 14.]])
     """
     return call("matmul_backward", out, accumulate, 0.0, dy, w, x)
 
@@ -360,7 +372,9 @@ def add_backward(dy: Array[Real], *, out: None = None, accumulate: bool = False)
 def add_backward(
     dy: Array[Real], *, out: tuple[Array[Real] | None, Array[Real] | None], accumulate: bool = False
 ) -> tuple[Array[Real] | None, Array[Real] | None]: ...
-def add_backward(dy: Any, *, out: Any = None, accumulate: bool = False) -> Any:
+def add_backward(
+    dy: Array[Real], *, out: tuple[Array[Real] | None, Array[Real] | None] | None = None, accumulate: bool = False
+) -> tuple[Array[Real] | None, Array[Real] | None]:
     """Gradients of `add_forward`: da = dy and db = dy.
 
     - `dy`: (m, n), float32 or float64, the gradient of the loss with respect to y

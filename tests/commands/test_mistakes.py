@@ -68,7 +68,7 @@ microgpt.train(resume='nope')
 microgpt.train(resume='run', n_embd=8)
     ConfigError: n_embd: expected 4, with which the run to resume began, found 8
 microgpt.train(resume='run', input='one.txt')
-    DataError: one.txt: expected the documents that the run started with .*; if their file has moved, give its path as input
+    DataError: one.txt: expected the documents that the run started with .*; set input to the file that has them
 microgpt.train('names.txt', metrics='names.txt')
     ConfigError: metrics: expected a file other than input, found 'names.txt'
 microgpt.train('names.txt', metrics=True)
