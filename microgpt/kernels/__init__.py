@@ -162,7 +162,7 @@ def matmul_backward(
     - `dy`: (m, n), float32 or float64, the gradient of the loss with respect to y
     - `w`: (m, k), of the same dtype, as given to `matmul_forward`
     - `x`: (k, n), of the same dtype, as given to `matmul_forward`
-    - `out`: the tuple (dw, dx) of arrays to write to; None makes two new arrays.  A None inside the tuple skips that
+    - `out`: the tuple (dw, dx) of arrays to write to; None makes two new arrays.  None in the tuple skips that
       gradient: `out=(dw, None)` computes only dw.
     - `accumulate`: True adds the gradients to what `out` holds; False overwrites it.  It has no effect without `out`.
 
@@ -378,7 +378,7 @@ def add_backward(
     """Gradients of `add_forward`: da = dy and db = dy.
 
     - `dy`: (m, n), float32 or float64, the gradient of the loss with respect to y
-    - `out`: the tuple (da, db) of arrays to write to; None makes two new arrays.  A None inside the tuple skips that
+    - `out`: the tuple (da, db) of arrays to write to; None makes two new arrays.  None in the tuple skips that
       gradient.
     - `accumulate`: True adds the gradients to what `out` holds; False overwrites `out`
 
@@ -420,6 +420,7 @@ def embedding_forward(
     return call("embedding_forward", out, False, 0.0, wte, wpe, tokens, positions)
 
 
+@overload
 def embedding_backward(
     dx: Array[Real],
     tokens: Integers,
@@ -427,19 +428,41 @@ def embedding_backward(
     *,
     vocab_size: SupportsIndex,
     block_size: SupportsIndex,
-    out: tuple[Array[Real], Array[Real]] | None = None,
+    out: None = None,
     accumulate: bool = False,
-) -> tuple[Array[Real], Array[Real]]:
+) -> tuple[Array[Real], Array[Real]]: ...
+@overload
+def embedding_backward(
+    dx: Array[Real],
+    tokens: Integers,
+    positions: Integers,
+    *,
+    vocab_size: SupportsIndex,
+    block_size: SupportsIndex,
+    out: tuple[Array[Real] | None, Array[Real] | None],
+    accumulate: bool = False,
+) -> tuple[Array[Real] | None, Array[Real] | None]: ...
+def embedding_backward(
+    dx: Array[Real],
+    tokens: Integers,
+    positions: Integers,
+    *,
+    vocab_size: SupportsIndex,
+    block_size: SupportsIndex,
+    out: tuple[Array[Real] | None, Array[Real] | None] | None = None,
+    accumulate: bool = False,
+) -> tuple[Array[Real] | None, Array[Real] | None]:
     """Gradients of `embedding_forward`: dwte[:, tokens[t]] += dx[:, t] and dwpe[:, positions[t]] += dx[:, t].
 
     - `dx`: (n_embd, n_tokens), float32 or float64, the gradient of the loss with respect to x
     - `tokens`, `positions`: (n_tokens,), integers, as given to `embedding_forward`
     - `vocab_size`, `block_size`: how many columns wte and wpe have
-    - `out`: the tuple (dwte, dwpe) of arrays to write to; None makes new ones
+    - `out`: the tuple (dwte, dwpe) of arrays to write to; None makes two new arrays.  None in the tuple skips that
+      gradient.
     - `accumulate`: True adds the gradients to what `out` holds; False overwrites `out`
 
     Returns (dwte, dwpe) with dwte: (n_embd, vocab_size) and dwpe: (n_embd, block_size), or `out` if it is given.
-    The sums run over t in order, from 0.
+    The sums run over t in order.
 
     Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout, an index out of range, or an
     overlap of `out` with another argument; no output has changed then.
