@@ -76,7 +76,7 @@ class Dataset:
         self.max_columns = self.widest(batch_size)
         self._room = min(found, max(STRETCH, self.max_columns))
         self._first, self._starts = 0, [0]  # what the arrays hold: the first document, and all boundaries
-        self._moved: tuple[int, Any] | None = None  # an epoch, and the begins of its windows
+        self._moved: tuple[int, Any] | None = None  # an epoch, and where its windows begin
 
     def __repr__(self) -> str:
         return f"<Dataset of {self.n_documents} documents and {self.n_characters} characters>"
@@ -150,7 +150,7 @@ class Dataset:
 
 
 def windows(begins: Any, lengths: Any, size: int, moving: bool) -> tuple[Any, Any]:
-    """Begins and lengths of the windows in texts with these begins and lengths.
+    """(begins, lengths) of the windows, for texts with these begins and lengths.
 
     Moving windows have one length, and leave a window's length of the text free to move in.
     """

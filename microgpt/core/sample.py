@@ -20,10 +20,10 @@ from .generator import uniform
 from .params import Parameters
 from .program import Program, Replay
 
-# limits on the documents drawn side by side, so that their data stays in the processor's cache
+# limits on the documents drawn side by side: the first two keep their data in the processor's cache
 ROW = 4096  # bytes of one feature of all documents
 CACHE = 2**21  # numbers in their keys and values
-TEXT = 2**22  # characters in their texts, which limits memory
+TEXT = 2**22  # characters in their texts
 MIN_ACTIVE = 0.75  # of the columns: with fewer, moving the active ones costs less than running all
 
 
