@@ -205,7 +205,7 @@ class Trainer:
         self.step_count += 1
 
     def _all_done(self) -> ValueError:
-        return ValueError(f"step: all {self.config.num_steps} steps are done: set a larger num_steps to train longer")
+        return ValueError(f"num_steps: all {self.config.num_steps} steps are done: set a larger number to train longer")
 
     def _not_finite(self) -> NotFiniteError:
         return NotFiniteError(self.step_count + 1, "infinity or NaN", "a finite gradient norm")

@@ -308,7 +308,7 @@ def test_past_the_end(tmp_path):
     """After the last step there are neither steps nor gradients."""
     trainer = tiny_trainer(tmp_path, 8)
     for method in trainer.step, trainer.gradients:
-        with pytest.raises(ValueError, match="num_steps 8"):
+        with pytest.raises(ValueError, match="num_steps: all 8 steps are done"):
             method()
 
 
