@@ -1,5 +1,6 @@
 """What a run prints while it trains: step lines on stdout, a progress bar on a terminal or in a notebook."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -57,7 +58,8 @@ class Reporter:
         if self.lines == "none":
             self.val_loss = f", held out {loss:.2f}"
         else:
-            self._print(f"{self._place(step)} | held-out loss {loss:.4f}")
+            bits = loss / math.log(2)
+            self._print(f"{self._place(step)} | held-out loss {loss:.4f} ({bits:.3f} bits per character)")
 
     def samples(self, step: int, texts: list[str]) -> None:
         escape = printable if self.config.split == LINE else escaped

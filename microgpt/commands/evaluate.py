@@ -6,7 +6,7 @@ from typing import Any
 from ..base.errors import renamed
 from ..base.terminal import printable
 from .parser import add_command, add_json, add_threads, n_threads
-from .printing import characters, notice_cut, to_json
+from .printing import characters, to_json
 
 
 def add(commands: Any) -> None:
@@ -34,14 +34,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
     with renamed("documents", subject=path):
         result = model.evaluate(texts)
-    notice_cut(path, model.config, result)
     if arguments.json:
         print(to_json({"input": path, **result._asdict()}))
     else:
         print(f"input: {printable(path)}{' (what was held out)' * arguments.held_out}")
         print(f"num docs: {result.n_documents}")
-        print(f"loss: {result.loss:.4f} (mean over the {result.loss_is_mean_of})")
-        print(f"bits per character: {result.bits_per_character:.4f} (mean over the {result.bits_are_mean_of})")
+        print(f"loss: {result.loss:.4f} (mean over the {result.loss_is_mean_of}, in nats)")
+        print(f"bits per character: {result.bits_per_character:.4f} (the same in bits)")
+        if result.document_loss is not None:
+            print(f"document loss: {result.document_loss:.4f} (mean over the documents of their mean losses, in nats)")
 
 
 def score(arguments: argparse.Namespace) -> None:

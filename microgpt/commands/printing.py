@@ -10,7 +10,6 @@ from ..base.terminal import notice, printable
 
 if TYPE_CHECKING:
     from ..core.data import Dataset
-    from ..runs.trained import Evaluation
 
 
 def numbered(i: int, text: str, config: Config, escape: Callable[[str], str] = printable) -> str:
@@ -35,7 +34,7 @@ def print_written(output: str) -> None:
     print(f"wrote {printable(output)}")
 
 
-def notice_cut(path: str, config: Config, d: Dataset | Evaluation) -> None:
+def notice_cut(path: str, config: Config, d: Dataset) -> None:
     """Say how many documents are longer than the context, and which part of the characters is lost."""
     if d.n_truncated:
         what = "line" if config.split == LINE else "paragraph"

@@ -26,8 +26,8 @@ class Dataset:
     and weights[t], the names of model.py.
 
     A document's columns predict ids + [end] from [start] + ids, cut to block_size.  Running text is cut into windows,
-    which are the documents then: block_size columns each; with a `key` their beginnings and their order are drawn anew
-    for every epoch.  A batch is `batch_size` documents in a row; past the last one comes the first again.
+    which are the documents then: block_size columns each; their beginnings and their order are drawn from `key` anew
+    for every epoch.  `whole` cuts nothing off: a longer document, or running text, becomes several windows.  A batch is `batch_size` documents in a row; past the last one comes the first again.
 
     A weight is 1 / (batch_size * columns of the document), which makes a weighted sum of losses the mean over documents
     of their mean losses.
@@ -44,14 +44,18 @@ class Dataset:
         batch_size: int = 1,
         n_batches: int | None = None,
         key: int | None = None,
+        whole: bool = False,
     ) -> None:
         self.batch_size, self._tokens, self._key, self._dtype = batch_size, tokens, key, config.dtype
         sizes = np.fromiter(map(len, documents), np.int64, len(documents))
         if (found := int(sizes.sum()) + len(sizes)) > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} characters and ends, found {found}")
         begins, lengths = np.cumsum(sizes + 1) - sizes - 1, sizes + (tokens.end is not None)  # in the ids
-        if tokens.end is None:
-            begins, lengths = windows(begins, lengths, config.block_size, moving=key is not None)
+        context = np.zeros_like(lengths)
+        if whole:
+            begins, lengths, context = overlapping_windows(begins, lengths, config.block_size)
+        elif tokens.end is None:
+            begins, lengths = moving_windows(begins, lengths, config.block_size)
         self._spare = found - len(sizes) - int(lengths.sum())  # how far the windows may move
         self.longest = int(lengths.max(initial=0))
         self.n_truncated = int(np.count_nonzero(lengths > config.block_size))
@@ -67,7 +71,7 @@ class Dataset:
         if tokens.end is not None and n_batches is not None and n_batches * batch_size <= n:  # no document comes again
             n, again = n_batches * batch_size, 0
             documents, begins = documents[:n], begins[:n]
-        self._documents, self._begins = documents, begins
+        self._documents, self._begins, self._context = documents, begins, context
         self.offsets = np.concatenate(([0], np.cumsum(np.resize(lengths[:n], n + again))))
         if (found := int(self.offsets[-1])) > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} tokens, found {found}")
@@ -94,6 +98,12 @@ class Dataset:
     def _ids(self) -> Any:
         memory.require(self.n_bytes, f"{self.n_documents} documents")
         return self._tokens.encode(self._documents)
+
+    @property
+    def counted(self) -> Any:
+        """Which columns are counted: all but those that a window repeats to have a context."""
+        lengths = np.diff(self.offsets)
+        return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], lengths) >= np.repeat(self._context, lengths)
 
     def widest(self, count: int) -> int:
         """The most columns that so many documents in a row have."""
@@ -145,14 +155,22 @@ class Dataset:
         return self._moved[1]
 
 
-def windows(begins: Any, lengths: Any, size: int, moving: bool) -> tuple[Any, Any]:
-    """Where the windows begin of texts that begin there and are so long, and how long they are.
+def moving_windows(begins: Any, lengths: Any, size: int) -> tuple[Any, Any]:
+    """Where the windows of a running text begin, and their length: they leave room for each to move by one length."""
+    n = max(1, lengths[0] // size - 1)
+    return begins[0] + size * np.arange(n), np.full(n, min(size, lengths[0]))
 
-    Windows that move have one length, and leave as much of the text as one has.
+
+def overlapping_windows(begins: Any, lengths: Any, size: int) -> tuple[Any, Any, Any]:
+    """Where the windows of texts begin, their lengths, and how many of their first columns are context alone.
+
+    A text that is longer than the context is cut as sampling does it: when the context is full, the older half is
+    dropped.  So each window begins with the newer half of the one before, and every token is counted once.
     """
-    if moving:
-        n = max(1, lengths[0] // size - 1)
-        return begins[0] + size * np.arange(n), np.full(n, min(size, lengths[0]))
-    counts = -(-lengths // size)
-    within = size * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
-    return np.repeat(begins, counts) + within, np.minimum(size, np.repeat(lengths, counts) - within)
+    half = size // 2
+    step = size - half
+    counts = np.where(lengths > 0, 1 + -(-(lengths - size).clip(0) // step), 0)
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # of each window in its text
+    starts = number * step
+    ends = np.minimum(starts + size, np.repeat(lengths, counts))
+    return np.repeat(begins, counts) + starts, ends - starts, np.where(number > 0, half, 0)

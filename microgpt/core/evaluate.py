@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,15 +20,30 @@ from .program import Program, Replay
 COLUMNS = 1024  # at once for each thread, or as many as the longest document has
 
 
+class Measure(NamedTuple):
+    """Mean losses in nats."""
+
+    loss: float  # over all tokens: characters and, but for running text, the documents' ends
+    document_loss: float | None  # over documents of their mean losses, which training lowers; None for running text
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.loss / math.log(2)
+
+
 class Evaluator:
     """The losses of some documents, again and again as the parameters change.  All characters must be known.
 
-    Running text is cut into windows, from its beginning on.  Raises DataError where there is nothing to predict.
+    Every character is predicted, and every document's end, whatever the context length: beyond the context as in
+    sampling, which drops the older half of a full context.  Raises DataError where there is nothing to predict.
     """
 
     def __init__(self, params: Parameters, documents: Sequence[str], threads: int | None = None) -> None:
         self.params, config = params, params.config
-        self.dataset = d = Dataset(documents, params.tokens, config)
+        self.dataset = d = Dataset(documents, params.tokens, config, whole=True)
+        has_end = params.tokens.end is not None
+        self.lengths = np.array([len(document) + has_end for document in documents])  # predictions of each document
+        self._counted = d.counted
         n_threads = number(threads, params.flat.size * d.offsets[-1])
         max_tokens = min(int(d.offsets[-1]), max(d.max_columns, COLUMNS * n_threads))
         ops = record(config, params.tokens.size)
@@ -45,14 +60,11 @@ class Evaluator:
             self._replay.over(start, n)
             losses[offsets[first] : offsets[end]] = self._replay.values["losses"].reshape(-1, order="F")[:n]
             first = end
-        return losses
+        return losses[self._counted]
 
-    def mean(self, losses: Any) -> float:
-        """What training lowers: the mean over documents of their means, or over the characters of running text."""
-        return mean(losses, None if self.params.tokens.end is None else np.diff(self.dataset.offsets))
-
-    def loss(self) -> float:
-        return self.mean(self.losses())
+    def measure(self) -> Measure:
+        losses = self.losses()
+        return Measure(mean(losses), None if self.params.tokens.end is None else mean(losses, self.lengths))
 
 
 def record(config: Config, vocab_size: int) -> Program:
@@ -62,18 +74,13 @@ def record(config: Config, vocab_size: int) -> Program:
     return ops
 
 
-def mean(losses: Any, lengths: Any) -> float:
-    """The mean over documents, so long and one after the other, of their means; without lengths that of all losses."""
+def mean(losses: Any, lengths: Any = None) -> float:
+    """The mean of the losses; with the documents' lengths, the mean over documents of their mean losses."""
     if lengths is None:
         return total(losses) / len(losses)
     weighted = np.repeat(1 / np.asarray(lengths), lengths)
     weighted *= losses
     return total(weighted) / len(lengths)
-
-
-def bits_per_character(losses: Any) -> float:
-    """The mean over all characters and ends, in bits."""
-    return total(losses) / len(losses) / math.log(2)
 
 
 def total(losses: Any) -> float:

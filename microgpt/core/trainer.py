@@ -207,13 +207,20 @@ class Trainer:
             append(step())
 
     def evaluate(self) -> float:
-        """The loss of the held-out documents; changes nothing.  Raises ConfigError when there are none."""
+        """The mean loss over all tokens of the held-out documents, in nats; changes nothing.
+
+        Raises ConfigError when no documents are held out, NotFiniteError when the loss is not finite.
+        """
+        return self.measure().loss
+
+    def measure(self) -> evaluate.Measure:
+        """evaluate(), and the mean over documents of their mean losses."""
         if not self.documents.held_out:
             raise ConfigError(f"{named('val_fraction')}: expected a part to be held out, found none")
         if self._evaluator is None:
             self._evaluator = evaluate.Evaluator(self.params, self.documents.held_out, self.threads)
         try:
-            return self._evaluator.loss()
+            return self._evaluator.measure()
         except SamplingError:
             raise NotFiniteError(self.step_count, "another in the held-out part") from None
 
@@ -287,7 +294,7 @@ class Trainer:
         numbers += self.program.count(self.max_columns, self.n_threads)
         needed = d.n_bytes
         if self.documents.held_out:
-            needed += Dataset(self.documents.held_out, self.tokens, c).n_bytes
+            needed += Dataset(self.documents.held_out, self.tokens, c, whole=True).n_bytes
             columns = max(c.block_size, evaluate.COLUMNS * number(self.threads))
             numbers += evaluate.record(c, self.tokens.size).count(columns)
         needed += numbers * np.dtype(c.dtype).itemsize

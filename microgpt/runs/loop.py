@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..base.config import RUNNING_TEXT, Config, Sampling
 from ..base.errors import named
 from ..base.terminal import notice
+from ..core.evaluate import Measure
 from ..core.sample import samples
 from .history import History
 from .metrics import Metrics
@@ -63,19 +64,19 @@ def run_steps(
     history.first_step = trainer.step_count + 1
     while not trainer.done and not stop:
         first, started = trainer.step_count + 1, time.monotonic()
-        losses, val_loss = run_chunk(trainer, run, metrics, stop, chunk)
+        losses, held_out = run_chunk(trainer, run, metrics, stop, chunk)
         if not losses:
             return
         step = trainer.step_count
         history.losses.extend(losses)
-        if val_loss is not None:
-            history.val_losses.append((step, val_loss))
-            if trainer.record(val_loss) and run is not None:
+        if held_out is not None:
+            history.val_losses.append((step, held_out.loss))
+            if trainer.record(held_out.loss) and run is not None:
                 save_or_notice(run.save_best, trainer)
         if first == 1:
             warn(losses[0], trainer.tokens.size)
         if reporter is not None:
-            report(reporter, trainer, first, losses, val_loss)
+            report(reporter, trainer, first, losses, held_out)
         now = time.monotonic()
         chunk = chunk * 2 if now - started < CHUNK_SECONDS else max(1, chunk // 2)
         by_time = not config.checkpoint_every and now > saved + SAVE_SECONDS
@@ -86,30 +87,30 @@ def run_steps(
 
 def run_chunk(
     trainer: Trainer, run: Run | None, metrics: Metrics | None, stop: Sized, chunk: int
-) -> tuple[list[float], float | None]:
-    """Train at most `chunk` steps, up to the next event: their losses, and the held-out loss if it is due.
+) -> tuple[list[float], Measure | None]:
+    """Train at most `chunk` steps, up to the next event: their losses, and the held-out losses if they are due.
 
     Whatever goes wrong, the metrics of the steps before it are written.
     """
     config, first = trainer.config, trainer.step_count + 1
     losses: list[float] = []
-    val_loss = None
+    held_out = None
     try:
         trainer.steps(min(first - 1 + chunk, next_event(config, first)), losses, stop)
         step = trainer.step_count
         if losses and trainer.documents.held_out and (due(config.eval_every, step) or step == config.num_steps):
-            val_loss = trainer.evaluate()
+            held_out = trainer.measure()
     finally:
-        write_metrics(trainer, run, metrics, first, losses, val_loss)
-    return losses, val_loss
+        write_metrics(trainer, run, metrics, first, losses, held_out)
+    return losses, held_out
 
 
-def report(reporter: Reporter, trainer: Trainer, first: int, losses: list[float], val_loss: float | None) -> None:
+def report(reporter: Reporter, trainer: Trainer, first: int, losses: list[float], held_out: Measure | None) -> None:
     """Show the steps from `first` on, the held-out loss, and samples if they are due."""
     step = trainer.step_count
     reporter.steps(first, losses)
-    if val_loss is not None:
-        reporter.held_out(step, val_loss)
+    if held_out is not None:
+        reporter.held_out(step, held_out.loss)
     if due(trainer.config.sample_every, step):
         reporter.samples(step, a_few_samples(trainer))
 
@@ -156,13 +157,13 @@ def write_metrics(
     metrics: Metrics | None,
     first: int,
     losses: list[float],
-    val_loss: float | None = None,
+    held_out: Measure | None = None,
 ) -> None:
     if not losses or (run is None and metrics is None):
         return
     rates = [trainer.learning_rate(step) for step in range(first - 1, first - 1 + len(losses))]
     if metrics is not None:
-        metrics.add(first, losses, rates, val_loss)
+        metrics.add(first, losses, rates, held_out)
         metrics.flush()
     if run is not None:
-        run.add_metrics(first, losses, rates, val_loss)
+        run.add_metrics(first, losses, rates, held_out)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from ..base.errors import ConfigError, named
 from ..base.files import Folder, naming
 from ..base.terminal import reason
+from ..core.evaluate import Measure
 
 
 class Metrics:
@@ -59,14 +60,16 @@ class Metrics:
                 f"{named('metrics')}: expected a file that can be written, found {path!r}: {reason(error)}"
             ) from None
 
-    def add(self, first: int, losses: list[float], rates: list[float], val_loss: float | None = None) -> None:
-        """The losses and learning rates of the steps from `first` on; val_loss is of the last of them."""
+    def add(self, first: int, losses: list[float], rates: list[float], held_out: Measure | None = None) -> None:
+        """The losses and learning rates of the steps from `first` on, and the held-out losses after the last of them."""
         lines = [
             f'{{"step": {step}, "loss": {loss!r}, "lr": {rate!r}}}\n'
             for step, (loss, rate) in enumerate(zip(losses, rates), first)
         ]
-        if val_loss is not None:
-            lines[-1] = f'{lines[-1][:-2]}, "val_loss": {val_loss!r}}}\n'
+        if held_out is not None:
+            document_loss = held_out.document_loss
+            more = "" if document_loss is None else f', "val_document_loss": {document_loss!r}'
+            lines[-1] = f'{lines[-1][:-2]}, "val_loss": {held_out.loss!r}{more}}}\n'
         self._pending += "".join(lines).encode()
 
     def flush(self) -> None:

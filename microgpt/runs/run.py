@@ -12,6 +12,7 @@ from ..base.errors import CheckpointError, ConfigError, MissingError, Unreadable
 from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
 from ..core.checkpoint import Checkpoint
+from ..core.evaluate import Measure
 from . import checkpoint
 from .history import History
 from .metrics import Metrics
@@ -170,9 +171,9 @@ class Run:
         why = f"{file}: {reason(error)}" if file is not None else reason(error)
         return OSError(f"{named(name)}: expected a directory that can be written, found {self.path!r}: {why}")
 
-    def add_metrics(self, first: int, losses: list[float], rates: list[float], val_loss: float | None) -> None:
+    def add_metrics(self, first: int, losses: list[float], rates: list[float], held_out: Measure | None) -> None:
         """Write the metrics of some steps; that they cannot be written is a notice, and once is enough."""
-        self.metrics.add(first, losses, rates, val_loss)
+        self.metrics.add(first, losses, rates, held_out)
         try:
             self.metrics.flush()
         except OSError as error:

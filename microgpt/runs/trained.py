@@ -20,7 +20,7 @@ from ..base.threads import check
 from ..core.activations import Activations, activations
 from ..core.checkpoint import Checkpoint
 from ..core.documents import Documents
-from ..core.evaluate import Evaluator, bits_per_character, mean
+from ..core.evaluate import Evaluator, mean
 from ..core.params import Parameters
 from ..core.sample import place, samples
 from .history import History
@@ -47,14 +47,11 @@ class Evaluation(NamedTuple):
     """What evaluate() measures."""
 
     n_documents: int
-    n_truncated: int  # how many of them are longer than the context, so that only their beginning counts
-    n_lost: int  # characters beyond the context, which do not count
-    longest: int  # the shortest context that holds every document
     n_characters: int
-    loss: float
-    loss_is_mean_of: str  # "documents": the mean of their mean losses; or "characters" of running text
-    bits_per_character: float
-    bits_are_mean_of: str  # "characters and ends" of all documents, or "characters"
+    loss: float  # the mean over all tokens, in nats
+    loss_is_mean_of: str  # "characters and ends" of all documents, or "characters" of running text
+    bits_per_character: float  # the same in bits
+    document_loss: float | None  # the mean over documents of their mean losses, in nats; None for running text
 
 
 class Trained:
@@ -155,21 +152,19 @@ class Trained:
         texts = list(text) if isinstance(text, (list, tuple)) else [text]
         running = self.config.split == RUNNING_TEXT
         for each in texts:
-            self._check_text("text", each, None if running else self.config.block_size)
+            self._check_text("text", each, None)
             if running and not each:
                 raise ConfigError("expected at least one character, found none", subject="text")
         if not texts:
             return []
         losses = Evaluator(self.params, texts, self.threads).losses()
-        counts = [len(each) if running else min(len(each) + 1, self.config.block_size) for each in texts]
-        ends = [*accumulate(counts)]
+        ends = [*accumulate(len(each) + (not running) for each in texts)]
         found = [losses[start:end] for start, end in zip([0, *ends], ends)]
-        means = [mean(of_each, None if running else [len(of_each)]) for of_each in found]
-        scores = [Score(each, loss, of_each.tolist()) for each, loss, of_each in zip(texts, means, found)]
+        scores = [Score(each, mean(of_each), of_each.tolist()) for each, of_each in zip(texts, found)]
         return scores if isinstance(text, (list, tuple)) else scores[0]
 
     def evaluate(self, documents: list[str]) -> Evaluation:
-        """The Evaluation of a list of texts; of a document longer than the context the beginning counts."""
+        """The Evaluation of a list of texts, of which every character counts, also beyond the context length."""
         if isinstance(documents, str) or not isinstance(documents, Iterable):
             raise TypeError(f"documents: expected a list of texts, found {shown(documents)}")
         documents = list(documents)
@@ -183,18 +178,14 @@ class Trained:
                 raise DataError(unknown(document, known, self.vocab), argument="documents")
         with renamed("", argument="documents"):
             evaluator = Evaluator(self.params, documents, self.threads)
-        losses, d = evaluator.losses(), evaluator.dataset
-        running = self.config.split == RUNNING_TEXT
+        measure = evaluator.measure()
         return Evaluation(
             n_documents=len(documents),
-            n_truncated=d.n_truncated,
-            n_lost=d.n_lost,
-            longest=d.longest,
-            n_characters=d.n_characters,
-            loss=evaluator.mean(losses),
-            loss_is_mean_of="characters" if running else "documents",
-            bits_per_character=bits_per_character(losses),
-            bits_are_mean_of="characters" if running else "characters and ends",
+            n_characters=sum(map(len, documents)),
+            loss=measure.loss,
+            loss_is_mean_of="characters" if self.config.split == RUNNING_TEXT else "characters and ends",
+            bits_per_character=measure.bits_per_character,
+            document_loss=measure.document_loss,
         )
 
     def inspect(self, text: str) -> Activations:
