@@ -56,6 +56,19 @@ class RunSettings(Generic[Int, Float, Str]):
     init_std: Float = setting(0.08, "standard deviation of the initial weights", Range(0, 1000, True))
     dtype: Str = setting("float64", "precision: float64 reproduces the reference", choices=("float64", "float32"))
     val_fraction: Float = setting(0.0, "part of the documents, the last after the shuffle, to hold out", FRACTION)
+    val_split: Str = setting(
+        "texts",
+        "hold out whole texts, with all their copies, or single documents, as versions before 0.2 did",
+        choices=("texts", "documents"),
+        needs="val_fraction",
+        before="documents",
+    )
+    val_seed: Int = setting(
+        0,
+        "seed that chooses the held-out documents; 0 takes the last ones after the run's own shuffle",
+        Range(0, 2**63 - 1),
+        needs="val_fraction",
+    )
     eval_every: Int = setting(100, "measure the loss of the held-out part every so many steps", STEPS, free=True)
     patience: Int = setting(0, "stop after so many measurements without a new best; 0 never does", FROM_0, free=True)
     checkpoint_every: Int = setting(0, "save the run every so many steps; 0 is once a minute", FROM_0, free=True)
@@ -92,8 +105,10 @@ class Config(RunSettings[int, float, str], Input):
                 f"expected at most {named('num_steps')} {self.num_steps}, found {self.warmup_steps}",
                 argument="warmup_steps",
             )
-        if self.patience and not self.val_fraction:
-            raise ConfigError(f"expected 0 without {named('val_fraction')}, found {self.patience}", argument="patience")
+        for name in ("patience", "val_seed"):
+            if getattr(self, name) and not self.val_fraction:
+                found = getattr(self, name)
+                raise ConfigError(f"expected 0 without {named('val_fraction')}, found {found}", argument=name)
 
 
 @dataclass(frozen=True)

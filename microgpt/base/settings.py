@@ -47,9 +47,21 @@ class Range:
 
 
 def setting(
-    default: object, help: str, range: Range | None = None, choices: tuple[str, ...] | None = None, free: bool = False
+    default: object,
+    help: str,
+    range: Range | None = None,
+    choices: tuple[str, ...] | None = None,
+    free: bool = False,
+    needs: str = "",
+    before: object = None,
 ) -> Any:
-    return field(default=default, metadata={"help": help, "range": range, "choices": choices, "free": free})
+    """A field of Settings.
+
+    `free` settings may change when a run is resumed.  A setting that `needs` another is stored only if that one is set.
+    `before` is what checkpoints that are older than the setting were computed with, if not with the default.
+    """
+    metadata = {"help": help, "range": range, "choices": choices, "free": free, "needs": needs, "before": before}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,9 @@ class Settings:
             object.__setattr__(self, f.name, value)  # frozen
 
     def as_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """The settings by name, without those that need another that is not set."""
+        needed = {f.name: f.metadata["needs"] for f in fields(self)}
+        return {name: getattr(self, name) for name, needs in needed.items() if not needs or getattr(self, needs)}
 
 
 def kind(f: Field[Any]) -> type:

@@ -27,7 +27,8 @@ class Dataset:
 
     A document's columns predict ids + [end] from [start] + ids, cut to block_size.  Running text is cut into windows,
     which are the documents then: block_size columns each; their beginnings and their order are drawn from `key` anew
-    for every epoch.  `whole` cuts nothing off: a longer document, or running text, becomes several windows.  A batch is `batch_size` documents in a row; past the last one comes the first again.
+    for every epoch.  `whole` cuts nothing off: a longer document, or running text, becomes several windows.
+    A batch is `batch_size` documents in a row; past the last one comes the first again.
 
     A weight is 1 / (batch_size * columns of the document), which makes a weighted sum of losses the mean over documents
     of their mean losses.

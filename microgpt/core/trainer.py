@@ -19,6 +19,7 @@ from . import evaluate, model
 from .checkpoint import Checkpoint
 from .data import MAX_COUNT, Dataset
 from .documents import Documents
+from .evaluate import Measure
 from .optimizer import Adam, Optimizer, clip
 from .params import Parameters, arrays, count
 from .program import Program, Replay
@@ -213,7 +214,7 @@ class Trainer:
         """
         return self.measure().loss
 
-    def measure(self) -> evaluate.Measure:
+    def measure(self) -> Measure:
         """evaluate(), and the mean over documents of their mean losses."""
         if not self.documents.held_out:
             raise ConfigError(f"{named('val_fraction')}: expected a part to be held out, found none")

@@ -238,6 +238,13 @@ def parse_json(text: bytes) -> State:
     return state
 
 
+def older_values(settings: State) -> State:
+    """What settings that a checkpoint does not have were before they existed, where that is not the default."""
+    before = {f.name: f.metadata["before"] for f in fields(Config) if f.metadata["before"] is not None}
+    needs = {f.name: f.metadata["needs"] for f in fields(Config)}
+    return {name: value for name, value in before.items() if name not in settings and settings.get(needs[name])}
+
+
 def parse_state(state: State, keys: list[str]) -> tuple[Config, list[str], dict[str, Any]]:
     """The settings, the vocabulary and the scalars among the keys, of which every one is checked."""
     version = state.get("format")
@@ -248,14 +255,14 @@ def parse_state(state: State, keys: list[str]) -> tuple[Config, list[str], dict[
     settings = state.get("config")
     if list(state) != keys or type(settings) is not dict:
         raise CheckpointError(f"expected the keys {', '.join(keys)}, found others")
-    # a setting that is younger than the checkpoint has its default, which computes what was computed without it
+    # a setting that is younger than the checkpoint has the value that computes what was computed without it
     known = [f.name for f in fields(Config)]
     if other := [name for name in settings if name not in known]:
         raise UnreadableError(f"expected settings that this version has, found {shown(other[0])}")
     if list(settings) != [name for name in known if name in settings]:
         raise CheckpointError("expected the settings in their order, found another")
     try:
-        config = Config(**settings)
+        config = Config(**older_values(settings), **settings)
     except ConfigError as error:
         raise CheckpointError(f"its settings: {error}") from None
     vocab = state["vocab"]

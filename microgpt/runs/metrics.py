@@ -61,7 +61,7 @@ class Metrics:
             ) from None
 
     def add(self, first: int, losses: list[float], rates: list[float], held_out: Measure | None = None) -> None:
-        """The losses and learning rates of the steps from `first` on, and the held-out losses after the last of them."""
+        """Losses and learning rates of the steps from `first` on, and the held-out losses after the last step."""
         lines = [
             f'{{"step": {step}, "loss": {loss!r}, "lr": {rate!r}}}\n'
             for step, (loss, rate) in enumerate(zip(losses, rates), first)
