@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..base.config import RUNNING_TEXT, Config, Sampling
 from ..base.errors import named
 from ..base.terminal import notice
+from ..core.documents import SINGLE_DOCUMENTS
 from ..core.evaluate import Measure
 from ..core.sample import samples
 from .history import History
@@ -71,7 +72,7 @@ def run_steps(
         history.losses.extend(losses)
         if held_out is not None:
             history.val_losses.append((step, held_out.loss))
-            if trainer.record(held_out.loss) and run is not None:
+            if trainer.record(compared(config, held_out)) and run is not None:
                 save_or_notice(run.save_best, trainer)
         if first == 1:
             warn(losses[0], trainer.tokens.size)
@@ -103,6 +104,13 @@ def run_chunk(
     finally:
         write_metrics(trainer, run, metrics, first, losses, held_out)
     return losses, held_out
+
+
+def compared(config: Config, held_out: Measure) -> float:
+    """The held-out loss by which a run chooses its best weights; older runs began with the mean over documents."""
+    if config.val_split == SINGLE_DOCUMENTS and held_out.document_loss is not None:
+        return held_out.document_loss
+    return held_out.loss
 
 
 def report(reporter: Reporter, trainer: Trainer, first: int, losses: list[float], held_out: Measure | None) -> None:

@@ -13,7 +13,6 @@ from microgpt.core.documents import Documents
 from microgpt.core.evaluate import Evaluator
 from microgpt.core.params import Parameters
 from microgpt.core.sample import place
-from microgpt.core.tokens import Tokens
 
 VOCAB = list("\nabcdefg")
 
