@@ -1,28 +1,28 @@
-"""One trial of a sweep: what becomes of it, and what a worker needs to know to train it."""
+"""One trial of a sweep: its settings and results, and what a worker needs to know to train it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-RUNNING_FILE = "running"  # a file in a sweep's directory, there as long as the sweep runs
+RUNNING_FILE = "running"  # a file in the directory of a sweep that exists while the sweep runs
 
-PAUSED = "paused"  # not begun, or at a rung: to be continued
-INTERRUPTED = "interrupted"  # with its sweep, and saved
-UNSAVED = "unsaved"  # its directory cannot be written, which is no fault of the trial's
+PAUSED = "paused"  # not started, or waiting at a rung
+INTERRUPTED = "interrupted"  # saved and stopped together with its sweep
+UNSAVED = "unsaved"  # its directory could not be written, which is not a failure of the trial
 
 
 @dataclass
 class Trial:
-    """What became of a trial; as it stands in trials.jsonl."""
+    """A trial's settings and results, as in a line of trials.jsonl."""
 
     trial: int  # its number, from 0
-    settings: dict[str, Any]  # those that were given to the sweep
-    status: str = PAUSED  # done, stopped (by a rung), invalid, failed, died or timeout in the end
+    settings: dict[str, Any]  # only those that the sweep sets
+    status: str = PAUSED  # at the end: done, stopped (at a rung), invalid, failed, died or timeout
     step: int | None = None
     val_loss: float | None = None  # at that step
-    rungs: list[Any] = field(default_factory=list)  # of [step, held-out loss]
-    run: str | None = None  # its directory within the sweep's
+    rungs: list[Any] = field(default_factory=list)  # [step, held-out loss] of each
+    run: str | None = None  # the directory of its run, relative to the sweep's
     error: str | None = None
     started: str | None = None
     seconds: float = 0.0
@@ -34,11 +34,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs beside the trial; its paths do not depend on the worker's directory."""
+    """What a worker needs besides the trial.  Paths are absolute, so a worker may have any working directory."""
 
     directory: str  # of the sweep
-    cwd: str  # where it was begun
+    cwd: str  # the working directory in which the sweep started
     token: str  # the content of RUNNING_FILE while this sweep runs
-    until: int | None  # the step, or None: to the end
-    limit: float  # seconds for all of the trial; 0 is any
+    until: int | None  # train to this step, or with None to the end
+    limit: float  # seconds for the whole trial; 0 means no limit
     threads: int | None
