@@ -24,9 +24,7 @@ def write(output: str, data: bytes) -> None:
     try:
         files.write(output, data)
     except (OSError, MemoryError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(
-            f"expected a writable file, found {output!r}: {reason(error)}", argument="output"
-        ) from None
+        raise DataError(f"expected a writable file, found {output!r}: {reason(error)}", argument="output") from None
 
 
 def writer(output: str) -> Callable[[Trained, str], bytes]:

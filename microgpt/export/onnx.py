@@ -72,7 +72,7 @@ def to_bytes(params: Parameters) -> bytes:
     helper, types = onnx.helper, onnx.TensorProto
     config, dtype = params.config, np.dtype(params.config.dtype)
     if params.flat.nbytes > MAX_BYTES:
-        raise ConfigError(f"expected weights of at most {MAX_BYTES} bytes for an .onnx file, found {params.flat.nbytes}")
+        raise ConfigError(f"expected weights of at most {MAX_BYTES} bytes for ONNX, found {params.flat.nbytes}")
     head_dim = config.n_embd // config.n_head
     constants = {
         **by_rows(params),

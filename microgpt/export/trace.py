@@ -30,7 +30,7 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
     "step0.wte" is a weight before the first step.  The arrays of step 1 begin with "step1.", and so on:
 
     - inputs: "tokens", "positions", "targets", "weights", each [tokens]
-    - intermediates and their gradients: "layer0.q", "layer0.dq", ..., each [tokens, features]
+    - intermediates and their gradients: "layer0.q", "layer0.dq", ..., with one row per token
     - "loss" (in nats, before the update) and "learning_rate", each one float64
     - for each weight: its gradient "grad.wte", Adam's "m.wte" and "v.wte", and the weight after the step, "wte".
       These are outputs x inputs; embeddings have one row per token or position.
@@ -42,7 +42,9 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
         raise ConfigError(f"expected at most {left} of {named('num_steps')}, found {steps}", argument="steps")
     ops = record(config, trainer.tokens.size, keep=True)
     n_numbers = ops.count(d.max_columns) + config.n_layer * config.n_head * d.max_columns**2 + 4 * params.flat.size
-    memory.require(2 * steps * n_numbers * params.flat.itemsize, f"a trace of {steps} steps")  # twice: as arrays and as a file
+    memory.require(
+        2 * steps * n_numbers * params.flat.itemsize, f"a trace of {steps} steps"
+    )  # twice: as arrays and as a file
     gradients = {gradient_of(name): view for name, view in trainer.grads.items()}
     replay = Replay(ops, config.dtype, d.max_columns, {**params, **gradients, **d.arrays})
 

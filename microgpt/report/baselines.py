@@ -1,4 +1,4 @@
-"""Baselines: the losses of a uniform guess, and of a table of which token follows which."""
+"""Baselines: the losses of a uniform guess and of a bigram table."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ..core.tokens import Tokens
 
 
 def losses(config: Config, tokens: Tokens, documents: Documents | None) -> dict[str, float]:
-    """{"uniform guess": loss, "bigram table": loss} of a run's texts; without them the first alone."""
+    """{"uniform guess": loss, "bigram table": loss} for a run's texts; without documents, only the first."""
     found = {"uniform guess": uniform(tokens)}
     if documents is not None:
         measured = documents.held_out or documents.training
@@ -26,8 +26,9 @@ def uniform(tokens: Tokens) -> float:
 
 
 def bigram(training: Sequence[str], measured: Sequence[str], tokens: Tokens, block_size: int) -> float:
-    """The loss of the `measured` documents when a token's chance is how often it followed the one before it in
-    `training`, each count plus one; of a document longer than block_size the beginning counts, as for a model."""
+    """The loss of the `measured` documents under bigram counts of `training`, each count increased by one.
+
+    Only the first block_size tokens of a document count, as for a model."""
     seen, counts = np.unique(pairs(tokens.encode(training), tokens.size), return_counts=True)
     of_first = np.bincount(seen // tokens.size, counts, tokens.size)
     wanted = pairs(tokens.encode(measured), tokens.size)
@@ -42,5 +43,5 @@ def bigram(training: Sequence[str], measured: Sequence[str], tokens: Tokens, blo
 
 
 def pairs(ids: Any, size: int) -> Any:
-    """Each id but the last with the one after it, as one number."""
+    """Each id and the next one, encoded as a single number."""
     return ids[:-1].astype(np.int64) * size + ids[1:]

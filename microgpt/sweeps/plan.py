@@ -40,7 +40,9 @@ class Plan:
     cwd: str  # the working directory in which the sweep started
     data_sha256: str = ""
     n_rungs: int = 0  # the number of rungs that `round` has passed
-    round: list[Trial] = field(default_factory=list)  # the last round that reached a rung, with its trials as they were there
+    round: list[Trial] = field(
+        default_factory=list
+    )  # the last round that reached a rung, with its trials as they were there
 
     @classmethod
     def of(cls, own: Given, given: dict[str, Any]) -> Plan:
@@ -80,7 +82,7 @@ class Plan:
         folder.write(SWEEP, (json.dumps(text, indent=1) + "\n").encode())
 
     def resume(self, own: Given, given: dict[str, Any]) -> None:
-        """Apply changed settings.  Raises ConfigError for one that must not change, DataError if the input has changed."""
+        """Apply new settings.  Raises ConfigError for one that must not change, DataError if the input has changed."""
         for name, values in space_of(given).items():
             must_equal(name, as_text(self.space.get(name, [getattr(Config, name)])), as_text(values))
         before, self.config = self.config, replace(self.config, **own)

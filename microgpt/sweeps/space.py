@@ -71,7 +71,9 @@ def values_of(f: Field[Any], value: object) -> Values:
     if isinstance(value, Between) or (isinstance(value, str) and kind(f) is not str):
         return values_of_flag(f, str(value))
     several = value.tolist() if hasattr(value, "tolist") else value  # a NumPy array or number
-    several = [*several] if isinstance(several, (list, tuple, range)) else [several]  # not a set, which has no fixed order
+    several = (
+        [*several] if isinstance(several, (list, tuple, range)) else [several]
+    )  # not a set, which has no fixed order
     values: list[Any] = [os.fspath(v) if isinstance(v, os.PathLike) else plain(v) for v in several]
     for v in values:
         check(f, v)
@@ -80,7 +82,9 @@ def values_of(f: Field[Any], value: object) -> Values:
 
 def checked_list(f: Field[Any], values: list[Any]) -> Values:
     if not values or "" in values:
-        raise ConfigError(f"expected at least one value, none of them empty, found {shown(values and '')}", argument=f.name)
+        raise ConfigError(
+            f"expected at least one value, none of them empty, found {shown(values and '')}", argument=f.name
+        )
     if twice := [v for i, v in enumerate(values) if v in values[:i]]:
         raise ConfigError(f"expected each value once, found {twice[0]!r} twice", argument=f.name)
     return values
@@ -93,7 +97,10 @@ def space_of(settings: dict[str, Any]) -> Space:
             raise TypeError(f"sweep: unknown setting {name!r}{suggestion(name, SETTINGS)}")
     space = {name: values_of(f, settings[name]) for name, f in SETTINGS.items() if name in settings}
     if "val_fraction" in space and not bounds(space["val_fraction"])[0]:
-        raise ConfigError("expected a value above 0, because trials are compared by their held-out losses, found 0", argument="val_fraction")
+        raise ConfigError(
+            "expected a value above 0, because trials are compared by their held-out losses, found 0",
+            argument="val_fraction",
+        )
     return space
 
 

@@ -27,7 +27,7 @@ from ..base.progress import progress_bar
 from ..base.settings import Given
 from ..base.signals import interrupt_at_the_end
 from ..base.signature import accepts
-from ..base.terminal import reason, shown
+from ..base.terminal import reason
 from ..base.threads import check
 from ..runs.run import SWEEP
 from . import executors
@@ -106,7 +106,8 @@ def run(
 ) -> Sweeper:
     """Run a sweep until it is complete or `stop` becomes non-empty; returns its Sweeper."""
     if (out is None) == (resume is None):
-        raise ConfigError(f"expected either a directory for a new sweep or {named('resume')}, found {'neither' if out is None else 'both'}")
+        found = "neither" if out is None else "both"
+        raise ConfigError(f"expected either a directory for a new sweep or {named('resume')}, found {found}")
     with ExitStack() as held:
         if resume is not None:
             folder = held.enter_context(closing(open_directory(resume)))
@@ -309,7 +310,7 @@ class Sweeper:
                     vars(t).update(vars(end))
                     yield t
                 elif not self.stop:
-                    error = error or f"{path}: expected a directory that all workers share, found that trial {t.trial} did not see it"
+                    error = error or f"{path}: the worker of trial {t.trial} cannot see this directory"
             # a trial that had started may have killed its worker, so it is retried alone; the others were only queued
             suspects += (started := [t for t in dead if os.path.exists(self.folder.file(t.name))] or dead)
             waiting = [t for t in dead if t not in started]
@@ -338,7 +339,7 @@ class Sweeper:
                 with suppress(queue.Empty):
                     future = ended.get(timeout=POLL_SECONDS)
                     t = futures.pop(future)
-                    if not (halted and future.cancelled()):  # only a worker's death raises; a trial's failure is in its `error`
+                    if not (halted and future.cancelled()):  # an exception means that the worker died
                         yield t, None if future.exception() else future.result()
         except (RuntimeError, CancelledError) as error:  # BrokenExecutor is a RuntimeError
             raise OSError(
