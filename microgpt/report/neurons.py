@@ -16,10 +16,7 @@ def neurons(model: Trained, texts: Sequence[str]) -> dict[str, Any]:
     """For each layer the number of dead neurons, and the most active ones with the texts of their peaks."""
     config, n_tokens = model.config, 0
     shape = config.n_layer, len(texts), 4 * config.n_embd
-    peaks, places = (
-        np.zeros(shape),
-        np.zeros(shape, np.int64),
-    )  # each neuron's largest activation in a text, and its position
+    peaks, places = np.zeros(shape), np.zeros(shape, np.int64)  # a neuron's largest activation in a text, and where
     active, sums = np.zeros((shape[0], shape[2]), np.int64), np.zeros((shape[0], shape[2]))
     for i, text in enumerate(texts):
         found = model.inspect(text)
