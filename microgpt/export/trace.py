@@ -42,9 +42,8 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
         raise ConfigError(f"expected at most {left} of {named('num_steps')}, found {steps}", argument="steps")
     ops = record(config, trainer.tokens.size, keep=True)
     n_numbers = ops.count(d.max_columns) + config.n_layer * config.n_head * d.max_columns**2 + 4 * params.flat.size
-    memory.require(
-        2 * steps * n_numbers * params.flat.itemsize, f"a trace of {steps} steps"
-    )  # twice: as arrays and as a file
+    # twice the size: the arrays and the file
+    memory.require(2 * steps * n_numbers * params.flat.itemsize, f"a trace of {steps} steps")
     gradients = {gradient_of(name): view for name, view in trainer.grads.items()}
     replay = Replay(ops, config.dtype, d.max_columns, {**params, **gradients, **d.arrays})
 

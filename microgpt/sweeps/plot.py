@@ -97,9 +97,8 @@ def draw_setting(axes: Any, name: str, values: Values, styles: Styles, top: floa
             x = [places.get(v, v) for v in (t.settings[name] for t in trials)]
             losses = [min(t.val_loss or 0, top) for t in trials]
             axes.plot(x, losses, **{"color": "C0", "linestyle": "none"} | style)
-    axes.axvspan(
-        *(places.get(end, end) for end in bounds(values)), alpha=0
-    )  # invisible; makes the axis cover all possible values
+    # invisible, but makes the axis cover all possible values
+    axes.axvspan(*(places.get(end, end) for end in bounds(values)), alpha=0)
     if isinstance(values, list):
         ticks = list(places)[:: -(-len(places) // MAX_TICKS)]
         axes.set_xticks([places[v] for v in ticks], [label(v) for v in ticks])

@@ -71,9 +71,7 @@ def values_of(f: Field[Any], value: object) -> Values:
     if isinstance(value, Between) or (isinstance(value, str) and kind(f) is not str):
         return values_of_flag(f, str(value))
     several = value.tolist() if hasattr(value, "tolist") else value  # a NumPy array or number
-    several = (
-        [*several] if isinstance(several, (list, tuple, range)) else [several]
-    )  # not a set, which has no fixed order
+    several = [*several] if isinstance(several, (list, tuple, range)) else [several]  # a set has no fixed order
     values: list[Any] = [os.fspath(v) if isinstance(v, os.PathLike) else plain(v) for v in several]
     for v in values:
         check(f, v)
