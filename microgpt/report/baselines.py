@@ -1,4 +1,4 @@
-"""Baselines: the losses of a uniform guess, and of a table of which token follows which."""
+"""Baselines: the losses of a uniform guess and of a bigram table."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ..core.tokens import Tokens
 
 
 def losses(config: Config, tokens: Tokens, documents: Documents | None) -> dict[str, float]:
-    """{"uniform guess": loss, "bigram table": loss} of a run's texts; without them the first alone."""
+    """{"uniform guess": loss, "bigram table": loss} for a run's texts; without documents, only the first."""
     found = {"uniform guess": uniform(tokens)}
     if documents is not None:
         measured = documents.held_out or documents.training
@@ -37,5 +37,5 @@ def bigram(training: Sequence[str], measured: Sequence[str], tokens: Tokens) -> 
 
 
 def pairs(ids: Any, size: int) -> Any:
-    """Each id but the last with the one after it, as one number."""
+    """Each id and the next one, encoded as a single number."""
     return ids[:-1].astype(np.int64) * size + ids[1:]

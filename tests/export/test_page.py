@@ -103,7 +103,7 @@ def test_running_text(exported, trained):
         shown.typed.fill(text)
         assert shown.probabilities() == pytest.approx(model.next(text), rel=0, abs=1e-9)
         assert shown.losses() == pytest.approx(model.score(text).losses if text else [], rel=0, abs=1e-9)
-        assert shown.page.get_by_text("older half was dropped").count() == (len(text) > 8)
+        assert shown.page.get_by_text("dropped its older half").count() == (len(text) > 8)
     assert shown.draw(num_samples=4, prompt="ab\n") == model.sample(4, prompt="ab\n", length=500)
 
 

@@ -298,7 +298,7 @@ def test_curves(folder):
     assert found["held_out"] == list(zip(*series["held-out"]))
     steps = list(range(1, 5000))
     points = figures.thinned(steps, [1 / step for step in steps])
-    assert len(points) == figures.POINTS and points[0] == (1, 1) and points[-1] == (4999, 1 / 4999)
+    assert len(points) == figures.MAX_POINTS and points[0] == (1, 1) and points[-1] == (4999, 1 / 4999)
     assert figures.thinned([1, 2, 3], [1.0, math.nan, math.inf]) == [(1, 1.0)]
 
 

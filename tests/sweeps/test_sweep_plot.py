@@ -25,7 +25,7 @@ def swept(folder, monkeypatch):
 def test_what_is_drawn(swept, monkeypatch):
     """A panel for each setting that varies and one for the rungs has every trial's loss, the best one marked, and those
     that are far away at the top."""
-    monkeypatch.setattr(plot, "FAR", 1.5)
+    monkeypatch.setattr(plot, "MAX_SPREAD", 1.5)
     figures = []
     monkeypatch.setattr(plot, "save", lambda figure, output: figures.append(figure))
     assert main(["plot", "s", "-o", "s.svg"]) == 0
