@@ -59,16 +59,16 @@ def train(given: Given) -> "Model":
     - `metrics`: file to which to write the loss and the learning rate of each step, as one line of JSON
     - `threads`: number of threads; by default, as many as there are cores and the work can keep busy;
       the results are bit-identical for any number
-    - `progress`: True shows a progress bar (needs tqdm)
+    - `progress`: True shows a progress bar, if tqdm is installed
 
     The settings and their defaults:
 
     SETTINGS
 
     Raises TypeError for an unknown setting, ConfigError for a wrong value, DataError for a file that cannot be used,
-    CheckpointError for a run that cannot be resumed, NotFiniteError if the loss becomes infinite or NaN, OSError if the
-    run cannot be saved, and ExtraError if tqdm is needed but not installed.  Ctrl-C finishes the current step, saves
-    the run if there is one, and raises KeyboardInterrupt.
+    CheckpointError for a run that cannot be resumed, NotFiniteError if the loss becomes infinite or NaN, and OSError if
+    the run cannot be saved.  Ctrl-C finishes the current step, saves the run if there is one, and raises
+    KeyboardInterrupt.
 
     >>> model = microgpt.train("input.txt", num_steps=2000, n_embd=32, out="runs/wide")   # doctest: +SKIP
     >>> model.history.losses[-1]   # doctest: +SKIP
@@ -116,7 +116,7 @@ class Model(Trained):
     - `config`: its settings, a Config
     - `vocab`: list of its characters; the index of a character is its id
     - `params`: mapping from names, such as "layer0.attn_wq", to NumPy arrays of `config.dtype`.  A matrix is outputs x
-      inputs; the embeddings `wte` and `wpe` are n_embd x vocabulary and n_embd x block_size
+      inputs; the embeddings have a column for each token (`wte`) and for each position (`wpe`)
     - `history`: the losses of its training
     - `threads`: number of threads, or None for as many as there are cores and the work can keep busy
 
@@ -137,9 +137,7 @@ class Model(Trained):
         """
         name = path_text(path, "path")
         if not name.endswith(".npz"):
-            raise ConfigError(
-                f"save: expected a name that ends in .npz, found {name!r}; export() writes other formats"
-            )
+            raise ConfigError(f"save: expected a name that ends in .npz, found {name!r}; export() writes other formats")
         from .runs import checkpoint
 
         files.write(name, checkpoint.to_bytes(self._saved))
