@@ -112,8 +112,8 @@ class Trained:
     def history(self) -> History:
         """The losses of the training: from train(), or from the metrics file of the run's directory; else empty.
 
-        `history.losses` has one float for each step, starting at `history.first_step`; `history.val_losses` is a list of
-        (step, held-out loss).
+        `history.losses` has one float for each step, starting at `history.first_step`; `history.val_losses` is a list
+        of (step, held-out loss).
         """
         if self._directory is None:
             return History()
@@ -147,7 +147,9 @@ class Trained:
         """Draw the texts of sample(), and return a list of (text, probabilities).
 
         The probabilities are a list of floats: one for each character of the text, and one for its end unless it was
-        cut off at the context or at `length`.  The settings and their defaults; all but `num_samples` are given by name:
+        cut off at the context or at `length`.
+
+        The settings and their defaults; all but `num_samples` are given by name:
 
         SETTINGS
 
@@ -208,9 +210,8 @@ class Trained:
         """Measure the loss of a list of texts and return an Evaluation.
 
         Its `loss` is what training minimizes: the mean of per-document means or, for running text, the mean over
-        characters.  Its `bits_per_character` is the mean over all characters and ends.  Only the beginning of a document
-        counts if it is longer than the context; `n_truncated` and `n_lost` count such documents and their lost
-        characters.
+        characters.  Its `bits_per_character` is the mean over all characters and ends.  Of a document longer than the
+        context, only the beginning counts; `n_truncated` and `n_lost` count such documents and their lost characters.
 
         Raises TypeError for anything but a list of str, DataError for an empty list or unknown characters, and
         SamplingError if the loss is not finite.
