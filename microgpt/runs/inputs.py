@@ -15,7 +15,7 @@ from ..base.terminal import notice
 
 
 def resolve_input(name: str) -> str:
-    """Return `name`, or the path of the names that come with microgpt if it is the default name and no such file exists."""
+    """The path of the input `name`: for the default name without such a file, the names that come with microgpt."""
     if name != Config.input or exists_or_unknown(name) or os.path.islink(name):  # a broken link is an error
         return name
     path = beside(name)

@@ -249,8 +249,8 @@ class Trained:
         """Run the model on a text and return every intermediate value: a dict of NumPy arrays of `config.dtype`.
 
         The names are those in microgpt/core/model.py: "layer0.q" (n_embd x tokens), "logits" and "probs" (vocabulary x
-        tokens), "losses" (1 x tokens), and so on.  The first token is BOS and the others are the text's characters; for
-        running text it is the first character.  A token counts only if score() measures the prediction after it.
+        tokens), "losses" (1 x tokens), and so on.  The first token is BOS, or a newline for running text; the others
+        are the text's characters.  The last token is the last one after which score() measures a prediction.
 
         Raises ConfigError for unknown characters, or for a text longer than the context.
 
@@ -268,8 +268,8 @@ class Trained:
         """Return how much each token of a text attends to each earlier token and to itself.
 
         The result is a list with one NumPy array for each layer, n_head x tokens x tokens: [head, i, j] is how much
-        token i attends to token j, and sums to 1 over j.  The first token is BOS, unless the model was trained on
-        running text.
+        token i attends to token j, and sums to 1 over j.  The tokens are those of inspect(): first BOS, or a newline
+        for running text, then the text's characters.
 
         Raises ConfigError for unknown characters, or for a text longer than the context.
 
