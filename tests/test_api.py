@@ -64,7 +64,7 @@ def test_save(tmp_path):
         model.save(1)
     for name in ("model.safetensors", "model.py", "model"):
         with pytest.raises(
-            microgpt.ConfigError, match=f"save: expected a name that ends in .npz, found '.*{name}'; .* export"
+            microgpt.ConfigError, match=f"save: expected a name that ends in .npz, found '.*{name}'; export"
         ):
             model.save(tmp_path / name)
         assert not (tmp_path / name).exists()
@@ -231,7 +231,7 @@ def test_default_input_elsewhere(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = {**TINY, "val_fraction": 0.1}
     found = microgpt.train(**settings)
-    assert "none in this directory" in capsys.readouterr().err
+    assert "not found in this directory" in capsys.readouterr().err
     same = microgpt.train(str(INPUT), **settings)
     assert found.history.losses == same.history.losses
     assert found.held_out() == same.held_out(INPUT)

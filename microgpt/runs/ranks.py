@@ -97,7 +97,7 @@ class Ranks:
     def end_all(self, line: str, code: int) -> None:
         """End every process of the job, because the others would wait for this one for ever.
 
-        If all ranks come here, all have failed in the same way: rank 0 has printed the error, and each rank exits alone.
+        If all ranks come here, all have failed in the same way: rank 0 has printed the error, and each rank exits.
         """
         here, until = self._ends.Ibarrier(), time.monotonic() + PATIENCE_SECONDS
         while not here.Test():

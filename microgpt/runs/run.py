@@ -172,7 +172,7 @@ class Run:
         return OSError(f"{named(name)}: expected a directory that can be written, found {self.path!r}: {why}")
 
     def add_metrics(self, first: int, losses: list[float], rates: list[float], val_loss: float | None) -> None:
-        """Write the metrics of some steps.  If that fails, print a notice, but only at the first of several failures."""
+        """Write the metrics of some steps.  If that fails, print a notice, but only for the first failure."""
         self.metrics.add(first, losses, rates, val_loss)
         try:
             self.metrics.flush()

@@ -177,10 +177,10 @@ def test_a_full_disk(trained, begun, tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(files, "write_all", full)
     loop.train(trainer, target)
-    notices = [line for line in capfd.readouterr().err.splitlines() if "training goes on" in line]
+    notices = [line for line in capfd.readouterr().err.splitlines() if "training continues" in line]
     path = tmp_path / "run" / run.BEST
     assert notices == [
-        f"microgpt: {path}: the run cannot be saved at step {step}: No space left on device; training goes on"
+        f"microgpt: {path}: the run cannot be saved at step {step}: No space left on device; training continues"
         for step in bests[1:]
     ]
     assert content(tmp_path / "run", run.CHECKPOINT, run.METRICS) == content(
@@ -192,13 +192,13 @@ def test_a_full_disk(trained, begun, tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("precious", path)])
 def test_something_else_in_its_place(trained, begun, tmp_path, make, capfd):
-    """A FIFO, directory or link that comes to be there is not written to: a notice, and training goes on."""
+    """A FIFO, directory or link that comes to be there is not written to: a notice, and training continues."""
     trainer, target = begun(tmp_path / "run")
     (tmp_path / "run" / "precious").write_text("precious")
     make(tmp_path / "run" / run.BEST)
     loop.train(trainer, target)
     said = capfd.readouterr().err
-    assert said.count("training goes on") == said.count(": expected a file, found a") > 1
+    assert said.count("training continues") == said.count(": expected a file, found a") > 1
     assert (tmp_path / "run" / "precious").read_text() == "precious"
     names = run.CHECKPOINT, run.METRICS
     assert content(tmp_path / "run", *names) == content(trained / "run", *names)

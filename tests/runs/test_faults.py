@@ -203,7 +203,7 @@ def mounted(path, *options):
 
 
 def test_full_disk(tmp_path):
-    """On a full disk saving warns and training goes on; the old checkpoint stays; the last save failing is exit 1."""
+    """On a full disk saving warns and training continues; the old checkpoint stays; the last save failing is exit 1."""
     names = write_names(tmp_path / "names.txt")
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=128k", "tmpfs"):
         out = tmp_path / "disk" / "run"
@@ -229,7 +229,7 @@ def test_full_disk(tmp_path):
 
 
 def test_disk_full_for_a_while(tmp_path):
-    """A periodic save that fails is a notice, training goes on, and once there is room the run is whole again."""
+    """A periodic save that fails is a notice, training continues, and once there is room the run is whole again."""
     trainer = tiny_trainer(tmp_path, num_steps=50, checkpoint_every=10)
     target = run.Run(str(tmp_path / "run"))
     target.create()

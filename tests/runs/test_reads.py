@@ -111,7 +111,7 @@ def test_a_read_that_is_short(two_saves, monkeypatch, size):
         return real(Short())
 
     monkeypatch.setattr(checkpoint, "read", short)
-    resume_is_refused(two_saves, before, UnreadableError, "found it changing")
+    resume_is_refused(two_saves, before, UnreadableError, "the file changed while it was being read")
 
 
 @pytest.mark.parametrize("last", ["damaged", "missing"])
@@ -233,7 +233,7 @@ def without_rights():
 
 
 def test_memory_for_a_while(two_saves, monkeypatch):
-    """A save for which there is too little memory is a notice, and training goes on, to the same bytes."""
+    """A save for which there is too little memory is a notice, and training continues, to the same bytes."""
     straight = two_saves.parent / "straight"
     shutil.copytree(two_saves, straight)
     real, calls = checkpoint.to_bytes, []
@@ -271,7 +271,7 @@ def test_a_later_format(two_saves):
     path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": 7'))
     before = content(two_saves)
     resumed = microgpt("train", "--resume", two_saves)
-    assert resumed.returncode == 1 and "a later version's" in resumed.stderr and resumed.stderr.count("\n") == 1
+    assert resumed.returncode == 1 and "a later version of microgpt wrote it" in resumed.stderr and resumed.stderr.count("\n") == 1
     assert content(two_saves) == before
 
 
@@ -428,7 +428,7 @@ METRICS_PATHS = {  # made as `path`: exit code, part of the message
     "link to the settings": (lambda path, run: path.symlink_to("settings.toml"), 2, "other than --config"),
     "hard link to the settings": (lambda path, run: os.link(path.with_name("settings.toml"), path), 2, "--config"),
     "link to a link": (lambda path, run: two_links(path, "names.txt"), 2, "other than --input"),
-    "dangling link": (lambda path, run: path.symlink_to("nowhere"), 1, "a link to nothing"),
+    "dangling link": (lambda path, run: path.symlink_to("nowhere"), 1, "a broken link"),
     "link to itself": (lambda path, run: path.symlink_to(path.name), 1, "symbolic links"),
     "link to a directory": (lambda path, run: path.symlink_to("run"), 1, "Is a directory"),
     "directory": (lambda path, run: path.mkdir(), 1, "Is a directory"),
@@ -442,12 +442,12 @@ METRICS_PATHS = {  # made as `path`: exit code, part of the message
 }
 for _name in PLACES:
     METRICS_PATHS |= {
-        f"link to {_name}": (lambda path, run, name=_name: path.symlink_to(run / name), 2, "outside of the run's"),
-        f"hard link to {_name}": (lambda path, run, name=_name: os.link(run / name, path), 2, "outside of the run's"),
+        f"link to {_name}": (lambda path, run, name=_name: path.symlink_to(run / name), 2, "outside the run's"),
+        f"hard link to {_name}": (lambda path, run, name=_name: os.link(run / name, path), 2, "outside the run's"),
     }
     if _name != CHECKPOINT:  # of which the one before takes the place
         METRICS_PATHS[f"dangling link to {_name}"] = (
-            lambda path, run, name=_name: dangle(path, run / name), 1, "a link to nothing",
+            lambda path, run, name=_name: dangle(path, run / name), 1, "a broken link",
         )  # fmt: skip
 del METRICS_PATHS[f"hard link to {METRICS}"]  # with which the run itself is refused
 
@@ -491,7 +491,7 @@ def test_metrics_in_a_run_by_another_name(two_saves, call):
     before = everything_in(two_saves)
     for path in two_saves.parent / "alias" / "new", two_saves / ".." / "alias" / METRICS:
         code, lines = call("train", "--resume", two_saves, "--num-steps", 12, "--metrics", path)
-        assert (code, len(lines)) == (2, 1) and "outside of the run's directory" in lines[0]
+        assert (code, len(lines)) == (2, 1) and "outside the run's directory" in lines[0]
         assert everything_in(two_saves) == before
 
 

@@ -124,7 +124,7 @@ def test_metrics_that_fail_now_and_then(directory, trainer, monkeypatch, capfd):
     for step, failing in enumerate([False, True, True, False, True, False], 1):
         fails[:] = [True] * failing
         target.add_metrics(step, [1.0], [0.1], None)
-        notices.append(capfd.readouterr().err.count("training goes on\n"))
+        notices.append(capfd.readouterr().err.count("training continues\n"))
     assert notices == [0, 1, 0, 0, 1, 0]
     expected = "".join(f'{{"step": {step}, "loss": 1.0, "lr": 0.1}}\n' for step in range(1, 7))
     assert (directory / run.METRICS).read_text() == expected
@@ -200,7 +200,7 @@ def test_the_input_from_elsewhere(tmp_path):
         process = microgpt(*command, cwd=elsewhere)
         assert process.returncode == 1 and process.stderr.count("\n") == 1
         assert str(here / "names.txt") in process.stderr and str(elsewhere / "names.txt") in process.stderr
-        assert "--input says where it is" in process.stderr
+        assert "give its path with --input" in process.stderr
     assert microgpt("eval", "../here/one", "--input", "../moved.txt", cwd=elsewhere).returncode == 0
     assert microgpt("train", "--resume", "../here/one", "--input", "../moved.txt", cwd=elsewhere).returncode == 0
     assert microgpt("eval", "../here/one", cwd=elsewhere).stdout.startswith(f"input: {tmp_path / 'moved.txt'}\n")

@@ -116,7 +116,7 @@ def test_what_was_changed_elsewhere(trained, tmp_path):
     for changed, said in [
         (good["wpe"].astype(np.float32), "expected wpe of dtype F64, found 'F32'"),
         (good["wpe"][:, :1].copy(), r"expected wpe of shape \[8, 8\], found \[8, 1\]"),
-        (good["wpe"] + 1, r"expected content of .*; weights are changed by Model\.params"),
+        (good["wpe"] + 1, r"expected contents with .*; to change weights, use Model\.params"),
     ]:
         numpy_io.save_file(good | {"wpe": changed}, path, metadata)
         with pytest.raises(DataError, match=said):
