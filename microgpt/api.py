@@ -56,7 +56,7 @@ def train(given: Given) -> "Model":
     - `recipe`: name of a set of settings to start from, such as "reference"; settings that you give replace its values
     - `out`: directory in which to save the run; it is created if needed, and must not contain another run
     - `resume`: directory of a saved run to continue, instead of `out`; settings that you do not give keep their values
-    - `metrics`: file to which to write the loss and the learning rate of each step, as one line of JSON
+    - `metrics`: file for the loss and the learning rate of each step, one line of JSON per step
     - `threads`: number of threads; by default, as many as there are cores and the work can keep busy;
       the results are bit-identical for any number
     - `progress`: True shows a progress bar, if tqdm is installed

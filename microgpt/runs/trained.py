@@ -75,7 +75,7 @@ class Trained:
 
         - `saved`: what Trainer.checkpoint() or microgpt.checkpoint.load(path) returned; its arrays are copied
         - `threads`: number of threads; by default, as many as there are cores and the work can keep busy
-        - `history`: the losses of its training
+        - `history`: the losses of its training, as Model.history has them
         - `directory`: the run's directory; without `history`, the losses are read from its metrics file
 
         Raises TypeError if `saved` is not a Checkpoint, and ConfigError for a wrong number of threads.
@@ -185,7 +185,7 @@ class Trained:
         A Score has the attributes `text`; `losses`, a list of floats: -log(probability) of each character and, if it
         fits into the context, of the end; `loss`, their mean; and `bits`, the losses in bits.
 
-        Raises ConfigError for unknown characters, or for a text longer than the context.
+        Raises ConfigError for unknown characters, or for a document longer than the context.
 
         >>> round(model.score("kamon").loss, 4)   # doctest: +SKIP
         2.0115
@@ -250,9 +250,9 @@ class Trained:
 
         The names are those in microgpt/core/model.py: "layer0.q" (n_embd x tokens), "logits" and "probs" (vocabulary x
         tokens), "losses" (1 x tokens), and so on.  The first token is BOS, or a newline for running text; the others
-        are the text's characters.  The last token is the last one after which score() measures a prediction.
+        are the text's characters.  A final character after which nothing is predicted is left out.
 
-        Raises ConfigError for unknown characters, or for a text longer than the context.
+        Raises ConfigError for unknown characters, or for a document longer than the context.
 
         >>> model.inspect("kamon")["layer0.q"].shape   # doctest: +SKIP
         (16, 6)
@@ -265,13 +265,13 @@ class Trained:
         return activations(self.params, ids[: self.config.block_size + 1])
 
     def attention(self, text: str) -> list[Any]:
-        """Return how much each token of a text attends to each earlier token and to itself.
+        """Return how much each token of a text attends to itself and to each earlier token.
 
-        The result is a list with one NumPy array for each layer, n_head x tokens x tokens: [head, i, j] is how much
-        token i attends to token j, and sums to 1 over j.  The tokens are those of inspect(): first BOS, or a newline
-        for running text, then the text's characters.
+        The result is a list with one NumPy array for each layer, n_head x tokens x tokens: element [head, i, j] is how
+        much token i attends to token j, and each row sums to 1.  The tokens are those of inspect(): first BOS, or a
+        newline for running text, then the text's characters.
 
-        Raises ConfigError for unknown characters, or for a text longer than the context.
+        Raises ConfigError for unknown characters, or for a document longer than the context.
 
         >>> model.attention("kamon")[0].shape   # doctest: +SKIP
         (4, 6, 6)
