@@ -41,10 +41,7 @@ def train(
     """
     try:
         run_steps(trainer, run, metrics, reporter, stop, History() if history is None else history)
-    except (
-        OSError,
-        MemoryError,
-    ):  # stdout was closed, or its disk is full: the steps so far are complete, so save them
+    except (OSError, MemoryError):  # such as a closed stdout: save the steps so far, which are complete
         if run is not None:
             run.save(trainer.checkpoint())
         raise

@@ -252,7 +252,7 @@ class Trained:
         tokens), "losses" (1 x tokens), and so on.  The first token is BOS, or a newline for running text; the others
         are the text's characters.  A final character after which nothing is predicted is left out.
 
-        Raises ConfigError for unknown characters, or for a document longer than the context.
+        Raises ConfigError for unknown characters, or for a text longer than the context.
 
         >>> model.inspect("kamon")["layer0.q"].shape   # doctest: +SKIP
         (16, 6)
@@ -271,7 +271,7 @@ class Trained:
         much token i attends to token j, and each row sums to 1.  The tokens are those of inspect(): first BOS, or a
         newline for running text, then the text's characters.
 
-        Raises ConfigError for unknown characters, or for a document longer than the context.
+        Raises ConfigError for unknown characters, or for a text longer than the context.
 
         >>> model.attention("kamon")[0].shape   # doctest: +SKIP
         (4, 6, 6)
