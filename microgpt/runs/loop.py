@@ -110,7 +110,7 @@ def report(reporter: Reporter, trainer: Trainer, first: int, losses: list[float]
     if val_loss is not None:
         reporter.held_out(step, val_loss)
     if due(trainer.config.sample_every, step):
-        reporter.samples(step, a_few_samples(trainer))
+        reporter.samples(step, draw_samples(trainer))
 
 
 def save_or_notice(save: Callable[[Checkpoint], None], trainer: Trainer) -> None:
@@ -135,7 +135,7 @@ def due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def a_few_samples(trainer: Trainer) -> list[str]:
+def draw_samples(trainer: Trainer) -> list[str]:
     """Draw samples with a separate random generator, so that showing them does not change the run."""
     config = trainer.config
     length = LENGTH if config.split == RUNNING_TEXT else 0

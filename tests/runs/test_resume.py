@@ -101,7 +101,7 @@ def test_killed_at_random_moments(folder, dtype, batch_size, val_fraction):
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["line", "blank-line", "none"])
 def test_killed_in_each_split(folder, split):
-    """Killed runs of paragraphs and running text end with the same bytes, with schedule, decay, clipping and best.npz."""
+    """Killed runs of paragraphs and running text end with the same bytes, with schedule, decay, clipping, best.npz."""
     lines = (folder / "names.txt").read_text().split()
     (folder / "text.txt").write_text("\n\n".join("\n  ".join(lines[i : i + 3]) for i in range(0, len(lines), 3)))
     flags = ["--input", "text.txt", "--split", split, "--batch-size", 4, "--val-fraction", 0.1, "--eval-every", 20]
@@ -281,8 +281,8 @@ def test_a_kill_before_the_first_checkpoint(folder):
 
 
 def test_held_out_loss(folder):
-    """The held-out loss is that of the last documents after the shuffle, is logged after the last step too, and
-    does not depend on other settings."""
+    """The held-out loss is that of the last documents after the shuffle, depends on them
+    alone, and is logged after the last step too."""
     process = train("--out", "run", "--input", "names.txt", "--val-fraction", 0.25, "--num-steps", 30, "--eval-every",
                     12, *SMALL, cwd=folder)  # fmt: skip
     found = re.findall(r"step +(\d+) / +30 \| held-out loss (\d\.\d{4})\n", process.stdout)
