@@ -1,4 +1,4 @@
-"""The training loop: steps, and between them what is due: lines, evaluation, samples, metrics and checkpoints."""
+"""The training loop: steps, and between them evaluation, progress lines, samples, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from ..core.trainer import Trainer
     from .run import Run
 
-CHUNK_SECONDS = 0.05  # how long to run steps and do nothing else
-SAVE_SECONDS = 60  # how often to save a run that has no --checkpoint-every
-N_SAMPLES, LENGTH = 3, 60  # to show while training, and how much of running text
-FAR = 2.0  # times a uniform guess's loss
+CHUNK_SECONDS = 0.05  # steps run this long without anything between them
+SAVE_SECONDS = 60  # time between saves without --checkpoint-every
+N_SAMPLES, LENGTH = 3, 60  # samples to show during training, and their characters for running text
+HIGH_LOSS = 2.0  # times the loss of a uniform guess: the first loss is then worth a notice
 
 
 def train(
@@ -36,15 +36,14 @@ def train(
     stop: Sized = (),
     history: History | None = None,
 ) -> None:
-    """Train until the last step, until early stopping, or until `stop`, which may be anything with a length, is no
-    longer empty.
+    """Train until the last step, until early stopping, or until `stop` (any sized container) is no longer empty.
 
-    A run is always saved at the end; raises OSError if that fails.  If an earlier save or the metrics fail, there is a
-    notice, and training continues.
+    The run, if there is one, is always saved at the end; raises OSError if that fails.  If an earlier save or writing
+    the metrics fails, print a notice and continue.
     """
     try:
         run_steps(trainer, run, metrics, reporter, stop, History() if history is None else history)
-    except (OSError, MemoryError):  # stdout was closed, or its disk is full; the steps so far are complete
+    except (OSError, MemoryError):  # such as a closed stdout: save the steps so far, which are complete
         if run is not None:
             run.save(trainer.checkpoint())
         raise
@@ -89,9 +88,9 @@ def run_steps(
 def run_chunk(
     trainer: Trainer, run: Run | None, metrics: Metrics | None, stop: Sized, chunk: int
 ) -> tuple[list[float], Measure | None]:
-    """Train at most `chunk` steps, up to the next event: their losses, and the held-out losses if they are due.
+    """Train at most `chunk` steps, up to the next event, and return their losses and the held-out losses if they are due.
 
-    Whatever goes wrong, the metrics of the steps before it are written.
+    After an error, the metrics of the steps before it are still written.
     """
     config, first = trainer.config, trainer.step_count + 1
     losses: list[float] = []
@@ -120,7 +119,7 @@ def report(reporter: Reporter, trainer: Trainer, first: int, losses: list[float]
     if held_out is not None:
         reporter.held_out(step, held_out.loss)
     if due(trainer.config.sample_every, step):
-        reporter.samples(step, a_few_samples(trainer))
+        reporter.samples(step, draw_samples(trainer))
 
 
 def save_or_notice(save: Callable[[Checkpoint], None], trainer: Trainer) -> None:
@@ -128,16 +127,16 @@ def save_or_notice(save: Callable[[Checkpoint], None], trainer: Trainer) -> None
     try:
         save(trainer.checkpoint())
     except OSError as error:
-        notice(f"{error}; training goes on")
+        notice(f"{error}; training continues")
 
 
 def warn(loss: float, vocab_size: int) -> None:
-    """Say of a first loss that is far above that of a uniform guess what helps: such a run seldom learns."""
+    """Print a notice if the first loss is far above that of a uniform guess, because such a run rarely learns."""
     guess = math.log(vocab_size)
-    if loss > FAR * guess:
+    if loss > HIGH_LOSS * guess:
         notice(
             f"step 1: expected a loss near that of a uniform guess, {guess:.2f}, found {loss:.2f}; "
-            f"a smaller {named('init_std')}, such as 0.02, helps"
+            f"try a smaller {named('init_std')}, such as 0.02"
         )
 
 
@@ -145,8 +144,8 @@ def due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def a_few_samples(trainer: Trainer) -> list[str]:
-    """Drawn with a generator of their own: looking does not change the run."""
+def draw_samples(trainer: Trainer) -> list[str]:
+    """Draw samples with a separate random generator, so that showing them does not change the run."""
     config = trainer.config
     length = LENGTH if config.split == RUNNING_TEXT else 0
     sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed, length=length)
@@ -154,7 +153,7 @@ def a_few_samples(trainer: Trainer) -> list[str]:
 
 
 def next_event(config: Config, step: int) -> int:
-    """The first step from `step` on after which something may be due."""
+    """The first step, `step` or later, after which something may be due."""
     every = [config.log_every, config.eval_every, config.checkpoint_every, config.sample_every]
     return min(config.num_steps, *(step + -step % n for n in every if n))
 

@@ -104,15 +104,15 @@ def test_no_input_here(empty, call):
     the run finds it again from elsewhere."""
     code, out, err = call("train", "--num-steps=20", "--num-samples=1", "--val-fraction=0.1", "--out=run")
     assert (code, out.partition("\n")[0]) == (0, "num docs: 31735")
-    assert re.fullmatch(r"microgpt: input\.txt: none in this directory; [^\n]*input\.txt\n", err)
+    assert re.fullmatch(r"microgpt: input\.txt: not found in this directory; [^\n]*input\.txt\n", err)
     os.mkdir("elsewhere")
     os.chdir("elsewhere")
     code, out, err = call("eval", "../run", "--held-out")
     assert (code, err) == (0, "") and out.startswith("input: /")
     code, out, err = call("train", "--resume=../run", "--num-steps=21", "--num-samples=0")
-    assert code == 0 and "none in this directory" not in err
+    assert code == 0 and "not found in this directory" not in err
     shutil.copy("../run/checkpoint.npz", "model.npz")  # which does not know where the input was
-    assert call("eval", "model.npz")[2].startswith("microgpt: input.txt: none in this directory")
+    assert call("eval", "model.npz")[2].startswith("microgpt: input.txt: not found in this directory")
 
 
 def test_the_input_here_comes_first(folder, call):
@@ -381,7 +381,7 @@ def test_loss_not_finite(folder):
     run = microgpt("train", *DIVERGE, "--num-steps", 100, "--log-every", 1, "--metrics", "m", cwd=folder)
     assert run.returncode == 3
     step = re.search(r"\nmicrogpt: step (\d+): expected a finite loss, found (inf|nan)[^\n]*\n$", run.stderr)[1]
-    assert re.match("microgpt: step 1: .* a smaller --init-std, such as 0.02, helps\n", run.stderr)
+    assert re.match("microgpt: step 1: .* try a smaller --init-std, such as 0.02\n", run.stderr)
     finite = re.findall(r"step +(\d+) /", run.stdout)
     assert len(finite) == int(step) - 1 == len((folder / "m").read_text().splitlines())
 

@@ -58,11 +58,11 @@ microgpt.train('names.txt', n_embd=65536, n_layer=1000)
 microgpt.train('names.txt', out=5)
     TypeError: out: expected a path, found 5
 microgpt.train('names.txt', out='run')
-    ConfigError: out: expected a directory without a run, found checkpoint.npz in 'run'; resume run goes on with it
+    ConfigError: out: expected a directory without a run, found checkpoint.npz in 'run'; resume run continues it
 microgpt.train('names.txt', out='names.txt')
     OSError: out: expected a directory that can be written, found 'names.txt': Not a directory
 microgpt.train('names.txt', out='new', resume='run')
-    ConfigError: out: expected none with resume, which says where the run is, found 'new'
+    ConfigError: out: cannot be given with resume, which already names the run's directory; found 'new'
 microgpt.train(resume='nope')
     CheckpointError: resume: expected the directory of a run, found 'nope'
 microgpt.train(resume='run', n_embd=8)
@@ -80,7 +80,7 @@ microgpt.load(None)
 microgpt.load('nope')
     MissingError: nope: cannot be read: No such file or directory
 microgpt.load('names.txt')
-    CheckpointError: names.txt: expected a checkpoint, found a file of another kind
+    CheckpointError: names.txt: expected a checkpoint, found another kind of file
 microgpt.load('.')
     MissingError: .: expected a run's directory, found one without checkpoint.npz; did you mean './run'?
 model.sample('anna')

@@ -398,6 +398,4 @@ def test_a_sweep_is_no_run(folder):
     assert sweep("s", "--input", "names.txt", "--trials", 1, "--num-steps", 2, cwd=folder).returncode == 0
     refused = microgpt_process("report", "s", "-o", "s.html", cwd=folder)
     assert refused.returncode == 1
-    assert refused.stderr == (
-        "microgpt: s: expected a run's directory, found that of a sweep, of which each trial is a run\n"
-    )
+    assert refused.stderr == "microgpt: s: expected a run's directory, found a sweep's; each of its trials is a run\n"
