@@ -98,7 +98,7 @@ def optional(module: str, extra: str, what: str, packages: str = "") -> Any:
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss, or a weight after Adam's update, became infinite or NaN, at step number `step` (from 1)."""
+    """A loss, gradient or weight became infinite or NaN; `step` is the number of the step, from 1."""
 
     def __init__(self, step: int, found: object, expected: str = "a finite loss") -> None:
         super().__init__(
@@ -108,4 +108,4 @@ class NotFiniteError(ArithmeticError):
 
 
 class SamplingError(ArithmeticError):
-    """The model's logits are not finite, so no probabilities can be computed from them."""
+    """The model's weights are so large that its probabilities are not finite."""

@@ -35,7 +35,7 @@ class Folder:
             os.close(self.fd)
 
     def lock(self, doing: str) -> None:
-        """Lock the directory until close() or the end of the process; BlockingIOError if another process holds the lock."""
+        """Lock the directory until close() or the end of the process; BlockingIOError if another holds the lock."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -34,7 +34,7 @@ BOUNCE_SECONDS = 0.5  # one Ctrl-C may arrive twice within this time: from the t
 
 
 def stopper(stop: list[signal.Signals], at_once: Handler) -> Handler:
-    """A handler that appends each signal to `stop`; a second, later Ctrl-C also calls `at_once`.
+    """A handler that appends each signal to `stop`; a second, later Ctrl-C calls `at_once`.
 
     A process forked from this one does not check the list: SIGTERM, with which pools end their processes, ends it
     immediately.

@@ -18,7 +18,7 @@ MULTIPLIES_PER_THREAD = 200_000  # of a step; with fewer, an additional thread c
 
 
 def number(threads: int | None, n_multiplies: float = float("inf")) -> int:
-    """`threads` if given; otherwise the default, but no more than a step of `n_multiplies` multiply-adds can keep busy."""
+    """`threads`, or else the default, limited to what a step of `n_multiplies` multiply-adds can keep busy."""
     if threads is not None:
         return check(threads)
     return max(1, int(min(default(), n_multiplies / MULTIPLIES_PER_THREAD)))
