@@ -15,7 +15,7 @@ FROM_0 = Range(0, BILLION)
 FRACTION = Range(0, 1, high_open=True)
 RUNNING_LENGTH = 500
 MAX_TRIALS = 10**5
-LENGTH_HELP = f"most characters to generate; 0 means to the end of the context, or {RUNNING_LENGTH} in running text"
+LENGTH_HELP = f"maximum number of characters to generate; 0 fills the context, or is {RUNNING_LENGTH} in running text"
 TEMPERATURE_HELP = "sampling temperature: higher is more random; 0 always takes the most probable character"
 
 
@@ -33,7 +33,7 @@ class RunSettings(Generic[Int, Float, Str]):
 
     seed: Int = setting(42, "seed of the shuffle, the initial weights and the samples", Range(0, 2**63 - 1))
     split: Str = setting(
-        "line", "what a document is: a line, or the lines between blank lines; none: running text", choices=SPLITS
+        "line", "what a document is: a line, or a block between blank lines; none is running text", choices=SPLITS
     )
     num_steps: Int = setting(1000, "number of training steps", Range(1, BILLION), free=True)
     batch_size: Int = setting(1, "documents per step", Range(1, 10**6))
@@ -48,7 +48,7 @@ class RunSettings(Generic[Int, Float, Str]):
     block_size: Int = setting(16, "context length, in tokens", Range(1, 2**20))
     learning_rate: Float = setting(0.01, "peak learning rate", Range(0, 1000, True))
     schedule: Str = setting(
-        "linear", "how the learning rate falls after the warm-up", choices=("linear", "cosine", "constant")
+        "linear", "how the learning rate changes after the warm-up", choices=("linear", "cosine", "constant")
     )
     warmup_steps: Int = setting(0, "warm-up steps, in which the learning rate rises to its peak", FROM_0)
     min_learning_rate: Float = setting(0.0, "learning rate at the end of the schedule", Range(0, 1000))
@@ -70,7 +70,7 @@ class RunSettings(Generic[Int, Float, Str]):
     patience: Int = setting(
         0, "stop early after N measurements without a new lowest held-out loss; 0 never does", FROM_0, free=True
     )
-    checkpoint_every: Int = setting(0, "save the run every N steps; 0 saves it once a minute", FROM_0, free=True)
+    checkpoint_every: Int = setting(0, "save a checkpoint every N steps; 0 saves one per minute", FROM_0, free=True)
     log_every: Int = setting(100, "print the loss every N steps", STEPS, free=True)
     sample_every: Int = setting(0, "print a few samples every N steps; 0 never does", FROM_0, free=True)
     num_samples: Int = setting(20, "documents to generate after training", FROM_0, free=True)

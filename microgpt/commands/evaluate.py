@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     command.add_argument("--held-out", action="store_true", help="measure only on the documents held out of training")
     add_json(command, "print the result as JSON")
 
-    purpose = "show how much each character of some texts surprises a trained model"
+    purpose = "show how much each character of some texts surprises a trained model, in bits"
     command = add_command(commands, score, "score", purpose, trained=True)
     add_threads(command)
     command.add_argument("texts", metavar="TEXT", nargs="+", help="text to score, as one document")

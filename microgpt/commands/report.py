@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
         "paths",
         metavar="RUN",
         nargs="+",
-        help=f"{TRAINED_HELP}; the page shows only the losses of runs after the first",
+        help=f"{TRAINED_HELP}; for runs after the first, only the losses are shown",
     )
     command.add_argument("-o", "--output", metavar="FILE", help="page to write: FILE.html")
     command.add_argument(

@@ -13,8 +13,8 @@ from .printing import to_json
 
 THREADS_HELP = "threads per trial (default: 1; with process:N, the cores divided by N)"
 EXECUTOR_HELP = (
-    "where trials run: process:N (the default, on all cores), thread:N, dask:ADDRESS, mpi, or MODULE:CALLABLE, a callable "
-    "that returns a concurrent.futures.Executor"
+    "where trials run: process:N (the default, on all cores), thread:N, dask:ADDRESS, mpi, or MODULE:CALLABLE, "
+    "a callable that returns a concurrent.futures.Executor"
 )
 SETTINGS_HELP = (
     "Settings to try: one value, a list a,b,c or, for numbers, a range low..high[:log]. "
@@ -53,7 +53,7 @@ def sweep(arguments: argparse.Namespace) -> int | None:
     if stop:
         n, where = done.plan.config.trials, done.folder.path
         notice(
-            f"stopped by {stop[0].name} after {len(trials)} of {n} trials; microgpt sweep --resume {where} resumes it"
+            f"stopped by {stop[0].name} after {len(trials)} of {n} trials; resume with: microgpt sweep --resume {where}"
         )
         return 128 + stop[0]
     if all(t.status != "done" for t in trials):

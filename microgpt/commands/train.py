@@ -102,7 +102,7 @@ def print_start(trainer: Trainer, run: Run | None) -> None:
 
 
 def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
-    saved = f"microgpt train --resume {run.path} resumes it" if run is not None else "nothing is saved without --out"
+    saved = f"resume with: microgpt train --resume {run.path}" if run is not None else "nothing is saved without --out"
     return f"stopped {why} after step {trainer.step_count}; {saved}"
 
 

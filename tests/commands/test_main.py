@@ -302,7 +302,7 @@ BAD_USAGE = {
     "missing value": (["train", "--seed"], "--seed"),
     "stray word": (["train", "input.txt", "quickly"], "quickly"),
     "several lines": (["train", "input.txt", "two\nlines\x1b[31m"], "two"),
-    "two inputs": (["train", "a.txt", "--input", "b.txt"], "--input: expected none with FILE 'a.txt', found 'b.txt'"),
+    "two inputs": (["train", "a.txt", "--input", "b.txt"], "--input: cannot be given with FILE 'a.txt', found 'b.txt'"),
     "heads": (["train", "--n-head", "3"], "--n-head: expected a divisor of --n-embd 16, found 3"),
     "dtype": (["train", "--dtype", "float16"], "--dtype: expected one of float64, float32, found 'float16'"),
     "too large": (["train", "--n-embd", "65536", "--n-head", "1"], "--n-embd 65536"),
@@ -428,7 +428,7 @@ def test_reader_goes_away(folder):
         shown = process.stderr.read().decode()
     assert process.returncode == 0
     assert re.fullmatch(
-        r"microgpt: stopped since nobody reads stdout [^\n]* step \d+; nothing is saved [^\n]*\n", shown
+        r"microgpt: stopped because stdout was closed [^\n]* step \d+; nothing is saved [^\n]*\n", shown
     )
 
 
