@@ -78,9 +78,9 @@ def test_a_container(in_container, tmp_path, command):
 @pytest.mark.parametrize(
     "line, root, name",
     [("0::", "/sys/fs/cgroup", "memory.max"), ("4:cpu,memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes")],
-)  # a machine has but one of the two
+)  # a machine has only one of the two
 def test_the_least_limit_counts(monkeypatch, group, line, root, name):
-    """Of a control group and those around it the least limit counts; "max" is none, nor is one that is not there."""
+    """The lowest limit of a cgroup and its ancestors counts; "max" or a missing file is no limit."""
     files = {"/proc/self/cgroup": f"1:cpu:/elsewhere\n{line}{group}\n", "/proc/self/statm": "9 2 1\n"}
     monkeypatch.setattr(cgroup, "read", lambda path: files.get(path, ""))
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -93,7 +93,7 @@ def test_the_least_limit_counts(monkeypatch, group, line, root, name):
 
 
 def test_no_system_that_tells(monkeypatch):
-    """Where the system says nothing, nothing is refused."""
+    """If the system does not report its memory, nothing is refused."""
     monkeypatch.setattr(cgroup, "read", lambda path: "")
     monkeypatch.setattr(memory.os, "sysconf", lambda name: -1)
     assert memory.shortage(1e30) is None
