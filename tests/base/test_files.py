@@ -272,7 +272,7 @@ def scenes(saves):
 
 
 def test_power_failure(tmp_path, saves):
-    """Whatever a disk keeps of the writes and renames of a save, the old or the new checkpoint loads; after the save has
+    """Whatever a disk keeps of the writes and renames of a save, the old or the new checkpoint loads; once the save has
     returned, the new one loads."""
     n, known = 0, {}
     for before, data, allowed, new in scenes(saves):
