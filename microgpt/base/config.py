@@ -37,39 +37,27 @@ class RunSettings(Generic[Int, Float, Str]):
     )
     num_steps: Int = setting(1000, "number of training steps", Range(1, BILLION), free=True)
     batch_size: Int = setting(1, "documents per step", Range(1, 10**6))
-    shards: Int = setting(
-        1, "parts into which each batch is divided, a power of two; more parts need less memory", Range(1, 10**6)
-    )
+    shards: Int = setting(1, "parts of a batch, a power of two; more parts need less memory", Range(1, 10**6))
     n_layer: Int = setting(1, "number of layers", Range(1, 1000))
     n_embd: Int = setting(16, "width of the residual stream", Range(1, 2**16))
-    n_head: Int = setting(
-        4, "number of attention heads, a divisor of the width of the residual stream", Range(1, 2**16)
-    )
+    n_head: Int = setting(4, "number of attention heads; must divide the residual stream's width", Range(1, 2**16))
     block_size: Int = setting(16, "context length, in tokens", Range(1, 2**20))
     learning_rate: Float = setting(0.01, "peak learning rate", Range(0, 1000, True))
     schedule: Str = setting(
-        "linear", "how the learning rate changes after the warm-up", choices=("linear", "cosine", "constant")
+        "linear", "shape of the learning rate after warm-up", choices=("linear", "cosine", "constant")
     )
     warmup_steps: Int = setting(0, "warm-up steps, in which the learning rate rises to its peak", FROM_0)
     min_learning_rate: Float = setting(0.0, "learning rate at the end of the schedule", Range(0, 1000))
     beta1: Float = setting(0.85, "Adam's decay rate of the mean gradient", FRACTION)
     beta2: Float = setting(0.99, "Adam's decay rate of the mean squared gradient", FRACTION)
     eps: Float = setting(1e-8, "added to Adam's denominator, to avoid division by 0", Range(1e-12, 1))
-    weight_decay: Float = setting(
-        0.0,
-        "decoupled weight decay: each step multiplies each weight by 1 - learning rate * weight decay",
-        Range(0, 1000),
-    )
+    weight_decay: Float = setting(0.0, "decoupled weight decay, multiplied by the learning rate", Range(0, 1000))
     grad_clip: Float = setting(0.0, "clip the global gradient norm; 0 disables clipping", Range(0, 1e9))
     init_std: Float = setting(0.08, "standard deviation of the initial weights", Range(0, 1000, True))
     dtype: Str = setting("float64", "precision: float64 reproduces the reference", choices=("float64", "float32"))
-    val_fraction: Float = setting(
-        0.0, "fraction of the documents to hold out, taken from the end after the shuffle", FRACTION
-    )
+    val_fraction: Float = setting(0.0, "fraction of the documents to hold out: the last after the shuffle", FRACTION)
     eval_every: Int = setting(100, "measure the held-out loss every N steps", STEPS, free=True)
-    patience: Int = setting(
-        0, "stop early after N measurements without a new lowest held-out loss; 0 never does", FROM_0, free=True
-    )
+    patience: Int = setting(0, "stop after N held-out losses without a new lowest one; 0 never does", FROM_0, free=True)
     checkpoint_every: Int = setting(0, "save a checkpoint every N steps; 0 saves one per minute", FROM_0, free=True)
     log_every: Int = setting(100, "print the loss every N steps", STEPS, free=True)
     sample_every: Int = setting(0, "print a few samples every N steps; 0 never does", FROM_0, free=True)
@@ -144,12 +132,8 @@ class Sweep(Settings):
     """A sweep's own settings, without those of its trials."""
 
     trials: int = setting(0, "number of trials; 0 runs all combinations of a grid", Range(0, MAX_TRIALS))
-    sampler: str = setting(
-        "random", "method that chooses the settings of each trial", choices=("grid", "random", "tpe")
-    )
-    round: int = setting(
-        8, "trials whose settings are chosen together, from the results of earlier ones", Range(1, MAX_TRIALS)
-    )
+    sampler: str = setting("random", "method that chooses each trial's settings", choices=("grid", "random", "tpe"))
+    round: int = setting(8, "trials per round, whose settings are chosen from earlier results", Range(1, MAX_TRIALS))
     rungs: str = setting("", "steps A,B,...: after each, only the better half of a round's trials continue")
     sweep_seed: int = setting(0, "seed of the sampler", Range(0, 2**63 - 1))
     trial_timeout: float = setting(0.0, "stop a trial after this many seconds; 0 never does", Range(0, 1e9), free=True)

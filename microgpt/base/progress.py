@@ -41,9 +41,8 @@ class Reporter:
             now = time.monotonic()
             if now >= self._next or last:
                 self._next = now + 0.1
-                self.bar.set_postfix_str(
-                    self._postfix(loss, (step - self._first) / (now - self._started)), refresh=False
-                )
+                rate = (step - self._first) / (now - self._started)
+                self.bar.set_postfix_str(self._postfix(loss, rate), refresh=False)
                 self.bar.update(step - self.bar.n)
         if due or (last and self.lines != "none"):
             self._print(f"{self._place(step)} | loss {loss:.4f}")

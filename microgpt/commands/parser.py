@@ -78,9 +78,7 @@ def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) 
 def add_run_settings(command: argparse._ActionsContainer) -> None:
     """Add the flags of a run's settings, --recipe and --config."""
     add_settings(command, Config)
-    command.add_argument(
-        "--recipe", metavar="NAME", help=f"start from the settings of a recipe: {', '.join(recipes())}"
-    )
+    command.add_argument("--recipe", metavar="NAME", help=f"recipe to start from: {', '.join(recipes())}")
     command.add_argument("--config", metavar="FILE", help="TOML file of settings, such as a run's config.toml")
 
 

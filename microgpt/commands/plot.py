@@ -10,7 +10,7 @@ from .printing import print_written
 def add(commands: Any) -> None:
     command = add_command(commands, plot, "plot", "plot the losses of runs or of a sweep (needs matplotlib)")
     command.add_argument(
-        "paths", metavar="RUN", nargs="+", help="a run's directory or metrics file, or the directory of one sweep"
+        "paths", metavar="RUN", nargs="+", help="a run's directory or metrics file, or one sweep's directory"
     )
     command.add_argument("-o", "--output", metavar="FILE", required=True, help="picture to write: FILE.png or FILE.svg")
     command.add_argument("--log-x", action="store_true", help="show steps on a logarithmic scale")

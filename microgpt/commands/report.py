@@ -10,15 +10,10 @@ from .printing import print_written, to_json
 def add(commands: Any) -> None:
     command = add_command(commands, report, "report", "write a web page that shows what a run learned")
     command.add_argument(
-        "paths",
-        metavar="RUN",
-        nargs="+",
-        help=f"{TRAINED_HELP}; for runs after the first, only the losses are shown",
+        "paths", metavar="RUN", nargs="+", help=f"{TRAINED_HELP}; runs after the first show only losses"
     )
     command.add_argument("-o", "--output", metavar="FILE", help="page to write: FILE.html")
-    command.add_argument(
-        "--texts", metavar="TEXT,...", help="texts to show, separated by commas (default: some of the run's own)"
-    )
+    command.add_argument("--texts", metavar="TEXT,...", help="texts to show (default: some of the run's own)")
     add_json(command, "print the page's numbers as JSON")
 
 

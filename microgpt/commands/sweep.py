@@ -13,8 +13,8 @@ from .printing import to_json
 
 THREADS_HELP = "threads per trial (default: 1; with process:N, the cores divided by N)"
 EXECUTOR_HELP = (
-    "where trials run: process:N (the default, on all cores), thread:N, dask:ADDRESS, mpi, or MODULE:CALLABLE, "
-    "a callable that returns a concurrent.futures.Executor"
+    "where trials run: process:N (the default; without :N, one per core), thread:N, dask:ADDRESS, mpi, or "
+    "MODULE:CALLABLE, a callable that returns a concurrent.futures.Executor"
 )
 SETTINGS_HELP = (
     "Settings to try: one value, a list a,b,c or, for numbers, a range low..high[:log]. "
@@ -25,9 +25,7 @@ SETTINGS_HELP = (
 def add(commands: Any) -> None:
     command = add_command(commands, sweep, "sweep", "train with many settings and compare the final held-out losses")
     add_threads(command, THREADS_HELP)
-    command.add_argument(
-        "out", metavar="DIR", nargs="?", help="directory to save the sweep in, with the run of each trial"
-    )
+    command.add_argument("out", metavar="DIR", nargs="?", help="directory to save the sweep and its runs in")
     add_settings(command, Sweep)
     command.add_argument("--executor", metavar="NAME", default="process", help=EXECUTOR_HELP)
     command.add_argument("--resume", metavar="DIR", help="resume the sweep in this directory; needs no other flag")
@@ -52,9 +50,8 @@ def sweep(arguments: argparse.Namespace) -> int | None:
     print("\n".join(lines), flush=True)
     if stop:
         n, where = done.plan.config.trials, done.folder.path
-        notice(
-            f"stopped by {stop[0].name} after {len(trials)} of {n} trials; resume with: microgpt sweep --resume {where}"
-        )
+        ended = f"stopped by {stop[0].name} after {len(trials)} of {n} trials"
+        notice(f"{ended}; resume with: microgpt sweep --resume {where}")
         return 128 + stop[0]
     if all(t.status != "done" for t in trials):
         notice(f"0 of {len(trials)} trials finished")
