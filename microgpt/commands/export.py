@@ -9,11 +9,9 @@ from .printing import print_written
 
 def add(commands: Any) -> None:
     command = add_command(commands, export, "export", "export a trained model to another format", trained=True)
-    formats = (
-        "that of its extension: .html (web page), .safetensors (weights), .onnx (ONNX graph) or .py (Python program)"
-    )
+    formats = ".html (web page), .safetensors (weights), .onnx (ONNX graph) or .py (Python program)"
     command.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help=f"file to write, of one of these formats: {formats}"
+        "-o", "--output", metavar="FILE", required=True, help=f"file to write; its extension is {formats}"
     )
 
 
