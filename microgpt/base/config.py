@@ -44,7 +44,7 @@ class RunSettings(Generic[Int, Float, Str]):
     block_size: Int = setting(16, "context length, in tokens", Range(1, 2**20))
     learning_rate: Float = setting(0.01, "peak learning rate", Range(0, 1000, True))
     schedule: Str = setting(
-        "linear", "shape of the learning rate after warm-up", choices=("linear", "cosine", "constant")
+        "linear", "learning rate schedule after the warm-up", choices=("linear", "cosine", "constant")
     )
     warmup_steps: Int = setting(0, "warm-up steps, in which the learning rate rises to its peak", FROM_0)
     min_learning_rate: Float = setting(0.0, "learning rate at the end of the schedule", Range(0, 1000))
