@@ -43,9 +43,7 @@ class RunSettings(Generic[Int, Float, Str]):
     n_head: Int = setting(4, "number of attention heads; must divide the residual stream's width", Range(1, 2**16))
     block_size: Int = setting(16, "context length, in tokens", Range(1, 2**20))
     learning_rate: Float = setting(0.01, "peak learning rate", Range(0, 1000, True))
-    schedule: Str = setting(
-        "linear", "learning rate schedule after the warm-up", choices=("linear", "cosine", "constant")
-    )
+    schedule: Str = setting("linear", "learning rate schedule after warm-up", choices=("linear", "cosine", "constant"))
     warmup_steps: Int = setting(0, "warm-up steps, in which the learning rate rises to its peak", FROM_0)
     min_learning_rate: Float = setting(0.0, "learning rate at the end of the schedule", Range(0, 1000))
     beta1: Float = setting(0.85, "Adam's decay rate of the mean gradient", FRACTION)
