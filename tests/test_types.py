@@ -85,7 +85,7 @@ def test_resume_takes_what_is_given(tmp_path):
     microgpt.train(write_names(tmp_path / "names.txt"), out=tmp_path / "run", **settings)
     config = microgpt.train(resume=tmp_path / "run", patience=5, num_steps=9, num_samples=20).config
     assert (config.n_embd, config.val_fraction, config.patience, config.num_samples) == (TINY["n_embd"], 0.1, 5, 20)
-    with pytest.raises(microgpt.ConfigError, match=r"^n_embd: expected 4, with which the run to resume began"):
+    with pytest.raises(microgpt.ConfigError, match=r"^n_embd: expected 4, as in the run to resume"):
         microgpt.train(resume=tmp_path / "run", n_embd=16)
     with pytest.raises(microgpt.ConfigError, match=r"^num_steps: expected a whole number, found '9'$"):
         microgpt.train(resume=tmp_path / "run", num_steps="9")

@@ -1,4 +1,4 @@
-"""microgpt eval and score: what a trained model loses on a file, and on each character of some texts."""
+"""microgpt eval and score: a trained model's mean loss on a file, and its loss on each character of some texts."""
 
 import argparse
 from typing import Any
@@ -10,17 +10,17 @@ from .printing import characters, to_json
 
 
 def add(commands: Any) -> None:
-    purpose = "measure a trained model on a file: mean loss and bits per character"
+    purpose = "measure a trained model's mean loss and bits per character on a file"
     command = add_command(commands, evaluate, "eval", purpose, trained=True)
     add_threads(command)
-    command.add_argument("--input", metavar="FILE", help="text file (default: the run's own)")
-    command.add_argument("--held-out", action="store_true", help="only what was held out of training")
+    command.add_argument("--input", metavar="FILE", help="text file to measure on (default: the run's own)")
+    command.add_argument("--held-out", action="store_true", help="measure only on the documents held out of training")
     add_json(command, "print the result as JSON")
 
-    purpose = "how much each character of some texts surprises a trained model"
+    purpose = "show how much each character of some texts surprises a trained model, in bits"
     command = add_command(commands, score, "score", purpose, trained=True)
     add_threads(command)
-    command.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
+    command.add_argument("texts", metavar="TEXT", nargs="+", help="text to score, as one document")
     add_json(command, "print each text's scores as a line of JSON")
 
 
@@ -37,7 +37,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(to_json({"input": path, **result._asdict()}))
     else:
-        print(f"input: {printable(path)}{' (what was held out)' * arguments.held_out}")
+        print(f"input: {printable(path)}{' (held-out documents)' * arguments.held_out}")
         print(f"num docs: {result.n_documents}")
         print(f"loss: {result.loss:.4f} (mean over the {result.loss_is_mean_of}, in nats)")
         print(f"bits per character: {result.bits_per_character:.4f} (the same in bits)")

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
-from ..base.threads import MOST
+from ..base.threads import MAX_THREADS
 from . import compiled
 from .checks import (
     call,
@@ -102,8 +102,8 @@ def set_threads(n: SupportsIndex) -> int:
 
     Raises TypeError for what is no integer, ValueError for another number.
     """
-    if not 1 <= (value := count("n", n)) <= MOST:
-        raise ValueError(f"n: expected an integer from 1 to {MOST}, found {value}")
+    if not 1 <= (value := count("n", n)) <= MAX_THREADS:
+        raise ValueError(f"n: expected an integer from 1 to {MAX_THREADS}, found {value}")
     return compiled.set_threads(value)
 
 

@@ -88,7 +88,7 @@ def run_steps(
 def run_chunk(
     trainer: Trainer, run: Run | None, metrics: Metrics | None, stop: Sized, chunk: int
 ) -> tuple[list[float], Measure | None]:
-    """Train at most `chunk` steps, up to the next event, and return their losses and the held-out losses if they are due.
+    """Train at most `chunk` steps, up to the next event, and return their losses and the held-out losses, if due.
 
     After an error, the metrics of the steps before it are still written.
     """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ..base.config import MOST_TRIALS, Config
+from ..base.config import MAX_TRIALS, Config
 from ..base.errors import ConfigError, named, optional
 from ..base.settings import check, kind, parse, plain, suggestion
 from ..base.terminal import shown
@@ -138,7 +138,7 @@ def all_values(name: str, values: Values) -> Sequence[Any]:
     """All the values of a setting.  Raises ConfigError for a range that has too many."""
     if isinstance(values, list):
         return values
-    if not values.whole or values.log or values.high - values.low >= MOST_TRIALS:
+    if not values.whole or values.log or values.high - values.low >= MAX_TRIALS:
         raise ConfigError(
             f"expected a list a,b,c or a small range of whole numbers with {named('sampler')} grid, found {values}",
             argument=name,

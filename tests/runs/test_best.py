@@ -134,7 +134,7 @@ def test_eval_held_out(trained):
         process = microgpt("eval", path, "--held-out", "--json", cwd=trained)
         found = json.loads(process.stdout)
         assert found["loss"] == loss and found["n_documents"] == 20
-        assert "what was held out" in microgpt("eval", path, "--held-out", cwd=trained).stdout
+        assert "(held-out documents)" in microgpt("eval", path, "--held-out", cwd=trained).stdout
 
 
 @pytest.mark.parametrize("split", ["blank-line", "none"])

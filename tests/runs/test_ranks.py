@@ -82,7 +82,7 @@ def test_killed_and_resumed(folder):
     assert process.wait(60) != 0
     assert (folder / "killed" / run.CHECKPOINT).exists()
     code, _, err = train(2, "--resume", "killed", cwd=folder)
-    assert code == 0 and re.search("goes on after step [0-9]+ of 600", err)
+    assert code == 0 and re.search("resuming after step [0-9]+ of 600", err)
     assert content(folder / "killed") == content(folder / "one")
 
 
@@ -114,7 +114,7 @@ def test_a_signal(folder, rank):
     step = int(re.search("after step ([0-9]+)", err)[1])
     assert run.load(str(folder / "stopped")).step == step < 3000
     code, _, err = train(2, "--resume", "stopped", cwd=folder)
-    assert code == 0 and f"goes on after step {step} of 3000" in err
+    assert code == 0 and f"resuming after step {step} of 3000" in err
     assert microgpt("train", *flags, "--out", "one", cwd=folder).returncode == 0
     assert content(folder / "stopped") == content(folder / "one")
 

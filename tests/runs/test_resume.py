@@ -126,7 +126,7 @@ def test_stopped_once(folder, extra):
     train("--out", "again", *flags, cwd=folder)
     os.replace(folder / "again" / run.PREVIOUS, folder / "again" / run.CHECKPOINT)  # as if killed after step 20
     resumed = train("--resume", "again", cwd=folder)
-    assert "goes on after step 20 of 40" in resumed.stderr and "longer run" not in resumed.stderr
+    assert "resuming after step 20 of 40" in resumed.stderr and "longer schedule" not in resumed.stderr
     assert content(folder / "again") == content(folder / "straight")
     assert samples(resumed.stdout) == samples(straight.stdout)
 
@@ -143,7 +143,7 @@ def test_more_steps(folder):
     """With a larger --num-steps, the learning rate follows the longer schedule from there on, and a notice says so."""
     train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
     longer = train("--resume", "run", "--num-steps", 20, cwd=folder)
-    assert "the learning rate is that of the longer run" in longer.stderr
+    assert "the learning rate now follows the longer schedule" in longer.stderr
     rates = [json.loads(line)["lr"] for line in (folder / "run" / run.METRICS).read_text().splitlines()]
     assert rates == [0.01 * (1 - s / 10) for s in range(10)] + [0.01 * (1 - s / 20) for s in range(10, 20)]
     assert run.load(str(folder / "run")).config.num_steps == 20
@@ -265,7 +265,7 @@ def test_early_stopping(folder):
     assert len(lines) == 5 * len(losses) < 2000
     best = losses.index(min(losses))
     assert best == len(losses) - 3
-    said = f"the held-out loss was lowest, {losses[best]:.4f}, 2 measurements before the last; run/best.npz has those"
+    said = f"the held-out loss was lowest ({losses[best]:.4f}) 2 measurements before the last; run/best.npz has those"
     assert said in stopped.stderr
     before = content(folder / "run")
     again = train("--resume", "run", cwd=folder)

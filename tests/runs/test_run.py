@@ -152,7 +152,7 @@ def test_nothing_stays_open(directory, trainer, monkeypatch):
     assert open_files() == before
     os.link(directory / run.METRICS, directory / "another name")
     target = run.Run(str(directory))
-    with pytest.raises(OSError, match="expected a file of one name"):
+    with pytest.raises(OSError, match="expected a file without hard links"):
         target.resume()
     target.close()
     assert open_files() == before

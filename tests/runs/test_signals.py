@@ -206,7 +206,7 @@ def test_reader_goes_away(folder):
     process = start(folder, *out(num_steps=10**6, log_every=1))
     process.stdout.readline()
     process.stdout.close()
-    assert "stopped since nobody reads stdout" in process.stderr.read() and process.wait(60) == 0
+    assert "stopped because stdout was closed" in process.stderr.read() and process.wait(60) == 0
     assert run.load(str(folder / "run")).step > 0
     assert run.Run(str(folder / "run")).resume().step > 0
 

@@ -102,7 +102,7 @@ def test_ctrl_c_keeps_what_is_done(executor, number, expected, folder):
     stderr = interrupt(process, number)
     assert process.returncode == 128 + number
     done = trials(folder / "s")
-    message = f"stopped by {number.name} after {len(done)} of 6 trials; microgpt sweep --resume s goes on"
+    message = f"stopped by {number.name} after {len(done)} of 6 trials; resume with: microgpt sweep --resume s"
     assert stderr == f"microgpt: {message}\n"
     assert 2 <= len(done) < 6 and done == expected("long")[0][: len(done)]
     until(lambda: not any(map(is_running, children)))  # the interpreter's own, which tracks resources, a moment later
@@ -315,7 +315,7 @@ def test_a_failure_ends_only_its_own_trial(folder):
     assert [t["status"] for t in found] == ["done", "invalid", "failed", "failed"]
     assert "at most 2147483647 parameters" in found[1]["error"] and "missing.txt" in found[2]["error"]
     process = sweep("t", "--input", "names.txt", "--learning-rate", 900, "--weight-decay", 900, *flags[2:], cwd=folder)
-    assert process.returncode == 1 and process.stderr == "microgpt: none of 1 trials came to its end\n"
+    assert process.returncode == 1 and process.stderr == "microgpt: 0 of 1 trials finished\n"
     assert [t["status"] for t in trials(folder / "t")] == ["failed"]
 
 
