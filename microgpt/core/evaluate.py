@@ -1,4 +1,4 @@
-"""Evaluation: the loss of documents that are not trained on, and of each of their characters."""
+"""Evaluation: the loss of held-out documents, and of each of their characters."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .data import Dataset
 from .params import Parameters, arrays
 from .program import Program, Replay
 
-COLUMNS = 1024  # at once for each thread, or as many as the longest document has
+COLUMNS = 1024  # per thread and call, unless the longest document has more
 
 
 class Measure(NamedTuple):
     """Mean losses in nats."""
 
-    loss: float  # over all tokens: characters and, but for running text, the documents' ends
-    document_loss: float | None  # over documents of their mean losses, which training lowers; None for running text
+    loss: float  # over all tokens: characters and, except for running text, the documents' ends
+    document_loss: float | None  # the mean of per-document means, as in training; None for running text
 
     @property
     def bits_per_character(self) -> float:
@@ -32,10 +32,11 @@ class Measure(NamedTuple):
 
 
 class Evaluator:
-    """The losses of some documents, again and again as the parameters change.  All characters must be known.
+    """Computes the losses of some documents repeatedly, as the parameters change.
 
-    Every character is predicted, and every document's end, whatever the context length: beyond the context as in
-    sampling, which drops the older half of a full context.  Raises DataError where there is nothing to predict.
+    All characters must be in the vocabulary.  Every character and every document's end is predicted, whatever the
+    context length: beyond it, the older half of a full context is dropped, as in sampling.  Raises DataError if there
+    is nothing to predict.
     """
 
     def __init__(self, params: Parameters, documents: Sequence[str], threads: int | None = None) -> None:
@@ -50,7 +51,7 @@ class Evaluator:
         self._replay = Replay(ops, config.dtype, max_tokens, {**params.views, **d.arrays}, n_threads)
 
     def losses(self) -> Any:
-        """-log probability of each character, and of each document's end, one document after the other: float64."""
+        """-log probability of each character and of each document's end, document by document, as float64."""
         offsets, most = self.dataset.offsets, self._replay.max_tokens
         losses = np.empty(offsets[-1])
         first = 0
@@ -68,14 +69,14 @@ class Evaluator:
 
 
 def record(config: Config, vocab_size: int) -> Program:
-    """The program of the losses alone."""
+    """The program that computes only the losses."""
     ops = Program()
     model.loss(ops, model.forward(ops, arrays(config, vocab_size), config, ops.attention_forward))
     return ops
 
 
 def mean(losses: Any, lengths: Any = None) -> float:
-    """The mean of the losses; with the documents' lengths, the mean over documents of their mean losses."""
+    """The mean of the losses; with the lengths of consecutive documents, the mean of per-document means."""
     if lengths is None:
         return total(losses) / len(losses)
     weighted = np.repeat(1 / np.asarray(lengths), lengths)
@@ -84,9 +85,9 @@ def mean(losses: Any, lengths: Any = None) -> float:
 
 
 def total(losses: Any) -> float:
-    """The exact sum, so that the order and the machine do not matter; SamplingError when it is not finite."""
+    """The exact sum, independent of order and machine.  Raises SamplingError if it is not finite."""
     found = math.nan
-    with suppress(OverflowError):  # beyond the largest number; no loss is below 0, so infinities have one sign
+    with suppress(OverflowError):  # the sum is too large; no loss is negative, so infinities have one sign
         found = math.fsum(losses)
     if not math.isfinite(found):
         raise SamplingError(f"expected a finite loss, found {found}: the model's weights are too large")

@@ -52,7 +52,7 @@ microgpt.train('names.txt', dtype=np.float32)
 microgpt.train('names.txt', patience=3)
     ConfigError: patience: expected 0, or val_fraction above 0, found 3
 microgpt.train('one.txt', val_fraction=0.5)
-    ConfigError: val_fraction: expected to hold out less than all of the documents, found 1 of 1
+    ConfigError: val_fraction: expected to leave documents to train on, found 1 of 1 held out
 microgpt.train('names.txt', n_embd=65536, n_layer=1000)
     ConfigError: n_embd 65536, n_layer 1000, block_size 16, batch_size 1: expected at most .* parameters, found .*
 microgpt.train('names.txt', out=5)
@@ -68,7 +68,7 @@ microgpt.train(resume='nope')
 microgpt.train(resume='run', n_embd=8)
     ConfigError: n_embd: expected 4, as in the run to resume, found 8
 microgpt.train(resume='run', input='one.txt')
-    DataError: one.txt: expected the documents with which the run began .*; input says where they are now
+    DataError: one.txt: expected the documents that the run started with .*; set input to the file that has them
 microgpt.train('names.txt', metrics='names.txt')
     ConfigError: metrics: expected a file other than input, found 'names.txt'
 microgpt.train('names.txt', metrics=True)
