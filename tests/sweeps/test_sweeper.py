@@ -170,8 +170,8 @@ def test_a_worker_of_the_sweep_before(tmp_path):
 
 
 def test_rungs_stop_the_worse_half(folder):
-    """After each rung, the better half of a round continues, by held-out losses that a plain loop confirms; the bytes of
-    a finished trial equal those of an uninterrupted run."""
+    """After each rung, the better half of a round continues, by held-out losses that a plain loop confirms; the bytes
+    of a finished trial equal those of an uninterrupted run."""
     flags = ["--input", "names.txt", "--block-size", 8, "--num-steps", 60, "--patience", 9, "--eval-every", 7]
     values = ["--learning-rate", "1e-3..3e-1:log", "--n-embd", "4,8"]
     process = sweep(
