@@ -173,9 +173,16 @@ def main() -> None:
     parser.add_argument("--temperature", type=real, default=0.5, help="randomness; 0 always takes the likeliest")
     parser.add_argument("--top-k", type=whole, default=0, help="draw only from the K likeliest characters; 0 means all")
     part = number(float, 0, 1, above=True)
-    parser.add_argument("--top-p", type=part, default=1.0, help="draw only from the likeliest with this total")
+    parser.add_argument(
+        "--top-p", type=part, default=1.0, help="draw only from the likeliest with this total probability"
+    )
     parser.add_argument("--prompt", default="", help="beginning of every text")
-    parser.add_argument("--length", type=whole, default=0, help="characters to generate; 0 fills the context")
+    parser.add_argument(
+        "--length",
+        type=whole,
+        default=0,
+        help="characters to generate; 0 fills the context, or makes 500 in running text",
+    )
     parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=42, help="seed of the random numbers")
     parser.add_argument("--score", metavar="TEXT", nargs="+", help="print the loss of each character, in bits")
     settings = vars(parser.parse_args())

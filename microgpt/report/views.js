@@ -11,14 +11,14 @@ function runView({ run, runs, notices }) {
     [one, many] = TEXTS[s.split];
   const size =
     `This run is a GPT with ${count(run.n_params, "parameter")} and embedding width ${s.n_embd}: ` +
-    `${count(s.n_layer, "layer")}, each with ${count(s.n_head, "attention head")} ` +
+    `${count(s.n_layer, "layer")}${s.n_layer > 1 ? ", each" : ""} with ${count(s.n_head, "attention head")} ` +
     `and an MLP of ${count(4 * s.n_embd, "neuron")}. ` +
     (run.running
       ? `It predicts each character from up to ${s.block_size} characters before it.`
       : "It predicts each character from the start of the text and up to " +
         `${count(s.block_size - 1, "character")} before it.`);
   const training =
-    `It was trained for ${count(run.step, "step")} of ${s.batch_size} ` +
+    `It was trained for ${count(run.step, "step")} with ${s.batch_size} ` +
     `${run.running ? (s.batch_size === 1 ? "window" : "windows") : s.batch_size === 1 ? one : many} each`;
   const texts =
     run.texts &&

@@ -64,7 +64,7 @@ def sweep(given: Given) -> list[Trial]:
 
     Give either `out`, the directory of a new sweep, or `resume`, the directory of a sweep to continue.  Each setting of
     train() may be one value, a list of values, or for numbers a range "low..high" or "low..high:log".  The settings of
-    the sweep itself (`trials`, `sampler`, ...) are single values.
+    the sweep itself (`trials`, `sampler`, ...) are single values.  `val_fraction` defaults to 0.1 in a sweep.
 
     `executor` runs the trials: "process", "process:N", "thread:N", "dask:HOST:PORT", "mpi", "MODULE:CALLABLE", a
     concurrent.futures.Executor, or a callable that returns one.  Processes are spawned, so a script must call sweep()

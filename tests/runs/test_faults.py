@@ -161,7 +161,7 @@ def test_a_fault_is_one_line(commands):
         if r["status"] == 1:
             assert "/place/" in lines[-1] and (r["action"] < 0 or os.strerror(r["action"]) in lines[-1]), r
             assert r["kind"] != "read" or re.search(r"\.(npz|jsonl|toml|txt|png)\b", lines[-1]), r
-        if r["command"] == "plot" and "drawn without" in r["output"]:  # baselines, which are left out and said to be
+        if r["command"] == "plot" and "plotted without" in r["output"]:  # baselines, which are left out and said to be
             assert r["status"] == 0 and len(lines) == 2, r
         elif r["command"] in READING and r["fired"] and r["kind"] in ("read", "open"):
             assert r["status"] == 1 or r["action"] == SHORT, r
