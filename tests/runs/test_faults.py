@@ -342,7 +342,7 @@ def test_a_bad_last_checkpoint(tmp_path):
     out = tmp_path / "damaged"
     (out / run.CHECKPOINT).write_bytes(b"damaged")
     sampled = microgpt("sample", out, "--num-samples", 1)
-    assert sampled.returncode == 0 and "of step 20" in sampled.stderr
+    assert sampled.returncode == 0 and "from step 20" in sampled.stderr
     resumed = microgpt("train", "--resume", out)
     assert resumed.returncode == 0 and "after step 20" in resumed.stderr
     assert (out / run.BAD).read_bytes() == b"damaged"

@@ -114,8 +114,8 @@ def test_what_was_changed_elsewhere(trained, tmp_path):
         metadata = file.metadata()
     good = numpy_io.load_file(path)
     for changed, said in [
-        (good["wpe"].astype(np.float32), "expected wpe of dtype F64, found 'F32'"),
-        (good["wpe"][:, :1].copy(), r"expected wpe of shape \[8, 8\], found \[8, 1\]"),
+        (good["wpe"].astype(np.float32), "expected wpe with dtype F64, found 'F32'"),
+        (good["wpe"][:, :1].copy(), r"expected wpe with shape \[8, 8\], found \[8, 1\]"),
         (good["wpe"] + 1, r"expected contents with .*; to change weights, use Model\.params"),
     ]:
         numpy_io.save_file(good | {"wpe": changed}, path, metadata)
