@@ -1,4 +1,4 @@
-"""Contenders: processes of their own that take turns, so that none is slowed by what another has loaded."""
+"""Contenders: programs to compare, each in its own process, measured in turns so that they do not share a state."""
 
 import multiprocessing
 import os
@@ -9,26 +9,26 @@ import sys
 import time
 
 LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-SECONDS = 0.15  # about so many a round
+SECONDS = 0.15  # approximate time of a round
 
 
 class Contender:
-    """A process that has made its step by make(config, n_threads), and measures it when it is asked to.
+    """A process that creates a step() by make(config, n_threads), and times it on request.
 
-    One of one thread stays on one core.  Raises ImportError when the process lacks something.
+    A process with one thread stays on one core.  Raises ImportError if a package is missing.
     """
 
     def __init__(self, make, config, n_threads):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=contend, args=(theirs, make, config, n_threads), daemon=True)
-        os.environ.update(dict.fromkeys(LIBRARIES, str(n_threads)))  # which they read as they are loaded
+        os.environ.update(dict.fromkeys(LIBRARIES, str(n_threads)))  # libraries read these when they are loaded
         self.process.start()
         theirs.close()
         missing, many = self.connection.recv()
         if missing is not None:
             raise ImportError(missing)
-        many = max(5, many)  # for documents differ in length
+        many = max(5, many)  # because documents differ in length
         self.lengths = max(1, many // 10), many
 
     def measure(self):
@@ -41,7 +41,7 @@ class Contender:
 
 
 def contend(connection, make, config, n_threads):
-    """What a contender's process does: says how many steps a round has, or what is missing, and then measures."""
+    """The main function of a contender's process: sends the steps per round or what is missing, then measures."""
     if n_threads == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     try:
@@ -49,7 +49,7 @@ def contend(connection, make, config, n_threads):
     except ImportError as error:
         connection.send((str(error), None))
         return
-    step()  # the first takes longer, and so do the next few hundred of a small model
+    step()  # the first step takes longer, and so do a few hundred more of a small model
     many, end = 0, time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         step()
@@ -60,7 +60,7 @@ def contend(connection, make, config, n_threads):
 
 
 def per_step(step, few, many):
-    """Microseconds a step: the time of `many` steps less that of `few`, shared among the difference."""
+    """Microseconds per step: the difference in time between `many` and `few` steps, divided by the difference."""
     times = []
     for n in (few, many):
         start = time.perf_counter()
@@ -71,7 +71,7 @@ def per_step(step, few, many):
 
 
 def in_turns(measures, rounds):
-    """{name: the median over the rounds} of functions without arguments, each called once in every round."""
+    """{name: median over the rounds} of functions without arguments, each called once per round."""
     taken = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
@@ -80,9 +80,10 @@ def in_turns(measures, rounds):
 
 
 def steps(contenders, rounds, beside=None):
-    """{name: us a step} of {name: (make, config, n_threads)}; `beside` are other measures that take turns with them.
+    """{name: microseconds per step} for {name: (make, config, n_threads)}.
 
-    What is not installed is left out, and said on stderr.
+    `beside` are further measurements that take turns with them.  Contenders that are not installed are left out, with a
+    line on stderr.
     """
     started = {}
     for name, arguments in contenders.items():
@@ -98,7 +99,7 @@ def steps(contenders, rounds, beside=None):
 
 
 def run(command):
-    """(seconds of processor time, its children's too; seconds of the clock; what it prints) of a whole command."""
+    """(seconds of processor time including child processes, seconds of wall-clock time, stdout) of a command."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     elapsed, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,6 +1,6 @@
-"""What a call costs, and how fast softmax and rmsnorm are beside NumPy: python benchmarks/kernels.py
+"""Measure the overhead of kernel calls, and softmax and rmsnorm against NumPy: python benchmarks/kernels.py
 
-Prints three Markdown tables.  Every figure is the best of many repetitions, taken in turns, in one thread.
+Prints three Markdown tables.  Every figure is the best of many repetitions, measured in turns, on one thread.
 """
 
 import os
@@ -19,7 +19,7 @@ C = import_module(f"microgpt._kernels_{kernels.ISA}")  # the compiled module its
 
 
 def best(functions, number, repeat):
-    """{name: the least time of one call in seconds} of several functions, run in turns."""
+    """{name: shortest time of one call in seconds} of several functions, run in turns."""
     times = dict.fromkeys(functions, float("inf"))
     for _ in range(repeat):
         for name, function in functions.items():

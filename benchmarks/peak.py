@@ -1,6 +1,6 @@
-"""The peak of one core: a loop of nothing but fused multiply-adds, compiled for this very processor.
+"""Measure the peak of one core: a loop of only fused multiply-adds, compiled for the processor it runs on.
 
-Operations a second, a multiply-add being two.
+Results are in operations per time; a multiply-add counts as two operations.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ double peak_NAME(int n)
         x[c] = a * (REAL)c;
     for (int i = 0; i < n; i++)
         for (int c = 0; c < CHAINS; c++)
-            x[c] = x[c] * a + b; /* -ffp-contract=fast makes one instruction of it */
+            x[c] = x[c] * a + b; /* a single instruction with -ffp-contract=fast */
     vec_NAME sum = x[0];
     for (int c = 1; c < CHAINS; c++)
         sum += x[c];
@@ -62,7 +62,7 @@ def _library():
 
 
 def peak(dtype, count=3_000_000):
-    """Floating-point operations a microsecond, over some ten milliseconds."""
+    """Floating-point operations per microsecond, measured over about ten milliseconds."""
     loop = getattr(_library(), f"peak_{dtype}")
     start = time.perf_counter()
     operations = loop(count)

@@ -1,6 +1,6 @@
-"""The same training step by other means: each function makes one, given a Config, and returns it as step().
+"""The training step in other libraries: each function takes a Config and returns a function step().
 
-NumPy's BLAS has read from the environment how many threads it may have; plain Python has one.
+NumPy's BLAS takes its number of threads from the environment; plain Python has one.
 """
 
 import itertools
@@ -24,7 +24,7 @@ def documents_and_vocab(config):
 
 
 def torch_step(config, n_threads):
-    """PyTorch, eager: documents padded to the longest of the batch, its own attention, its own Adam (fused)."""
+    """PyTorch, eager: documents padded to the longest of the batch, PyTorch's attention and its fused Adam."""
     import torch
     from torch.nn import functional as F
 
@@ -85,7 +85,7 @@ def torch_step(config, n_threads):
 
 
 def numpy_step(config, n_threads):
-    """NumPy: the packed batch of this project, products by BLAS, attention document by document."""
+    """NumPy: the packed batches of this project, matrix products by BLAS, attention document by document."""
     documents, vocab = documents_and_vocab(config)
     tokens = Tokens(vocab, config.split)
     dataset = Dataset(documents, tokens, config, config.batch_size)
@@ -183,7 +183,7 @@ def numpy_step(config, n_threads):
 
 
 def python_step(config, n_threads):
-    """Plain Python: loss and gradients from the scalar tape of the tests.  Its Adam, 1 % of the time, is left out."""
+    """Plain Python: loss and gradients from the scalar tape of the tests, without Adam, which takes 1 % of the time."""
     import reference
 
     documents, vocab = documents_and_vocab(config)

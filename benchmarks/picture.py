@@ -1,4 +1,4 @@
-"""The table of speed.py as a picture: ours in blue, the rest grey, the floor a line, each value at its bar."""
+"""Plot the table of speed.py as bars: microgpt in blue, the others in grey, and the floor as a line."""
 
 OURS, PEERS = "#0868ac", {"NumPy": "0.62", "PyTorch": "0.78", "Python": "0.88"}
 
@@ -27,7 +27,7 @@ def draw(rows, path):
                               fontsize="small", color="white" if name not in PEERS else "0.1")  # fmt: skip
         axes.hlines(row["floor_us"], x - 0.5, x + len(bars) - 0.5, color="black", linewidth=1)
         if row is rows[0]:
-            axes.annotate("floor:\nthe arithmetic\nat the peak", (x - 0.5, row["floor_us"]), (-4, 0), va="center",
+            axes.annotate("floor:\narithmetic at\npeak speed", (x - 0.5, row["floor_us"]), (-4, 0), va="center",
                           textcoords="offset points", ha="right", fontsize="x-small")  # fmt: skip
         places.append(x + (len(bars) - 1) / 2)
         batch = f"{row['batch_size']} document" + "s" * (row["batch_size"] > 1)
@@ -40,5 +40,5 @@ def draw(rows, path):
     axes.set_xticks(places, names)
     axes.tick_params(length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title("Microseconds a step of training, one core (logarithmic)", loc="left", fontsize="medium")
+    axes.set_title("Microseconds per training step, one core (logarithmic)", loc="left", fontsize="medium")
     figure.savefig(path, dpi=120)

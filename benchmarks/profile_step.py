@@ -1,30 +1,30 @@
-"""Where the microseconds of a step go: every kernel call of the recorded program timed by itself.
+"""Profile a training step: time every kernel call of the recorded program by itself.
 
     python benchmarks/profile_step.py [--batch-size 16 --n-embd 64 --dtype float32 ...]
 
-Each call is repeated in place on one batch of the data (the least of many timings), so the caches are warm and the
-sum is a lower bound of the step.  Flags are those of `microgpt train`.
+Each call is repeated in place on one batch, and the shortest of many timings counts.  The caches are therefore warm,
+and the sum is a lower bound for the step.  The flags are those of `microgpt train`.
 
-What it led to, in us of the kernel alone, before and after, the two builds taking turns and the least of many timings
-counting.  The matrix products, half of a step, were at three quarters of the peak and are as they were.
+Improvements that it led to, in us of the kernel alone, before and after.  The two builds were timed in turns, and the
+shortest of many timings counts.  The matrix products, half of a step, already ran at three quarters of the peak.
 
                                   float64, batch 1, 16 wide    float32, batch 16, 16 wide
     attention, both ways               1.7  ->  0.8                10.6  ->  9.1    whole vectors, padded rows
-    Adam                               7.0  ->  4.4                 2.0  ->  1.8    a root without the divider
-    setting gradients to zero          0.2  ->  0.1                 1.3  ->  0.6    the first to add sets instead
+    Adam                               7.0  ->  4.4                 2.0  ->  1.8    square root without a division
+    setting gradients to zero          0.2  ->  0.1                 1.3  ->  0.6    the first addition sets instead
 
-Columns without masks and in registers, gradients set and not zeroed first (another machine, the whole step as
-speed.py measures it): 51.0 -> 48.6 at batch 16.
+Keeping columns in registers without masks, and setting gradients instead of zeroing them first, took the whole step
+at batch 16 from 51.0 to 48.6 us (on another machine, as measured by speed.py).
 
-At 6 layers, 384 wide, 256 tokens and batch 12, float32, in ms: rows of tokens a power of two apart had crowded each
-other out of the cache, until they were some 256 tokens long and an odd number of vectors.
+With 6 layers, width 384, 256 tokens and batch 12, float32, rows of tokens a power of two apart evicted each other from
+the cache.  Making rows about 256 tokens long, and an odd number of vectors, prevents this.  Times in ms:
 
     attention, forward                          200  ->  83
     attention, backward                         431  -> 158
-    all of the step                           2,640  -> 2,170
+    the whole step                            2,640  -> 2,170
 
-Long runs at 64 wide were three times slower than their first steps until subnormal numbers were kept out of attention
-weights, gradients and Adam.
+Long runs of width 64 became three times slower than their first steps, until subnormal numbers were kept out of
+attention weights, gradients and Adam.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""How a step's time goes with the ranks of an MPI job: a model of it, checked here, then drawn for more: docs/scale.md.
+"""Model the time of a step against the number of MPI ranks, check the model here, and plot it for docs/scale.md.
 
-    python benchmarks/scaling.py [--json FILE] [--plot FILE]          (needs mpi4py and mpiexec; some ten minutes)
+    python benchmarks/scaling.py [--json FILE] [--plot FILE]          (needs mpi4py and mpiexec; about ten minutes)
 
-With S shards a step takes, on R ranks,
+With S shards on R ranks, a step takes
 
     S/R shard + log2 R (3 latency) + 2 (R-1)/R bytes / bandwidth + (R-1)/R bytes / addition + update
 
-in seconds: `shard` for a shard's forward and backward pass, which only one core works on, and its place in the sum;
-three small messages and two halves with each partner; the gradient's bytes there and back; the halves added up; and
-Adam, which every rank does for all weights.  What is measured here: shard by steps of two lengths, update by itself,
-addition by NumPy, latency and bandwidth by messages between two ranks.  Then steps by 1, 2 and 4 ranks, as a check.
-What is assumed of networks stands in NETWORKS.
+seconds.  The terms are: the forward and backward pass of each shard on one core, with the addition of its gradient;
+three small messages per partner; sending and receiving the gradient in halves; adding the halves; and Adam, which every
+rank performs for all weights.  The script measures `shard` from steps of two lengths, `update` alone, `addition` with
+NumPy, and latency and bandwidth from messages between two ranks.  It then checks the model against steps on 1, 2 and 4
+ranks.  NETWORKS holds the assumptions about networks.
 """
 
 import argparse
@@ -34,24 +34,24 @@ from microgpt.runs.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = {"split": "none", "block_size": 256, "dtype": "float32", "init_std": 0.02}
-MODELS = {  # a shard of each is one document, or one window
+MODELS = {  # a shard is one document or one window
     "default": Config(),
     "6 x 384": Config(n_layer=6, n_embd=384, n_head=6, **WIDE),
     "12 x 768": Config(n_layer=12, n_embd=768, n_head=12, **WIDE),
 }
-NETWORKS = {  # seconds a message takes, bytes a second
+NETWORKS = {  # (seconds per message, bytes per second)
     "1 Gbit/s Ethernet": (50e-6, 0.118e9),
     "25 Gbit/s Ethernet": (20e-6, 2.9e9),
     "400 Gbit/s InfiniBand": (2e-6, 45e9),
 }
 N_SHARDS = 1024
 RANKS = [1 << i for i in range(11)]
-CHECKED = 8  # shards of a step that is checked
+CHECKED = 8  # shards per step when the model is checked
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of a shard and of an update, bytes of a gradient, bytes a second that are added up."""
+    """Seconds per shard and per update, bytes of the gradient, and bytes per second in additions."""
 
     shard: float
     update: float
@@ -60,7 +60,7 @@ class Costs:
 
 
 def step_seconds(costs, n_shards, n_ranks, latency, bandwidth, n_cores=None):
-    """The model; with fewer cores than ranks, these wait for each other."""
+    """The modelled seconds of a step; with fewer cores than ranks, ranks wait for one another."""
     n_levels, moved = n_ranks.bit_length() - 1, (n_ranks - 1) / n_ranks * costs.n_bytes
     exchange = 3 * n_levels * latency + 2 * moved / bandwidth
     work = n_shards / n_ranks * costs.shard + moved / costs.addition + costs.update
@@ -73,7 +73,7 @@ def trainer(config, n_shards, ranks=None):
 
 
 def time_of(step, seconds=3.0):
-    """The median of a step's times over about so many seconds, and at least 3 steps; the first is not counted."""
+    """The median time of step() over about `seconds` and at least 3 calls, after one call that is not counted."""
     step()
     times = []
     while len(times) < 3 or sum(times) < seconds:
@@ -84,7 +84,7 @@ def time_of(step, seconds=3.0):
 
 
 def measure(config):
-    """A model's costs: two lengths of a step, which differ in shards and in nothing else."""
+    """The Costs of a model, from two steps that differ only in their number of shards."""
     few, many = trainer(config, 2), trainer(config, 8)
     shard = (time_of(many.step) - time_of(few.step)) / 6
     update = time_of(lambda: few.optimizer.step(0.01), 0.3)
@@ -94,8 +94,8 @@ def measure(config):
 
 
 def mpiexec(n_ranks, *arguments):
-    """What rank 0 of so many prints, of this file."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # pip's, if it has one
+    """Run this file on n_ranks ranks; returns the JSON that rank 0 prints."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # for pip's mpiexec
     environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     environment["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"  # more ranks than cores
     command = ["mpiexec", "-n", str(n_ranks), sys.executable, __file__, *arguments]
@@ -103,7 +103,7 @@ def mpiexec(n_ranks, *arguments):
 
 
 def measure_exchange():
-    """Seconds of a message and bytes a second, between two ranks."""
+    """(seconds per message, bytes per second) between two ranks."""
     ranks = Ranks()
     seconds = {}
     for n in 8, 1 << 25:
@@ -118,7 +118,7 @@ def measure_exchange():
 
 
 def measure_ranks(name):
-    """Seconds of a step of CHECKED shards by the ranks that there are."""
+    """Seconds per step of CHECKED shards on all ranks of this job."""
     ranks = Ranks()
     step = trainer(MODELS[name], CHECKED, ranks).step
     step()
@@ -137,7 +137,7 @@ def as_rank(function):
 
 
 def limits(times):
-    """(ranks beyond which a step takes longer again, the most ranks that are used at least by half)."""
+    """(number of ranks with the shortest step, largest number of ranks with an efficiency of at least 50 %)."""
     best = min(times, key=times.get)
     half = max(n for n, seconds in times.items() if times[1] / n / seconds >= 0.5)
     return best, half
@@ -179,7 +179,7 @@ def main():
 
     latency, bandwidth = mpiexec(2, "--rank", "exchange")
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"here: {latency * 1e6:.1f} us a message, {bandwidth / 1e9:.1f} GB/s between ranks, {n_cores} cores\n")
+    print(f"here: {latency * 1e6:.1f} us per message, {bandwidth / 1e9:.1f} GB/s between ranks, {n_cores} cores\n")
     results = {}
     for name, config in MODELS.items():
         costs = measure(config)
@@ -196,8 +196,8 @@ def main():
         for network, link in NETWORKS.items():
             times = networks[network] = {n: step_seconds(costs, N_SHARDS, n, *link) for n in RANKS}
             best, half = limits(times)
-            at = f"{times[best] * 1e3:.4g} ms, {times[1] / times[best]:.0f} times one rank"
-            print(f"  {network}: shortest step with {best} ranks ({at}); half used up to {half}")
+            at = f"{times[best] * 1e3:.4g} ms, {times[1] / times[best]:.0f} times as fast as one rank"
+            print(f"  {network}: shortest step with {best} ranks ({at}); at least 50 % efficiency up to {half} ranks")
         results[name] = {"costs": asdict(costs), "here": checks, "networks": networks}
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")

@@ -1,26 +1,26 @@
-"""The time of a training step, of sampling and of a whole run, here and elsewhere: the tables of docs/speed.md.
+"""Measure a training step, sampling and a whole run, against other programs: the tables of docs/speed.md.
 
     python benchmarks/speed.py [--rounds 7] [--json FILE] [--plot FILE] [--input FILE] [--threads N]
                                [--peer 'NAME=COMMAND'] [--large | --growth]
 
-Each contender is a process of its own; they take turns, round after round, and the figures are medians over the rounds.
-A step's time is the difference of two run lengths divided by the difference in steps, so it counts all that a step does
-(batch, forward, backward, Adam, Python) and nothing that a run does once.  Each has one thread on one core, and then
-as many as there are cores (--threads).
+Each contender runs in its own process.  They take turns in rounds, and the figures are medians over the rounds.
+The time of a step is the difference between two run lengths divided by the difference in steps: it includes all that a
+step does (batch, forward, backward, Adam, Python) and nothing that a run does once.  Each contender is measured with
+one thread on one core, and then with --threads threads (default: all cores).
 
-  peak     operations a second of one core, by a loop of nothing but fused multiply-adds, in the same rounds
+  peak     operations per second of one core, from a loop of only fused multiply-adds, measured in the same rounds
   floor    6 (12 n_layer n_embd^2 + vocab_size n_embd) x tokens operations at that peak: no program can be faster
-  PyTorch  the same model, batches and Adam, eager, padded to the longest document (left out by name when not installed)
-  NumPy    the same packed batch in NumPy: products by BLAS, attention document by document
-  Python   the scalar tape of tests/reference.py, this project's own, which does what Karpathy's microgpt.py does
+  PyTorch  the same model, batches and Adam, eager, padded to the longest document (skipped if not installed)
+  NumPy    the same packed batch in NumPy: matrix products by BLAS, attention document by document
+  Python   the scalar tape of this project's tests/reference.py, which does what Karpathy's microgpt.py does
 
---peer names a program that you have built, which is run beside ours: 'realies=./microgpt', or, where the program takes
-the number of steps, 'NAME=./program --steps {steps}', which gives its time a step too.  Processor time is compared.
+--peer adds a program that you have built: 'realies=./microgpt'.  If the program takes the number of steps, write
+'NAME=./program --steps {steps}' to measure its time per step too.  Programs are compared by processor time.
 
---growth shows instead what a step costs with more layers, documents or tokens in a document, for each token and layer:
-where that stays the same, the cost of a step grows in proportion.  It is only printed.
+--growth instead prints the time of a step per token and layer, for more layers, documents or tokens per document.  If
+that time stays the same, the cost of a step grows in proportion.
 
-A machine that is shared slows everything: read the ratios, not the microseconds.
+On a shared machine everything is slower: compare the ratios, not the microseconds.
 """
 
 import argparse
@@ -56,7 +56,7 @@ SHAPES = [  # dtype, batch_size, n_embd, n_head
     ("float32", 16, 64, 4),
     ("float32", 16, 128, 8),
 ]
-NEVER = 10**6  # steps: the schedule's end, which no round reaches
+NEVER = 10**6  # num_steps, more than any round reaches
 
 
 def our_step(config, n_threads):
@@ -67,13 +67,13 @@ MAKES = {"microgpt": our_step, "PyTorch": torch_step, "NumPy": numpy_step}
 
 
 def columns_a_step(trainer):
-    """Tokens that an average batch of the data has."""
+    """The average number of tokens in a batch."""
     d = trainer.dataset
     return d.offsets[d.n_documents] / d.n_documents * d.batch_size
 
 
 def measure(config, rounds, makes, n_threads=1):
-    """A row of the table: medians over the rounds, every contender once in each, by one thread and by n_threads."""
+    """A row of the table: medians over the rounds for every contender, with one thread and with n_threads."""
     trainer = Trainer(config)
     tokens = columns_a_step(trainer)
     operations = 6 * (12 * config.n_layer * config.n_embd**2 + trainer.tokens.size * config.n_embd) * tokens
@@ -81,7 +81,7 @@ def measure(config, rounds, makes, n_threads=1):
     if n_threads > 1:
         contenders |= {many(name): (make, config, n_threads) for name, make in makes.items() if make != python_step}
     us = steps(contenders, rounds, {"peak": partial(peak, config.dtype)})
-    rate = us.pop("peak")  # operations a microsecond
+    rate = us.pop("peak")  # operations per microsecond
     shape = {
         name: getattr(config, name) for name in ("dtype", "batch_size", "n_layer", "n_embd", "n_head", "block_size")
     }
@@ -90,7 +90,7 @@ def measure(config, rounds, makes, n_threads=1):
 
 
 def many(name):
-    """What a contender is called that has all threads."""
+    """The name of a contender that uses all threads."""
     return f"{name}, all cores"
 
 
@@ -101,7 +101,7 @@ def shapes(arguments):
 
 
 def long_lines(arguments):
-    """A file of lines of 45 names, some 330 characters."""
+    """The path of a file with 45 names per line, about 330 characters."""
     names = Path(arguments.input).read_text(encoding="utf-8").split()
     path = Path(tempfile.mkdtemp()) / "lines.txt"
     path.write_text("\n".join(" ".join(names[i : i + 45]) for i in range(0, len(names), 45)), encoding="utf-8")
@@ -109,13 +109,13 @@ def long_lines(arguments):
 
 
 def large(arguments):
-    """6 layers, 384 wide, 256 long, 12 lines of names a step."""
+    """6 layers, width 384, context length 256, 12 lines of names per step."""
     sizes = {"batch_size": 12, "n_layer": 6, "n_embd": 384, "n_head": 6, "block_size": 256, "init_std": 0.02}
     yield Config(long_lines(arguments), dtype="float32", num_steps=NEVER, **sizes)
 
 
 def growth(arguments):
-    """Models 64 wide, one size growing at a time: layers (of 16 documents), documents, their length (of 4)."""
+    """Models of width 64 with one growing size: layers (16 documents), documents, or their length (4 documents)."""
     common = {"dtype": "float32", "n_embd": 64, "num_steps": NEVER}
     for n_layer in (1, 2, 4, 8, 16):
         yield "layers", n_layer, Config(arguments.input, n_layer=n_layer, batch_size=16, **common)
@@ -127,7 +127,7 @@ def growth(arguments):
 
 
 def print_growth(arguments):
-    print("| dtype float32, n_embd 64 | | tokens | µs a step | µs a token and layer |\n|---|--:|--:|--:|--:|")
+    print("| dtype float32, n_embd 64 | | tokens | µs per step | µs per token and layer |\n|---|--:|--:|--:|--:|")
     for what, size, config in growth(arguments):
         row = measure(config, arguments.rounds, {"microgpt": our_step})
         tokens, us = row["tokens"], row["us"]["microgpt"]
@@ -142,7 +142,7 @@ def microgpt(*arguments):
 
 
 def default_run(arguments):
-    """{name: milliseconds of processor time} of Karpathy's run by each program, start-up and all."""
+    """{name: milliseconds of processor time} of Karpathy's run by each program, including start-up."""
     commands = {"import numpy": [sys.executable, "-c", "import numpy"]}
     for dtype in "float64", "float32":
         commands[f"microgpt, {dtype}"] = microgpt("train", "--input", arguments.input, "--dtype", dtype)
@@ -152,7 +152,7 @@ def default_run(arguments):
 
 
 def peers_steps(arguments):
-    """{name: us of processor time a step} of the peers that are told how many."""
+    """{name: microseconds of processor time per step} of the peers that take a number of steps."""
     few, more = 1_000, 11_000
 
     def measure(command):
@@ -162,7 +162,7 @@ def peers_steps(arguments):
 
 
 def sampling(arguments):
-    """{"dtype, threads": million tokens a second} of `microgpt sample`, by the difference of two numbers of samples."""
+    """{"dtype, threads": million tokens per second} of `microgpt sample`, from two different numbers of samples."""
     folder = Path(tempfile.mkdtemp())
 
     def measure(run_of_model, threads):
@@ -171,7 +171,7 @@ def sampling(arguments):
             sample = microgpt("sample", run_of_model, "--num-samples", n, "--threads", threads)
             _, seconds, printed = run(sample)
             texts = [line.partition(b": ")[2] for line in printed.splitlines()]
-            results.append((seconds, sum(map(len, texts)) + len(texts)))  # each has an end, too
+            results.append((seconds, sum(map(len, texts)) + len(texts)))  # each text has an end token, too
         (few_seconds, few), (more_seconds, more) = results
         return (more - few) / (more_seconds - few_seconds) / 1e6
 
@@ -191,7 +191,7 @@ def times(us, ours):
 
 
 def table(rows, n_threads):
-    """Rows of Markdown: microseconds a step, and how many times as fast we are with as many threads."""
+    """Rows of Markdown: microseconds per step, and the ratio to microgpt with the same number of threads."""
     peers = [name for name in ("PyTorch", "NumPy", "Python") if any(name in row["us"] for row in rows)]
     both = [(name, as_many) for name in peers for as_many in (False, True)]
     columns = [(name, all_cores) for name, all_cores in both if any(key(name, all_cores) in row["us"] for row in rows)]
@@ -233,7 +233,7 @@ def machine():
 
 
 def peer(text):
-    """(name, a function of the number of steps that gives the command, whether it is told that number)."""
+    """(name, function from the number of steps to the command, whether the command uses that number)."""
     name, _, command = text.partition("=")
     if not command:
         raise argparse.ArgumentTypeError(f"expected NAME=COMMAND, found {text!r}")
@@ -246,16 +246,25 @@ def main():
     parser.add_argument("--input", default=str(ROOT / "input.txt"))
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
-    parser.add_argument("--threads", type=int, default=number(None), help="beside one thread (default: all cores)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=number(None),
+        help="number of threads, measured in addition to one thread (default: all cores)",
+    )
     parser.add_argument("--peer", type=peer, action="append", default=[], metavar="NAME=COMMAND")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
-        "--large", action="store_true", help="6 layers, 384 wide, block 256, batch 12 instead (minutes)"
+        "--large",
+        action="store_true",
+        help="measure a large model: 6 layers, width 384, context length 256, batch size 12 (minutes)",
     )
-    instead.add_argument("--growth", action="store_true", help="what more layers, documents and tokens cost instead")
+    instead.add_argument(
+        "--growth", action="store_true", help="print the cost of more layers, documents and tokens instead"
+    )
     arguments = parser.parse_args()
     if arguments.plot:
-        import matplotlib  # noqa: F401 - rather now than after minutes of measuring
+        import matplotlib  # noqa: F401 - fail now rather than after minutes of measuring
     print(f"{machine()}\n")
     if arguments.growth:
         return print_growth(arguments)
@@ -277,7 +286,7 @@ def main():
         for name, rate in result["tokens"].items():
             print(f"| {name} | {rate:.2f} |")
         for name, us in result["peers_us"].items():
-            print(f"\n{name}: {us:.1f} µs of processor time a step")
+            print(f"\n{name}: {us:.1f} µs of processor time per step")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n")
     if arguments.plot:

@@ -59,12 +59,12 @@ class Live:
 
     def draw(self, **settings):
         """The samples, when they are all drawn."""
-        labels = {"num_samples": "How many", "temperature": "Temperature", "top_k": "Top-k, 0 is all", "seed": "Seed"}
-        labels |= {"top_p": "Top-p, 1 is all", "prompt": "Beginning", "length": "Characters"}
+        labels = {"num_samples": "How many", "temperature": "Temperature", "top_k": "Top-k (0: all)", "seed": "Seed"}
+        labels |= {"top_p": "Top-p (1: all)", "prompt": "Beginning", "length": "Characters"}
         for name, value in settings.items():
             self.page.get_by_label(labels[name], exact=True).fill(str(value))
         self.page.get_by_role("button", name="Draw samples").click()
-        self.page.get_by_text("Press one to look at it").wait_for()
+        self.page.get_by_text("Press a sample to inspect it").wait_for()
         return self.page.eval_on_selector_all(".samples button", "all => all.map((button) => button.textContent)")
 
 

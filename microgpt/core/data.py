@@ -27,9 +27,9 @@ class Dataset:
     Column t of `arrays` has tokens[t], positions[t] (in the document), targets[t] and weights[t], the names of
     model.py.  A document's columns predict ids + [end] from [start] + ids, truncated to block_size.
 
-    Running text is cut into windows of block_size columns, which are then its documents.  With a `key`, their
-    beginnings and their order are drawn anew for every epoch.  A batch is `batch_size` consecutive documents; the first
-    document follows the last.
+    Running text is cut into windows of block_size columns, which are then its documents; their beginnings and their
+    order are drawn from `key` anew for every epoch.  A batch is `batch_size` consecutive documents; the first document
+    follows the last.  `whole` truncates nothing: a document longer than the context becomes several windows.
 
     A weight is 1 / (batch_size * columns of the document), so a weighted sum of losses is the mean over documents of
     their mean losses.
@@ -46,14 +46,18 @@ class Dataset:
         batch_size: int = 1,
         n_batches: int | None = None,
         key: int | None = None,
+        whole: bool = False,
     ) -> None:
         self.batch_size, self._tokens, self._key, self._dtype = batch_size, tokens, key, config.dtype
         sizes = np.fromiter(map(len, documents), np.int64, len(documents))
         if (found := int(sizes.sum()) + len(sizes)) > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} characters and ends of documents, found {found}")
         begins, lengths = np.cumsum(sizes + 1) - sizes - 1, sizes + (tokens.end is not None)  # positions in the ids
-        if tokens.end is None:
-            begins, lengths = windows(begins, lengths, config.block_size, moving=key is not None)
+        context = np.zeros_like(lengths)
+        if whole:
+            begins, lengths, context = overlapping_windows(begins, lengths, config.block_size)
+        elif tokens.end is None:
+            begins, lengths = moving_windows(begins, lengths, config.block_size)
         self._spare = found - len(sizes) - int(lengths.sum())  # characters by which the windows may move
         self.longest = int(lengths.max(initial=0))
         self.n_truncated = int(np.count_nonzero(lengths > config.block_size))
@@ -69,7 +73,7 @@ class Dataset:
         if tokens.end is not None and n_batches is not None and n_batches * batch_size <= n:  # none is used twice
             n, n_repeated = n_batches * batch_size, 0
             documents, begins = documents[:n], begins[:n]
-        self._documents, self._begins = documents, begins
+        self._documents, self._begins, self._context = documents, begins, context
         self.offsets = np.concatenate(([0], np.cumsum(np.resize(lengths[:n], n + n_repeated))))
         if (found := int(self.offsets[-1])) > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} tokens, found {found}")
@@ -96,6 +100,12 @@ class Dataset:
     def _ids(self) -> Any:
         memory.require(self.n_bytes, f"{self.n_documents} documents")
         return self._tokens.encode(self._documents)
+
+    @property
+    def counted(self) -> Any:
+        """Which columns are counted: all but those that a window repeats to have a context."""
+        lengths = np.diff(self.offsets)
+        return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], lengths) >= np.repeat(self._context, lengths)
 
     def widest(self, count: int) -> int:
         """The largest number of columns in `count` consecutive documents."""
@@ -149,14 +159,22 @@ class Dataset:
         return self._moved[1]
 
 
-def windows(begins: Any, lengths: Any, size: int, moving: bool) -> tuple[Any, Any]:
-    """(begins, lengths) of the windows, for texts with these begins and lengths.
+def moving_windows(begins: Any, lengths: Any, size: int) -> tuple[Any, Any]:
+    """Where the windows of a running text begin, and their length: they leave room for each to move by one length."""
+    n = max(1, lengths[0] // size - 1)
+    return begins[0] + size * np.arange(n), np.full(n, min(size, lengths[0]))
 
-    Moving windows have one length, and leave a window's length of the text free to move in.
+
+def overlapping_windows(begins: Any, lengths: Any, size: int) -> tuple[Any, Any, Any]:
+    """Where the windows of texts begin, their lengths, and how many of their first columns are context alone.
+
+    A text that is longer than the context is cut as sampling does it: when the context is full, the older half is
+    dropped.  So each window begins with the newer half of the one before, and every token is counted once.
     """
-    if moving:
-        n = max(1, lengths[0] // size - 1)
-        return begins[0] + size * np.arange(n), np.full(n, min(size, lengths[0]))
-    counts = -(-lengths // size)
-    within = size * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
-    return np.repeat(begins, counts) + within, np.minimum(size, np.repeat(lengths, counts) - within)
+    half = size // 2
+    step = size - half
+    counts = np.where(lengths > 0, 1 + -(-(lengths - size).clip(0) // step), 0)
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # of each window in its text
+    starts = number * step
+    ends = np.minimum(starts + size, np.repeat(lengths, counts))
+    return np.repeat(begins, counts) + starts, ends - starts, np.where(number > 0, half, 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import groupby
 
@@ -12,6 +13,7 @@ from ..base.errors import ConfigError, DataError, named
 from ..base.files import open_file
 from ..base.terminal import reason, shown
 
+SINGLE_DOCUMENTS = "documents"  # a value of val_split
 # the separator of documents for each `split`; no document contains it
 PARTED_BY = {LINE: "\n", BLANK_LINE: "\n\n", RUNNING_TEXT: ""}
 
@@ -64,19 +66,37 @@ class Documents:
     """The documents of a run in its order: first `training`, then `held_out`."""
 
     def __init__(self, config: Config, path: str, rng: random.Random) -> None:
-        """Read and shuffle the documents; running text holds out its end.  Raises DataError, ConfigError."""
+        """Read and shuffle the documents, and hold some out: all copies of a text, or the end of running text.
+
+        Raises DataError, ConfigError.
+        """
         self.path, self.split = path, config.split
         documents, self.had_bom = read(path, config.split)
         self.vocab = vocabulary(documents)
         self.running = config.split == RUNNING_TEXT
+        order = list(documents)  # in which the held-out documents are chosen, from the end
         rng.shuffle(documents)
         self.key = rng.getrandbits(64) if self.running else None  # the seed of its windows
-        whole = documents[0] if self.running else documents
-        self.count = len(whole)  # how many documents, or characters of running text
-        self.n_held_out = n_held_out(self.count, config.val_fraction, "characters" if self.running else "documents")
-        training, held_out = whole[: self.count - self.n_held_out], whole[self.count - self.n_held_out :]
-        self.training = [training] if isinstance(training, str) else training
-        self.held_out = [held_out] if isinstance(held_out, str) and held_out else list(held_out)
+        self.count = len(documents[0]) if self.running else len(documents)  # documents, or characters of running text
+        n = n_held_out(self.count, config.val_fraction, "characters" if self.running else "documents")
+        if self.running:
+            text = documents[0]
+            self.training, self.held_out = [text[: self.count - n]], [text[self.count - n :]] if n else []
+        elif config.val_split == SINGLE_DOCUMENTS or n == 0:
+            self.training, self.held_out = documents[: self.count - n], documents[self.count - n :]
+        else:
+            if config.val_seed:
+                random.Random(config.val_seed).shuffle(order)
+            chosen = choose_texts(order if config.val_seed else documents, n)
+            self.training = [document for document in documents if document not in chosen]
+            self.held_out = [document for document in (order if config.val_seed else documents) if document in chosen]
+        self.n_held_out = n if self.running else len(self.held_out)
+
+    @cached_property
+    def n_seen(self) -> int:
+        """How many held-out documents have a copy among the training documents."""
+        training = set(self.training)
+        return sum(document in training for document in self.held_out)
 
     def __repr__(self) -> str:
         what = "characters" if self.running else "documents"
@@ -97,6 +117,24 @@ class Documents:
                 f"found others ({self.sha256}); set {named('input')} to the file that has them",
                 subject=self.path,
             )
+
+
+def choose_texts(documents: Sequence[str], n: int) -> set[str]:
+    """Texts to hold out, the last ones, so that with all their copies they are at most n documents, or one text.
+
+    Raises ConfigError where that leaves nothing to train on.
+    """
+    copies = Counter(documents)
+    chosen, count = set[str](), 0
+    for text in reversed(documents):
+        if text not in chosen and count + copies[text] <= n:
+            chosen.add(text)
+            count += copies[text]
+    if not chosen:
+        chosen.add(min(reversed(documents), key=copies.__getitem__))
+    if len(chosen) == len(copies):
+        raise ConfigError("expected at least two different documents, found copies of one", argument="val_fraction")
+    return chosen
 
 
 def n_held_out(n: int, fraction: float, what: str = "documents") -> int:

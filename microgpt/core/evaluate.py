@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,16 +20,31 @@ from .program import Program, Replay
 COLUMNS = 1024  # per thread and call, unless the longest document has more
 
 
+class Measure(NamedTuple):
+    """Mean losses in nats."""
+
+    loss: float  # over all tokens: characters and, except for running text, the documents' ends
+    document_loss: float | None  # the mean of per-document means, as in training; None for running text
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.loss / math.log(2)
+
+
 class Evaluator:
     """Computes the losses of some documents repeatedly, as the parameters change.
 
-    All characters must be in the vocabulary.  Running text is cut into windows from its beginning.  Raises DataError if
-    there is nothing to predict.
+    All characters must be in the vocabulary.  Every character and every document's end is predicted, whatever the
+    context length: beyond it, the older half of a full context is dropped, as in sampling.  Raises DataError if there
+    is nothing to predict.
     """
 
     def __init__(self, params: Parameters, documents: Sequence[str], threads: int | None = None) -> None:
         self.params, config = params, params.config
-        self.dataset = d = Dataset(documents, params.tokens, config)
+        self.dataset = d = Dataset(documents, params.tokens, config, whole=True)
+        has_end = params.tokens.end is not None
+        self.lengths = np.array([len(document) + has_end for document in documents])  # predictions of each document
+        self._counted = d.counted
         n_threads = number(threads, params.flat.size * d.offsets[-1])
         max_tokens = min(int(d.offsets[-1]), max(d.max_columns, COLUMNS * n_threads))
         ops = record(config, params.tokens.size)
@@ -46,14 +61,11 @@ class Evaluator:
             self._replay.over(start, n)
             losses[offsets[first] : offsets[end]] = self._replay.values["losses"].reshape(-1, order="F")[:n]
             first = end
-        return losses
+        return losses[self._counted]
 
-    def mean(self, losses: Any) -> float:
-        """The quantity that training minimizes: the mean of per-document means, or the mean over running text."""
-        return mean(losses, None if self.params.tokens.end is None else np.diff(self.dataset.offsets))
-
-    def loss(self) -> float:
-        return self.mean(self.losses())
+    def measure(self) -> Measure:
+        losses = self.losses()
+        return Measure(mean(losses), None if self.params.tokens.end is None else mean(losses, self.lengths))
 
 
 def record(config: Config, vocab_size: int) -> Program:
@@ -63,18 +75,13 @@ def record(config: Config, vocab_size: int) -> Program:
     return ops
 
 
-def mean(losses: Any, lengths: Any) -> float:
-    """The mean of per-document means, for consecutive documents of these lengths; for None, the mean of all losses."""
+def mean(losses: Any, lengths: Any = None) -> float:
+    """The mean of the losses; with the lengths of consecutive documents, the mean of per-document means."""
     if lengths is None:
         return total(losses) / len(losses)
     weighted = np.repeat(1 / np.asarray(lengths), lengths)
     weighted *= losses
     return total(weighted) / len(lengths)
-
-
-def bits_per_character(losses: Any) -> float:
-    """The mean over all characters and ends, in bits."""
-    return total(losses) / len(losses) / math.log(2)
 
 
 def total(losses: Any) -> float:

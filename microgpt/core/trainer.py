@@ -19,6 +19,7 @@ from . import evaluate, model
 from .checkpoint import Checkpoint
 from .data import MAX_COUNT, Dataset
 from .documents import Documents
+from .evaluate import Measure
 from .optimizer import Adam, Optimizer, clip
 from .params import Parameters, arrays, count
 from .program import Program, Replay
@@ -228,16 +229,20 @@ class Trainer:
             append(step())
 
     def evaluate(self) -> float:
-        """The mean loss of the held-out documents, a float in nats, with the current parameters.  Changes nothing.
+        """The mean loss over all tokens of the held-out documents, a float in nats.  Changes nothing.
 
         Raises ConfigError if no documents are held out (val_fraction 0), NotFiniteError if the loss is not finite.
         """
+        return self.measure().loss
+
+    def measure(self) -> Measure:
+        """evaluate(), and the mean over documents of their mean losses.  Raises what evaluate() does."""
         if not self.documents.held_out:
             raise ConfigError(f"{named('val_fraction')}: expected a value above 0 to evaluate with, found 0")
         if self._evaluator is None:
             self._evaluator = evaluate.Evaluator(self.params, self.documents.held_out, self.threads)
         try:
-            return self._evaluator.loss()
+            return self._evaluator.measure()
         except SamplingError:
             raise NotFiniteError(self.step_count, "infinity or NaN on the held-out documents") from None
 
@@ -327,7 +332,7 @@ class Trainer:
         numbers += self.program.count(self.max_columns, self.n_threads)
         needed = d.n_bytes
         if self.documents.held_out:
-            needed += Dataset(self.documents.held_out, self.tokens, c).n_bytes
+            needed += Dataset(self.documents.held_out, self.tokens, c, whole=True).n_bytes
             columns = max(c.block_size, evaluate.COLUMNS * number(self.threads))
             numbers += evaluate.record(c, self.tokens.size).count(columns)
         needed += numbers * np.dtype(c.dtype).itemsize

@@ -1,13 +1,13 @@
 "use strict";
 
-/* Elements of the page, made by calls; text is always text. */
+/* Functions that create the elements of a page. Strings always become text, never markup. */
 
-/** An element with attributes (a function is an event's listener) and children, which are elements or text. */
+/** An HTML element with attributes (a function becomes an event listener) and children (elements or text). */
 function element(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-/** The same of SVG. */
+/** An SVG element; see element(). */
 function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
@@ -15,14 +15,14 @@ function svg(tag, attributes = {}, ...children) {
 function fill(made, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") made.addEventListener(name, value);
-    else if (name === "style") Object.assign(made.style, value); // the page's policy refuses the attribute
+    else if (name === "style") Object.assign(made.style, value); // the page's Content-Security-Policy forbids style attributes
     else if (value !== false && value !== null) made.setAttribute(name, value === true ? "" : value);
   }
   made.append(...children.flat());
   return made;
 }
 
-/** A character as a reader can see it: what has no form of its own by its escape, the end (null) as <end>. */
+/** A visible form of a character: an escape if it has no shape, <end> for the end of a text (null). */
 function visible(char) {
   if (char === null) return "<end>";
   if (char === " ") return "␣";
@@ -35,18 +35,18 @@ function percent(p, digits = 0) {
   return p > 0 && 100 * p < least / 2 ? `<${least}%` : `${(100 * p).toFixed(digits)}%`;
 }
 
-/** What may be wider than the page: it then scrolls, by the keyboard too. */
+/** A box that scrolls when its content is wider than the page; it then accepts the keyboard focus. */
 function scroll(label, child) {
   const held = element("div", { class: "scroll", role: "group", "aria-label": label }, child);
   WIDTHS.observe(held);
-  WIDTHS.observe(child); // which may grow
+  WIDTHS.observe(child); // the content may grow
   return held;
 }
 
 const WIDTHS = new ResizeObserver((all) => {
   for (const { target } of all) {
     const held = target.closest(".scroll");
-    if (held === null) continue; // it has left the page
+    if (held === null) continue; // the target is no longer on the page
     if (held.scrollWidth > held.clientWidth) held.setAttribute("tabindex", 0);
     else held.removeAttribute("tabindex");
   }

@@ -1,6 +1,6 @@
 "use strict";
 
-/* The page of `microgpt export`: what the model is, and the model to try. */
+/* The page of `microgpt export`: a description of the model, and the "Try it" section. */
 {
   const { description, model } = JSON.parse(document.getElementById("data").textContent);
   const main = document.getElementById("main");

@@ -1,4 +1,4 @@
-"""Export: a trained model as a file of another kind, by the file's ending."""
+"""Export a trained model to another format, chosen by the extension of the output file."""
 
 import os
 from collections.abc import Callable
@@ -11,26 +11,24 @@ from ..base.terminal import escaped, reason
 from ..core.params import by_rows
 from ..runs.trained import Trained
 
-WRITES = {LINE: "lines such as names", BLANK_LINE: "paragraphs", RUNNING_TEXT: "running text"}
+TEXT_KINDS = {LINE: "lines such as names", BLANK_LINE: "paragraphs", RUNNING_TEXT: "running text"}
 
 
 def export(model: Trained, name: str, output: str) -> None:
-    """Write the model, which people know as `name`, into a file of the kind that its ending says."""
+    """Write the model to the file `output`, whose extension selects the format; `name` is the title of a page."""
     write(output, writer(output)(model, name))
 
 
 def write(output: str, data: bytes) -> None:
-    """Write the file that --output names.  Raises DataError."""
+    """Write the file named by --output.  Raises DataError."""
     try:
         files.write(output, data)
     except (OSError, MemoryError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(
-            f"expected a file that can be written, found {output!r}: {reason(error)}", argument="output"
-        ) from None
+        raise DataError(f"expected a writable file, found {output!r}: {reason(error)}", argument="output") from None
 
 
 def writer(output: str) -> Callable[[Trained, str], bytes]:
-    """What makes the bytes of such a file.  Raises ConfigError, which names the known endings."""
+    """The function that returns the bytes of such a file.  Raises ConfigError for an unknown extension."""
     for ending, function in FORMATS.items():
         if output.lower().endswith(ending):
             return function
@@ -38,35 +36,35 @@ def writer(output: str) -> Callable[[Trained, str], bytes]:
 
 
 def to_html(model: Trained, name: str) -> bytes:
-    """A page on which the model runs."""
+    """A web page on which the model runs."""
     from .page import PARTS, model_data, page
 
-    said = f"{description(model)} It runs in this page, which sends nothing anywhere."
-    data = {"description": said, "model": model_data(model)}
+    text = f"{description(model)} It runs inside this page, which makes no network requests."
+    data = {"description": text, "model": model_data(model)}
     styles = [PARTS / "page.css", PARTS / "live.css"]
     scripts = [PARTS / "dom.js", PARTS / "model.js", PARTS / "live.js", PARTS / "export.js"]
     return page(f"microgpt: {escaped(name)}", data, styles, scripts).encode()
 
 
 def to_safetensors(model: Trained, name: str) -> bytes:
-    """The weights, settings and vocabulary, which microgpt.load() and the commands take too."""
+    """The weights, settings and vocabulary; microgpt.load() and the commands can read this file."""
     from ..runs import safetensors
 
     return safetensors.to_bytes(model.params, model.data_sha256)
 
 
 def to_onnx(model: Trained, name: str) -> bytes:
-    """The model as a graph that onnxruntime and others run."""
+    """The model as a graph for onnxruntime and other ONNX runtimes."""
     from . import onnx
 
     return onnx.to_bytes(model.params)
 
 
 def to_python(model: Trained, name: str) -> bytes:
-    """standalone.py with the model in it: numbers are written so that they are read as the same, texts in ASCII."""
+    """standalone.py with the model inside, in ASCII; reading the numbers back gives exactly the same values."""
     source = Path(__file__).with_name("standalone.py").read_text(encoding="utf-8")
     before, model_begins, rest = source.partition("# ---- the model ----\n")
-    _, model_ends, after = rest.partition("# ---- what follows from it ----\n")
+    _, model_ends, after = rest.partition("# ---- values derived from the model ----\n")
     config = model.config
     lines = [
         f"DESCRIPTION = {description(model)!r}",
@@ -82,19 +80,19 @@ def to_python(model: Trained, name: str) -> bytes:
 
 
 def description(model: Trained) -> str:
-    """A sentence on what the model is."""
+    """A sentence that describes the model."""
     config = model.config
     counts = (config.n_layer, "layer"), (config.n_head, "head"), (len(model.vocab), "character")
     layers, heads, characters = (f"{n:,} {what}{'s' * (n > 1)}" for n, what in counts)
     return (
-        f"A GPT of {model.num_params:,} parameters that has learned to write {WRITES[config.split]}, "
-        f"one character after another: {layers}, {heads}, {config.n_embd} wide, "
-        f"a context of {config.block_size} tokens, {characters}."
+        f"A GPT with {model.num_params:,} parameters, trained to write {TEXT_KINDS[config.split]} "
+        f"one character at a time: {layers}, {heads}, embedding width {config.n_embd}, "
+        f"context length {config.block_size}, vocabulary of {characters}."
     )
 
 
 def name_of(path: str) -> str:
-    """What people know a run or a checkpoint file as: its own name, whatever folders it is in."""
+    """The name of a run or a checkpoint file, without its parent directories."""
     return os.path.basename(os.path.normpath(path)) if path.strip("./") else os.path.basename(os.path.abspath(path))
 
 

@@ -1,32 +1,32 @@
 "use strict";
 
-/* "Try it": a text that is typed, and at once what the model says of it; samples. */
+/* The "Try it" section: predictions for a text while it is typed, and samples. */
 
-const RUNNING_MOST = 500; // characters of running text to look at: each has a pass of its own
+const MAX_RUNNING = 500; // characters of running text to evaluate: each needs a forward pass
 const LIKELIEST = 12; // outcomes to show at first
-const SLICE = 12; // milliseconds of drawing between two looks at what the reader does
+const SLICE = 12; // milliseconds of drawing between two pauses in which the page can react to input
 
 const FIELDS = [ // the settings of `microgpt sample`, with its defaults
   ["num_samples", "How many", "20", { type: "number", min: 1, max: 1000 }],
   ["temperature", "Temperature", "0.5", { type: "number", min: 0, max: 1000, step: "any" }],
-  ["top_k", "Top-k, 0 is all", "0", { type: "number", min: 0, max: 1e9 }],
-  ["top_p", "Top-p, 1 is all", "1", { type: "number", min: 0.000001, max: 1, step: "any" }],
+  ["top_k", "Top-k (0: all)", "0", { type: "number", min: 0, max: 1e9 }],
+  ["top_p", "Top-p (1: all)", "1", { type: "number", min: 0.000001, max: 1, step: "any" }],
   ["seed", "Seed", "42", { inputmode: "numeric", pattern: "[0-9]{1,18}", title: "a whole number of up to 18 digits" }],
 ];
 const LENGTH = ["length", "Characters", "500", { type: "number", min: 1, max: 10000 }]; // of running text
 
-/** Fill a section, which has its heading. */
+/** Fill a section that already has its heading. */
 function live(container, model) {
   const views = [stepsView(model, go), followsView(model, go), headsView(model)];
   const message = element("p", { id: "live-message", class: "message", role: "status" });
   const summary = element("p", { class: "muted", role: "status" });
   const typed = textField(model, { "aria-describedby": "live-message", input: () => type(typed.value) });
-  const most = model.end === null ? RUNNING_MOST : model.config.block_size;
+  const most = model.end === null ? MAX_RUNNING : model.config.block_size;
   const label = `Beginning of a text${model.end === null ? "" : `, up to ${most} characters`}`;
-  let chars = []; // those that can be looked at
+  let chars = []; // the typed characters that the model can read
   let losses = [];
 
-  /** Look at another text, from its end. */
+  /** Evaluate a new text, and select its last step. */
   function type(text) {
     const all = Array.from(text);
     const unknown = all.findIndex((char) => !model.ids.has(char));
@@ -36,12 +36,12 @@ function live(container, model) {
     message.classList.toggle("wrong", wrong);
     if (!wrong) message.textContent = fullText(model, chars.length);
     else if (unknown === chars.length) message.textContent = unknownText(model, all[unknown], unknown);
-    else message.textContent = `Only the first ${most} characters are looked at.`;
+    else message.textContent = `Only the first ${most} characters are used.`;
     losses = chars.length || model.end !== null ? model.score(chars.join("")).losses : [];
     look(chars.length);
   }
 
-  /** Look at the text as it was after so many characters; one more may take the place of what followed. */
+  /** Select a step; with `char`, replace the rest of the text by this character. */
   function go(step, char) {
     if (char === undefined) return look(step);
     typed.value = chars.slice(0, step).join("") + char;
@@ -74,7 +74,7 @@ function live(container, model) {
   try {
     typed.value = model.sample({ num_samples: 1, length: model.end === null ? 24 : 0 })[0];
     type(typed.value);
-  } catch (error) { // weights so large that nothing can be said
+  } catch (error) { // the weights are so large that the logits are not finite
     message.textContent = error.message;
   }
 }
@@ -98,23 +98,23 @@ function unknownText(model, char, i) {
 function fullText(model, n) {
   const size = model.config.block_size;
   if (model.end === null) {
-    return n <= size ? "" : `The context of ${size} tokens is full: its older half was dropped to make room.`;
+    return n <= size ? "" : `The context of ${size} tokens is full, so the model has dropped its older half.`;
   }
-  return n < size ? "" : `The start and ${size - 1} characters fill the context: nothing can follow character ${size}.`;
+  return n < size ? "" : `The context is full: it holds the start and ${size - 1} characters, so nothing can follow character ${size}.`;
 }
 
 function summaryText(model, { step, last, probs, ranked, next, context }) {
-  const taken = step ? `“${tokenText(model, context.tokens.at(-1))}”` : "the start";
+  const read = step ? `“${tokenText(model, context.tokens.at(-1))}”` : "the start";
   const likely = ranked.slice(0, 3).map(([char, p]) => `${visible(char)} ${percent(p, 1)}`).join(", ");
   const surprise = () => bits(-Math.log(probs.get(next))).toFixed(2);
-  const came = next === undefined ? "" : ` What came is ${visible(next)}: ${surprise()} bits.`;
+  const actual = next === undefined ? "" : ` The next character is ${visible(next)}: ${surprise()} bits.`;
   const position = context.tokens.length - 1;
-  return `Step ${step} of ${last}: the model takes in ${taken} at position ${position} and expects ${likely}.${came}`;
+  return `Step ${step} of ${last}: the model reads ${read} at position ${position} and predicts ${likely}.${actual}`;
 }
 
 /* ---- parts ---- */
 
-/** A field for text of the model's characters. */
+/** A text field; it has several lines if the vocabulary has newlines. */
 function textField(model, attributes) {
   const lines = model.vocab.includes("\n");
   const plain = { autocomplete: "off", autocapitalize: "off", spellcheck: "false", dir: "auto", class: "token" };
@@ -122,14 +122,14 @@ function textField(model, attributes) {
   return element(tag, { ...plain, ...own, ...attributes });
 }
 
-/** The children of an element, made so many. */
+/** The children of an element, after adding or removing some so that there are n. */
 function resized(parent, n, make) {
   while (parent.children.length > n) parent.lastChild.remove();
   while (parent.children.length < n) parent.append(make(parent.children.length));
   return Array.from(parent.children);
 }
 
-/** Let the arrow keys go through a group: go(n) with the number of the next item, from that of the present one. */
+/** Let the arrow keys move through a group: they call go(n), where n is counted from present(). */
 function arrowKeys(group, present, go) {
   const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1, Home: -1e9, End: 1e9 };
   group.addEventListener("keydown", (event) => {
@@ -139,7 +139,7 @@ function arrowKeys(group, present, go) {
   });
 }
 
-/** The text token by token, each with its bits; one of them is where the model is looked at. */
+/** The text token by token, each with its loss in bits; one token is the selected step. */
 function stepsView(model, go) {
   let state = { step: 0, last: 0 };
   const back = element("button", { type: "button", click: () => move(state.step - 1) }, "◀ Back");
@@ -172,7 +172,7 @@ function stepsView(model, go) {
       button.dataset.loss = loss ?? "";
       button.style.setProperty("--share", `${Math.min(1, bits(loss ?? 0) / 8) * 40}%`);
       button.tabIndex = i === step ? 0 : -1;
-      button.disabled = i > last; // the end, and what fills the context, are only predicted
+      button.disabled = i > last; // the model predicts, but never reads, the end and a token that fills the context
       button.toggleAttribute("aria-current", false);
       if (i === step) button.setAttribute("aria-current", "step");
     });
@@ -180,14 +180,14 @@ function stepsView(model, go) {
     forward.setAttribute("aria-disabled", step === last);
   }
 
-  const explained = "A token's number is its loss: how many bits of surprise it was to the model. "
-    + "Arrow keys go through the tokens."
-    + (model.end === null ? ` Losses are those of microgpt score, which reads ${model.config.block_size} characters `
-      + "at a time; what follows is said by the latest characters, and may differ a little." : "");
+  const explained = "The number below a token is its loss: the surprise of the model, in bits. "
+    + "Use the arrow keys to move through the tokens."
+    + (model.end === null ? ` Losses are computed as by microgpt score, in windows of ${model.config.block_size} characters. `
+      + "The predictions below use the latest characters, so they may differ slightly." : "");
   return { element: element("div", {}, group, element("p", { class: "muted" }, explained)), show };
 }
 
-/** What follows where the model is looked at. */
+/** The predictions at the selected step. */
 function followsView(model, go) {
   let state;
   let all = false;
@@ -221,7 +221,7 @@ function followsView(model, go) {
     const { chars, step, ranked, next } = state;
     const before = chars.slice(Math.max(0, step - 12), step).map(visible).join("");
     const text = element("bdi", { class: "token" }, `${step > 12 ? "…" : ""}${before}`);
-    title.replaceChildren("What follows ", step ? text : "the start");
+    title.replaceChildren("Predictions after ", step ? text : "the start");
     const n = all ? ranked.length : Math.min(LIKELIEST, ranked.length);
     resized(list, n, make).forEach(({ firstChild: button }, rank) => {
       const [char, p] = ranked[rank];
@@ -236,15 +236,15 @@ function followsView(model, go) {
     focus(Math.min(focused, n - 1));
     const rest = ranked.slice(LIKELIEST).reduce((sum, [, p]) => sum + p, 0);
     more.hidden = ranked.length <= LIKELIEST;
-    const others = `The other ${ranked.length - LIKELIEST}, together ${percent(rest, 1)}`;
-    more.textContent = all ? `Only the ${LIKELIEST} likeliest` : others;
+    const others = `Show the other ${ranked.length - LIKELIEST}, together ${percent(rest, 1)}`;
+    more.textContent = all ? `Show only the ${LIKELIEST} likeliest` : others;
   }
 
-  const explained = "Press one to go on with it. What came next in the text has a dot.";
+  const explained = "Press a character to append it here. A dot marks the character that comes next in the text.";
   return { element: element("div", {}, title, element("p", { class: "muted" }, explained), list, more), show };
 }
 
-/** How much each head takes of which token, where the model is looked at. */
+/** The attention weights of each head at the selected step. */
 function headsView(model) {
   const { n_layer, n_head } = model.config;
   const caption = element("p", { class: "muted", id: "live-attention" });
@@ -256,7 +256,7 @@ function headsView(model) {
   function show({ context }) {
     const { tokens, attention } = context;
     const at = tokenText(model, tokens.at(-1));
-    caption.textContent = `How much each head takes from which token, at “${at}”, in percent.`;
+    caption.textContent = `How much each head attends to each token while the model reads “${at}”, in percent.`;
     const [, ...names] = resized(head, tokens.length + 1, () => heading());
     names.forEach((cell, i) => (cell.firstChild.textContent = tokenText(model, tokens[i])));
     rows.forEach((row, i) => {
@@ -275,14 +275,14 @@ function headsView(model) {
   return { element: element("div", {}, element("h3", {}, "Attention"), caption, scroll("Attention of each head", table)), show };
 }
 
-/** A form of settings, and what is drawn with them. */
+/** A form with sampling settings, and the samples drawn with them. */
 function drawingView(model, look) {
-  let drawing = null; // the generator at work, if one is; while it pauses the page is alive
+  let drawing = null; // the running generator, if any; the page reacts to input while it pauses
   const running = model.end === null;
   const fields = running ? [...FIELDS, LENGTH] : FIELDS;
   const input = ([name, , value, attributes]) => [name, element("input", { value, required: true, ...attributes })];
   const inputs = Object.fromEntries(fields.map(input));
-  if (running) inputs.num_samples.value = "3"; // they are long
+  if (running) inputs.num_samples.value = "3"; // these samples are long
   const prompt = textField(model, {});
   const button = element("button", { type: "submit" }, "Draw samples");
   const said = element("p", { class: "message", role: "status" });
@@ -295,13 +295,13 @@ function drawingView(model, look) {
     return { ...Object.fromEntries(given), prompt: prompt.value };
   }
 
-  /** One sample after the other, in slices of time; another generator, or null, in `drawing` ends it. */
+  /** Draw all samples in slices of time; stops when `drawing` is set to another generator or to null. */
   async function drawAll(given) {
     const mine = (drawing = model.samples(given));
     list.replaceChildren();
     said.textContent = "";
     button.textContent = "Stop";
-    let shown = null; // the sample that grows
+    let shown = null; // the unfinished sample
     let n = 0;
     let begun = performance.now();
     try {
@@ -316,7 +316,7 @@ function drawingView(model, look) {
         begun = performance.now();
       }
       const stopped = drawing === mine ? "" : ", then stopped";
-      said.textContent = `${n} ${n === 1 ? "sample" : "samples"}${stopped}. Press one to look at it.`;
+      said.textContent = `${n} ${n === 1 ? "sample" : "samples"}${stopped}. Press a sample to inspect it.`;
     } catch (error) {
       said.textContent = `Beginning: ${error.message}`;
     }
@@ -347,10 +347,10 @@ function drawingView(model, look) {
     element("label", { class: "field wide" }, "Beginning", prompt), button);
   command.replaceChildren(...commandWords(settings()));
   return element("div", {}, element("h3", {}, "Samples"), form, said, list,
-    element("p", { class: "muted" }, "The same on the command line: ", command));
+    element("p", { class: "muted" }, "To get the same samples on the command line: ", command));
 }
 
-/** The command that prints these samples, which is broken between its words alone. */
+/** The command that prints these samples; lines can break only between its words. */
 function commandWords(given) {
   const flags = Object.entries(given).filter(([, value]) => value !== "").map(([name, value]) => {
     const word = /^[\w.]+$/.test(value) ? value : `'${value.replaceAll("'", "'\\''")}'`;

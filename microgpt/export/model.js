@@ -1,11 +1,11 @@
 "use strict";
 
-/* The model, to be read beside model.py: its numbers in doubles, one token after another, with a cache of keys and
-   values.  What it draws are the samples of `microgpt sample`, to the letter. */
+/* The model in JavaScript, structured like model.py. It computes in doubles, one token at a time, with a cache of keys
+   and values. Its samples are exactly those of `microgpt sample`. */
 
 const RMSNORM_EPS = 1e-5;
 
-/** y = W x, where W lies column after column. */
+/** y = W x, where W is stored column by column. */
 function matmul(w, x) {
   const rows = w.length / x.length;
   const y = new Float64Array(rows);
@@ -42,7 +42,7 @@ function softmax(x) {
   return e.map((value) => value / sum);
 }
 
-/** What has been read: its tokens, and for each of them keys and values, attention and the logits of what follows. */
+/** The tokens read so far, and for each its keys, values, attention and the logits of the next token. */
 class Context {
   constructor(model) {
     const layers = () => Array.from({ length: model.config.n_layer }, () => []);
@@ -68,7 +68,7 @@ class Context {
     }
     const logits = matmul(p.lm_head, x);
     if (!logits.every(Number.isFinite)) {
-      throw new Error("expected finite logits, found others: the model's weights are too large");
+      throw new Error("expected finite logits, found inf or nan: the model's weights are too large");
     }
     this.tokens.push(token);
     this.logits.push(logits);
@@ -95,7 +95,7 @@ class Context {
     for (const list of [this.tokens, this.logits, ...this.keys, ...this.values, ...this.attention]) list.length = n;
   }
 
-  /** Have read just these tokens; those that are the same as before are not read again. */
+  /** Make these the tokens of the context; a common beginning is not computed again. */
   have(tokens) {
     let same = 0;
     while (same < this.tokens.length && this.tokens[same] === tokens[same]) same++;
@@ -106,13 +106,13 @@ class Context {
 }
 
 class Model {
-  /** The model of page.model_data(). */
+  /** `data` is what page.model_data() returns. */
   constructor(data) {
     const running = data.split === "none";
     Object.assign(this, { config: data, vocab: data.vocab, end: running ? null : data.vocab.length });
     this.start = running ? Math.max(0, data.vocab.indexOf("\n")) : this.end;
     this.ids = new Map(data.vocab.map((char, id) => [char, id]));
-    this.outcomes = running ? data.vocab : [...data.vocab, null]; // what each logit is about; null is the end
+    this.outcomes = running ? data.vocab : [...data.vocab, null]; // the outcome of each logit; null is the end of the text
     this.params = {};
     for (const [name, text] of Object.entries(data.params)) {
       const { buffer } = Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0));
@@ -120,10 +120,10 @@ class Model {
       this.params[name] = Float64Array.from(numbers);
     }
     this.reading = new Context(this);
-    this.scoring = []; // of each window
+    this.scoring = []; // a Context for each window
   }
 
-  /** The id of each character.  Error for unknown ones, or for more than `most`. */
+  /** The id of each character. Throws an Error for an unknown character, or for more than `most`. */
   encode(text, most = Infinity) {
     const ids = Array.from(text, (char, i) => {
       const id = this.ids.get(char);
@@ -136,35 +136,35 @@ class Model {
     return ids;
   }
 
-  /** The Context of what next() looks at, until the next call. */
+  /** The Context after reading a prefix; it is valid until the next call. */
   read(prefix) {
     const size = this.config.block_size;
     if (this.end !== null) return this.reading.have([this.start, ...this.encode(prefix, size - 1)]);
     const ids = prefix ? this.encode(prefix) : [this.start];
-    return this.reading.have(ids.slice(-1 - place(ids.length - 1, size)[0])); // what the context has kept of them
+    return this.reading.have(ids.slice(-1 - place(ids.length - 1, size)[0])); // only the part that is still in the context
   }
 
-  /** Model.next: a Map of each character that may follow, and of the end (null), to its probability. */
+  /** Like Model.next: a Map from each possible next character, and the end (null), to its probability. */
   next(prefix = "") {
     const probs = softmax(this.read(prefix).logits.at(-1));
     return new Map(this.outcomes.map((char, id) => [char, probs[id]]));
   }
 
-  /** Model.score: {text, loss, losses}. */
+  /** Like Model.score: {text, loss, losses}. */
   score(text) {
     const size = this.config.block_size;
     const ids = [this.start, ...this.encode(text, this.end === null ? Infinity : size)];
     if (this.end !== null) ids.push(this.end);
     const n = this.end === null ? ids.length - 1 : Math.min(ids.length - 1, size);
     const losses = [];
-    for (let first = 0; first < n; first += size) { // the windows of running text; a document is one
+    for (let first = 0; first < n; first += size) { // windows of running text; a document is a single window
       const { logits } = this.window(first / size).have(ids.slice(first, Math.min(first + size, n)));
       logits.forEach((of, i) => losses.push(cross_entropy(of, ids[first + i + 1])));
     }
     return { text, loss: losses.reduce((a, b) => a + b, 0) / losses.length, losses };
   }
 
-  /** Model.attention: [layer][head][token][how much it took of which]. */
+  /** Like Model.attention: weights[layer][head][token][attended token]. */
   attention(text) {
     const size = this.config.block_size;
     const ids = [this.start, ...this.encode(text, size)];
@@ -177,21 +177,21 @@ class Model {
     return (this.scoring[i] ??= new Context(this));
   }
 
-  /** The texts of Model.sample. */
+  /** Like Model.sample: an array of texts. */
   sample(settings = {}) {
     return Array.from(this.samples(settings)).filter(({ done }) => done).map(({ text }) => text);
   }
 
-  /** The same while they grow: {text, done} after each character. */
+  /** Yields {text, done} after each character of each sample. */
   *samples({ num_samples = 20, temperature = 0.5, top_k = 0, top_p = 1, prompt = "", length = 0, seed = 42 }) {
     const { end, config: { block_size } } = this;
     const given = this.encode(prompt, end === null || length ? Infinity : block_size - 1);
     const most = given.length + (length || (end === null ? 500 : block_size - given.length));
-    const alone = end === null && given.length > 0; // the context begins with the prompt; what is before is forgotten
+    const alone = end === null && given.length > 0; // the context begins with the prompt, without the start token
     const random = new Random(seed);
     const context = new Context(this);
     for (let n = 0; n < num_samples; n++) {
-      const uniform = Float64Array.from({ length: most }, () => random.random()); // one for each character it may have
+      const uniform = Float64Array.from({ length: most }, () => random.random()); // one per possible character
       const ids = [];
       for (let i = 0; i < most; i++) {
         const [position, again] = i ? place(i - alone, block_size) : [0, 0];
@@ -212,7 +212,7 @@ class Model {
   }
 }
 
-/** [the position of a text's i-th token in the context, how many of those before it are run again before]. */
+/** [position of a text's i-th token in the context, number of earlier tokens to read again first]. */
 function place(i, size) {
   if (i < size) return [i, 0];
   const half = Math.floor(size / 2);
@@ -225,20 +225,20 @@ function cross_entropy(logits, target) {
   return Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - top), 0)) - (logits[target] - top);
 }
 
-/* ---- drawing one token, as draw.c does ---- */
+/* ---- drawing one token, like draw.c ---- */
 
 function draw(logits, uniform, temperature, top_k, top_p) {
   const top = logits.indexOf(logits.reduce((a, b) => Math.max(a, b)));
   if (temperature === 0) return top;
   const probs = softmax(logits.map((logit) => logit / temperature));
-  if (Number.isNaN(probs[0])) return top; // a temperature too low for the precision
+  if (Number.isNaN(probs[0])) return top; // the temperature is too low for the precision
   if (top_k || top_p < 1) keep_likeliest(probs, top_k || probs.length, top_p);
   const whole = probs.reduce((a, b) => a + b) * uniform;
   let so_far = 0;
   return probs.reduce((id, p) => id + ((so_far += p) <= whole), 0);
 }
 
-/** Make 0 of all but the top_k largest, and of these but the largest that make up top_p. */
+/** Set to 0 all but the top_k largest, and of these all but the largest that together reach top_p. */
 function keep_likeliest(probs, top_k, top_p) {
   const ranks = Array.from(probs.keys()).sort((a, b) => probs[b] - probs[a] || a - b);
   let sum = 0;
@@ -246,7 +246,7 @@ function keep_likeliest(probs, top_k, top_p) {
   if (kept >= 0) for (const id of ranks.slice(kept)) probs[id] = 0;
 }
 
-/** The Mersenne twister MT19937 as Python's random.Random(seed) has it; a seed may be a number, a BigInt or digits. */
+/** The Mersenne twister MT19937, seeded like Python's random.Random. A seed is a number, BigInt or digits. */
 class Random {
   constructor(seed) {
     const key = [];
@@ -284,7 +284,7 @@ class Random {
     return (y ^ (y >>> 18)) >>> 0;
   }
 
-  /** At least 0 and below 1, of 53 bits. */
+  /** A random number in [0, 1) with 53 bits. */
   random() {
     const high = this.word() >>> 5;
     return (high * 2 ** 26 + (this.word() >>> 6)) / 2 ** 53;

@@ -1,7 +1,7 @@
-"""The model as an ONNX graph, by the onnx package, an optional extra ([export]).
+"""Export the model as an ONNX graph.  Needs the onnx package, in the optional extra [export].
 
-From `tokens`, int64 [batch, time], to `logits` [batch, time, vocab], of any batch and any time up to block_size.
-RMSNorm is built of its parts: the operator of that name has a float32 epsilon, with which digits are lost.
+The graph maps `tokens` (int64 [batch, time]) to `logits` ([batch, time, vocab]); `time` may be up to block_size.
+RMSNorm is built from elementary operators, because ONNX's own has a float32 epsilon, which loses digits in float64.
 """
 
 import json
@@ -13,19 +13,19 @@ from ..base.errors import ConfigError, optional
 from ..core.params import Parameters, by_rows
 from ..kernels import RMSNORM_EPS
 
-OPSET, IR_VERSION = 18, 8  # which came together, in 2022
-MAX_BYTES = 2**31 - 2**20  # of a protobuf message, and room for all but the weights
+OPSET, IR_VERSION = 18, 8  # both of the same ONNX release, in 2022
+MAX_BYTES = 2**31 - 2**20  # the limit of a protobuf message, less some room for the graph
 
 
 class Graph:
-    """Nodes in their order; a value is its name."""
+    """The nodes of a graph, in order.  A value is represented by its name."""
 
     def __init__(self, helper: Any) -> None:
         self.nodes: list[Any] = []
         self.make_node = helper.make_node
 
     def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """The result of an operator."""
+        """Append an operator, and return the name of its result."""
         output = name or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(self.make_node(operator, inputs, [output], name=output, **attributes))
         return output
@@ -38,14 +38,14 @@ class Graph:
         return self.add("Div", x, self.add("Sqrt", self.add("Add", mean, "eps")))
 
     def heads(self, x: str, perm: list[int]) -> str:
-        """batch x time x n_embd as batch x head x time x head_dim, or the last two the other way."""
+        """Split batch x time x n_embd into heads: batch x head x time x head_dim, or the order that `perm` gives."""
         return self.add("Transpose", self.add("Reshape", x, "to_heads"), perm=perm)
 
 
 def forward(g: Graph, n_layer: int) -> None:
-    """logits, as model.py has them."""
+    """Append the forward pass of model.py, which ends in `logits`."""
     time = g.add("Shape", "tokens", start=1, end=2)
-    # 0, 1, 2, ...: not by Range: onnxruntime would slice wpe, and a token beyond block_size would be no error
+    # 0, 1, 2, ...; with Range, onnxruntime would slice wpe, and not report a token beyond block_size as an error
     positions = g.add("CumSum", g.add("Expand", "one", time), "zero", exclusive=1)
     x = g.rmsnorm(g.add("Add", g.add("Gather", "wte", "tokens"), g.add("Gather", "wpe", positions)))
     square = g.add("Expand", "minus_infinity", g.add("Concat", time, time, axis=0))
@@ -67,7 +67,7 @@ def forward(g: Graph, n_layer: int) -> None:
 
 
 def to_bytes(params: Parameters) -> bytes:
-    """The file of a model.  Raises ExtraError, and ConfigError for weights that no such file can hold."""
+    """The bytes of the .onnx file.  Raises ExtraError, and ConfigError if the weights are too large for one file."""
     onnx = optional("onnx", "export", "an .onnx file")
     helper, types = onnx.helper, onnx.TensorProto
     config, dtype = params.config, np.dtype(params.config.dtype)
@@ -82,7 +82,7 @@ def to_bytes(params: Parameters) -> bytes:
         "zero": np.array(0),
         "one": np.array(1),
         "last_axis": np.array([-1]),
-        "to_heads": np.array([0, 0, config.n_head, head_dim]),  # 0 is as it was
+        "to_heads": np.array([0, 0, config.n_head, head_dim]),  # 0 keeps the dimension
         "from_heads": np.array([0, 0, config.n_embd]),
     }
     g = Graph(helper)

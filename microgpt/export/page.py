@@ -1,4 +1,4 @@
-"""The page: HTML, styles, scripts and data put together into one file."""
+"""Build a page: HTML, styles, scripts and data in a single file."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ PARTS = Path(__file__).parent  # the folder of the page's template, styles and s
 
 
 def page(title: str, data: dict[str, Any], styles: Sequence[Path], scripts: Sequence[Path]) -> str:
-    """The whole page: these files, and the data, which the scripts find as JSON under the id "data"."""
+    """The complete page.  Scripts find `data` as JSON in the element with the id "data"."""
     style, script = ("\n".join(map(read, names)) for names in (styles, scripts))
     policy = {
         "default-src": "'none'",
@@ -28,7 +28,7 @@ def page(title: str, data: dict[str, Any], styles: Sequence[Path], scripts: Sequ
         "title": escape(title),
         "policy": escape("; ".join(f"{name} {value}" for name, value in policy.items())),
         "style": style,
-        # no text of a user's can end the element: every < is an escape
+        # every < is escaped, so that no text in the data can end the element
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         "script": script,
     }
@@ -40,12 +40,12 @@ def read(path: Path) -> str:
 
 
 def sha256(text: str) -> str:
-    """What a Content-Security-Policy calls the one script or style that it allows."""
+    """The hash by which a Content-Security-Policy allows exactly this script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def model_data(model: Trained) -> dict[str, Any]:
-    """A model as model.js reads it: settings, vocabulary, and each matrix's numbers, column after column, in base64."""
+    """The model as model.js reads it: settings, vocabulary, and each matrix column by column in base64."""
     config = model.config
     names = ("n_layer", "n_embd", "n_head", "block_size", "split", "dtype")
     arrays = {

@@ -1,7 +1,7 @@
-"""The model as a PyTorch module, to be trained on or built into other programs.  Needs PyTorch, an extra ([torch]).
+"""The model as a PyTorch module, for further training or use in other programs.  Needs the optional extra [torch].
 
-Its state_dict() has the names and shapes of the .safetensors file: outputs x inputs, and a row for each token or
-position.  What is trained of it comes back by Model.from_torch.
+Its state_dict() has the names and shapes of the .safetensors file: outputs x inputs, with one row per token or
+position for embeddings.  Model.from_torch converts a module back into a Model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - as PyTorch's users write it
+from torch.nn import functional as F  # noqa: N812 - the usual name in PyTorch code
 
 from ..base.errors import ConfigError
 from ..core.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Layer(nn.Module):
-    """x = x + wo attention(rmsnorm(x)), then x = x + fc2 relu(fc1 rmsnorm(x))."""
+    """A transformer layer: x = x + wo attention(rmsnorm(x)), then x = x + fc2 relu(fc1 rmsnorm(x))."""
 
     def __init__(self, n_head: int, weights: dict[str, Tensor]) -> None:
         super().__init__()
@@ -42,14 +42,19 @@ class Layer(nn.Module):
         return x + F.linear(h, w["mlp_fc2"])
 
     def heads(self, x: Tensor) -> Tensor:
-        """batch x time x n_embd as batch x head x time x head_dim."""
+        """Split batch x time x n_embd into heads: batch x head x time x head_dim."""
         return x.view(*x.shape[:2], self.n_head, -1).transpose(1, 2)
 
 
 class GPT(nn.Module):
-    """logits = gpt(tokens): batch x time integers below vocab_size give batch x time x vocab_size numbers.
+    """A microgpt model as a torch.nn.Module: `logits = gpt(tokens)`.
 
-    `config` and `vocab` are the model's; an id is a character's place in `vocab`, and BOS, if there is one, the next.
+    `tokens` is an integer tensor [batch, time] of ids, with `time` at most block_size; `logits` is a tensor [batch,
+    time, vocab_size] in the model's precision.  The id of a character is its index in `vocab`; the next id is BOS,
+    except in a model of running text, which has none.  `config` holds the model's settings.
+
+    >>> gpt = model.to_torch()                                    # doctest: +SKIP
+    >>> logits = gpt(torch.tensor([[len(gpt.vocab)]]))            # doctest: +SKIP
     """
 
     def __init__(self, model: Trained) -> None:
@@ -63,10 +68,10 @@ class GPT(nn.Module):
             self.add_module(f"layer{layer}", Layer(self.config.n_head, own))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits, [batch, time, vocab_size], of ids, [batch, time].  Raises ValueError beyond block_size."""
+        """Logits [batch, time, vocab_size] for ids [batch, time].  Raises ValueError if time exceeds block_size."""
         if tokens.ndim != 2 or tokens.shape[1] > self.config.block_size:
             raise ValueError(
-                f"tokens: expected [batch, time] with at most {self.config.block_size} of time, "
+                f"tokens: expected shape [batch, time] with time at most {self.config.block_size}, "
                 f"found {list(tokens.shape)}"
             )
         positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -76,10 +81,10 @@ class GPT(nn.Module):
         return F.linear(x, self.lm_head)
 
     def checkpoint(self) -> Checkpoint:
-        """A run that begins with the weights as they are now.  Raises ConfigError where there can be none."""
+        """A checkpoint at step 0 with the present weights.  Raises ConfigError for a wrong dtype, shape or value."""
         weights, vocab, dtype = self.state_dict(), self.vocab, str(self.wte.dtype).removeprefix("torch.")
         if dtype not in ("float64", "float32"):
-            raise ConfigError(f"module: expected float64 or float32, found {dtype}: call .float() or .double() before")
+            raise ConfigError(f"module: expected float64 or float32, found {dtype}: call .float() or .double() first")
         config = replace(self.config, dtype=dtype)
         for name, shape in row_shapes(config, Tokens(vocab, config.split).size).items():
             found = weights[name]

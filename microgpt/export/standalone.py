@@ -1,10 +1,10 @@
-"""A GPT in plain Python, one character after another: it invents texts and says how much others surprise it.
+"""A character-level GPT in plain Python.  It generates texts, and measures how surprising given texts are to it.
 
     python FILE --num-samples 20 --temperature 0.5 --seed 42
     python FILE --score TEXT ...
 
-It needs Python 3.11 or newer, and no library.  `microgpt export` has put the model at the end: sizes, characters, and
-weights row by row.
+It needs Python 3.11 or newer and no packages.  `microgpt export` put the model at the end of this file: sizes,
+vocabulary, and weights row by row.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def softmax(x: Vector) -> Vector:
 
 
 class Context:
-    """The tokens that have been read, as their keys and values in each layer."""
+    """The tokens read so far, as their keys and values in each layer."""
 
     def __init__(self, tokens: list[int]) -> None:
         self.length = 0
@@ -56,7 +56,7 @@ class Context:
             self.read(token)
 
     def read(self, token: int) -> Vector:
-        """Read one more token; returns the logits of what follows it."""
+        """Read one more token; returns the logits of the next one."""
         x = rmsnorm(plus(weights["wte"][token], weights["wpe"][self.length]))
         self.length += 1
         for layer in range(N_LAYER):
@@ -72,12 +72,12 @@ class Context:
             x = plus(x, linear(w["mlp_fc2"], h))
         logits = linear(weights["lm_head"], x)
         if not all(map(math.isfinite, logits)):
-            raise ValueError("expected finite logits, found others: the model's weights are too large")
+            raise ValueError("expected finite logits, found inf or nan: the model's weights are too large")
         return logits
 
 
 def attention(q: Vector, keys: list[Vector], values: list[Vector]) -> Vector:
-    """What each head takes from the tokens so far, one head after the other."""
+    """The outputs of all heads, concatenated."""
     size, out = len(q) // N_HEAD, []
     for start in range(0, len(q), size):
         head = slice(start, start + size)
@@ -90,7 +90,7 @@ def attention(q: Vector, keys: list[Vector], values: list[Vector]) -> Vector:
 
 
 def encode(text: str, name: str, most: int | None) -> list[int]:
-    """The id of each character.  Raises ValueError for unknown ones, or more than `most`."""
+    """The id of each character.  Raises ValueError for an unknown character, or for more than `most`."""
     for i, char in enumerate(text):
         if char not in VOCAB:
             raise ValueError(
@@ -105,20 +105,20 @@ def samples(
     num_samples: int = 20, temperature: float = 0.5, top_k: int = 0, top_p: float = 1.0, prompt: str = "",
     length: int = 0, seed: int = 42,
 ) -> Iterator[str]:  # fmt: skip
-    """Invented texts, one after another.  Sample i is the same however many there are."""
+    """Generate texts one after another.  Sample i does not depend on num_samples."""
     given = encode(prompt, "--prompt", None if RUNNING or length else BLOCK_SIZE - 1)
     most = len(given) + (length or (500 if RUNNING else BLOCK_SIZE - len(given)))
     rng, uniforms = random.Random(seed), iter(list[float]())
     for _ in range(num_samples):
-        for _ in uniforms:  # that the text before has left of its own
+        for _ in uniforms:  # use up the random numbers that the previous text left
             pass
-        uniforms = (rng.random() for _ in range(most))  # one for each character that it may have
+        uniforms = (rng.random() for _ in range(most))  # one per possible character
         context, ids = Context([]), list[int]()
         for i, uniform in enumerate(uniforms):
             if i == 1 and RUNNING and given:
-                context = Context([])  # which begins with the prompt; what came before it is forgotten
+                context = Context([])  # begins with the prompt, without the start token
             elif context.length == BLOCK_SIZE:
-                context = Context(ids[-1 - BLOCK_SIZE // 2 : -1])  # the older half is forgotten
+                context = Context(ids[-1 - BLOCK_SIZE // 2 : -1])  # drop the older half
             logits = context.read(ids[-1] if ids else START)
             token = given[i] if i < len(given) else draw(logits, uniform, temperature, top_k, top_p)
             if token == END:
@@ -128,12 +128,12 @@ def samples(
 
 
 def draw(logits: Vector, uniform: float, temperature: float, top_k: int, top_p: float) -> int:
-    """A token from softmax(logits / temperature), or from its top_k likeliest, or those that make up top_p."""
+    """Draw a token from softmax(logits / temperature), limited to the top_k likeliest and those that reach top_p."""
     likeliest = logits.index(max(logits))
     if temperature == 0:
         return likeliest
     probs = softmax([logit / temperature for logit in logits])
-    if math.isnan(probs[0]):  # a temperature too low for the precision
+    if math.isnan(probs[0]):  # the temperature is too low for the precision
         return likeliest
     if top_k or top_p < 1:
         kept, total = [0.0] * len(probs), 0.0
@@ -148,14 +148,14 @@ def draw(logits: Vector, uniform: float, temperature: float, top_k: int, top_p: 
 
 
 def score(text: str) -> Vector:
-    """-log probability of each character, and of the end where the context has room for it."""
+    """-log probability of each character, and of the end of the text if the context has room for it."""
     ids = [START, *encode(text, "--score", None if RUNNING else BLOCK_SIZE)]
     ids += [] if END is None else [END]
     if len(ids) == 1:
         raise ValueError("--score: expected at least one character, found none")
     losses = []
     for i in range(len(ids) - 1 if RUNNING else min(len(ids) - 1, BLOCK_SIZE)):
-        if i % BLOCK_SIZE == 0:  # running text is cut into windows
+        if i % BLOCK_SIZE == 0:  # running text is scored in windows
             context = Context([])
         logits = context.read(ids[i])
         top = max(logits)
@@ -169,15 +169,22 @@ def score(text: str) -> Vector:
 def main() -> None:
     parser = argparse.ArgumentParser(description=DESCRIPTION, allow_abbrev=False)
     whole, real = number(int, 0, 10**9), number(float, 0, 1000)
-    parser.add_argument("--num-samples", type=whole, default=20, help="texts to invent")
-    parser.add_argument("--temperature", type=real, default=0.5, help="how freely; 0 always takes the likeliest")
-    parser.add_argument("--top-k", type=whole, default=0, help="draw from the K likeliest characters; 0 is all")
+    parser.add_argument("--num-samples", type=whole, default=20, help="number of texts to generate")
+    parser.add_argument("--temperature", type=real, default=0.5, help="randomness; 0 always takes the likeliest")
+    parser.add_argument("--top-k", type=whole, default=0, help="draw only from the K likeliest characters; 0 means all")
     part = number(float, 0, 1, above=True)
-    parser.add_argument("--top-p", type=part, default=1.0, help="or those that make up this much")
-    parser.add_argument("--prompt", default="", help="what every text begins with")
-    parser.add_argument("--length", type=whole, default=0, help="how many characters to go on for; 0 is the default")
-    parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=42, help="of the draws")
-    parser.add_argument("--score", metavar="TEXT", nargs="+", help="say how much each character surprises, in bits")
+    parser.add_argument(
+        "--top-p", type=part, default=1.0, help="draw only from the likeliest with this total probability"
+    )
+    parser.add_argument("--prompt", default="", help="beginning of every text")
+    parser.add_argument(
+        "--length",
+        type=whole,
+        default=0,
+        help="characters to generate; 0 fills the context, or makes 500 in running text",
+    )
+    parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=42, help="seed of the random numbers")
+    parser.add_argument("--score", metavar="TEXT", nargs="+", help="print the loss of each character, in bits")
     settings = vars(parser.parse_args())
     texts = settings.pop("score")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -191,8 +198,8 @@ def main() -> None:
         sys.exit(f"{parser.prog}: {error}")
     except KeyboardInterrupt:
         os._exit(130)
-    except OSError as error:  # what stdout still holds is not tried again
-        if isinstance(error, BrokenPipeError):  # `| head` has read enough
+    except OSError as error:  # exit at once: flushing stdout again would fail again
+        if isinstance(error, BrokenPipeError):  # the reader has gone, as after `| head`
             os._exit(0)
         print(f"{parser.prog}: stdout: {error.strerror}", file=sys.stderr)
         os._exit(1)
@@ -214,9 +221,9 @@ def print_scores(texts: list[str]) -> None:
 
 
 def number(kind: Callable[[str], float], low: float, high: float, above: bool = False) -> Callable[[str], float]:
-    """What argparse makes such a number with."""
+    """A parser of such numbers, for argparse."""
     what = "a whole number" if kind is int else "a number"
-    wanted = f"expected {what} {'above' if above else 'at least'} {low} and at most {high}"
+    expected = f"expected {what} {'above' if above else 'at least'} {low} and at most {high}"
 
     def parse(text: str) -> float:
         try:
@@ -224,14 +231,14 @@ def number(kind: Callable[[str], float], low: float, high: float, above: bool = 
         except ValueError:
             value = math.nan
         if not low <= value <= high or (above and value == low):
-            raise argparse.ArgumentTypeError(f"{wanted}, found {text!r:.100}")
+            raise argparse.ArgumentTypeError(f"{expected}, found {text!r:.100}")
         return value
 
     return parse
 
 
 def shown(text: str) -> str:
-    """The text, where stdout is a terminal without what that would obey."""
+    """The text; for a terminal, with control characters escaped."""
     if not sys.stdout.isatty():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
@@ -245,7 +252,7 @@ SPLIT = "line"
 VOCAB = "a"
 WEIGHTS: dict[str, str] = {}
 
-# ---- what follows from it ----
+# ---- values derived from the model ----
 
 RUNNING = SPLIT == "none"
 END = None if RUNNING else len(VOCAB)

@@ -1,4 +1,4 @@
-"""A trace: all that the first steps of a run compute, for those who port such programs (see docs/porting.md)."""
+"""A trace: every number that the first steps of a run compute, to check a port against (docs/porting.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..runs import safetensors
 
 
 def to_bytes(config: Config, steps: int, input: str | None = None) -> bytes:
-    """The trace as a .safetensors file, its metadata the settings, the vocabulary and the number of steps."""
+    """The trace as a .safetensors file; its metadata holds the settings, vocabulary and number of steps."""
     trainer = Trainer(config, input=input)
     arrays = trace(trainer, steps)
     state = {"config": config.as_dict(), "vocab": "".join(trainer.vocab), "steps": steps}
@@ -25,29 +25,34 @@ def to_bytes(config: Config, steps: int, input: str | None = None) -> bytes:
 
 
 def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
-    """{name: array} of the next `steps` steps, by the names of model.py, in the run's precision.
+    """Run the next `steps` steps of a trainer; returns {name: array}, with the names of model.py and the run's dtype.
 
-    "step0.wte" is a weight before the first step.  Of each step, "step1." and so on, there are its columns ("tokens",
-    "positions", "targets", "weights"), every intermediate and its gradient ("layer0.q", "layer0.dq"), with a row for
-    each column; the "loss" and the "learning_rate"; and for each weight "grad.wte", Adam's "m.wte" and "v.wte", and the
-    weight after it, "wte".  Weights are row by row, outputs x inputs, with a row for each token or position.
-    Raises ConfigError where fewer steps are left, MemoryError, and what Trainer.step does.
+    "step0.wte" is a weight before the first step.  The arrays of step 1 begin with "step1.", and so on:
+
+    - inputs: "tokens", "positions", "targets", "weights", each [tokens]
+    - intermediates and their gradients: "layer0.q", "layer0.dq", ..., with one row per token
+    - "loss" (in nats, before the update) and "learning_rate", each one float64
+    - for each weight: its gradient "grad.wte", Adam's "m.wte" and "v.wte", and the weight after the step, "wte".
+      These are outputs x inputs; embeddings have one row per token or position.
+
+    Raises ConfigError if fewer steps are left, MemoryError, and the exceptions of Trainer.step.
     """
     config, d, params = trainer.config, trainer.dataset, trainer.params
     if (left := config.num_steps - trainer.step_count) < steps:
         raise ConfigError(f"expected at most {left} of {named('num_steps')}, found {steps}", argument="steps")
     ops = record(config, trainer.tokens.size, keep=True)
     n_numbers = ops.count(d.max_columns) + config.n_layer * config.n_head * d.max_columns**2 + 4 * params.flat.size
-    memory.require(2 * steps * n_numbers * params.flat.itemsize, f"a trace of {steps} steps")  # as a file, too
+    # twice the size: the arrays and the file
+    memory.require(2 * steps * n_numbers * params.flat.itemsize, f"a trace of {steps} steps")
     gradients = {gradient_of(name): view for name, view in trainer.grads.items()}
     replay = Replay(ops, config.dtype, d.max_columns, {**params, **gradients, **d.arrays})
 
-    found: dict[str, Any] = {}
+    saved: dict[str, Any] = {}
     state = {"": params.flat, "grad.": trainer.grads.flat}
     state |= {f"{name}.": array for name, array in trainer.optimizer.arrays.items()}
 
     def keep(step: int, arrays: dict[str, Any]) -> None:
-        found.update({f"step{step}.{name}": np.array(array, order="C") for name, array in arrays.items()})
+        saved.update({f"step{step}.{name}": np.array(array, order="C") for name, array in arrays.items()})
 
     keep(trainer.step_count, by_rows(params))
     for step in range(trainer.step_count + 1, trainer.step_count + steps + 1):
@@ -62,9 +67,9 @@ def trace(trainer: Trainer, steps: int) -> dict[str, Any]:
         keep(step, {"learning_rate": np.float64(trainer.learning_rate(step - 1)), "loss": np.float64(trainer.step())})
         for prefix, flat in state.items():
             keep(step, {prefix + name: rows for name, rows in by_rows(params.matrices(flat)).items()})
-    return found
+    return saved
 
 
 def by_columns(array: Any) -> Any:
-    """A row for each column, or a number where it has but one."""
+    """One row per token; the last dimension is dropped if each token has a single number."""
     return array if array.ndim == 3 else array[0] if len(array) == 1 else array.T

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
 import numpy as np
 
 from ..base.terminal import shown
-from ..base.threads import MOST
+from ..base.threads import MAX_THREADS
 from . import compiled
 from .checks import (
     call,
@@ -106,8 +106,8 @@ def set_threads(n: SupportsIndex) -> int:
 
     Raises TypeError if n is not an integer, ValueError if it is out of range.
     """
-    if not 1 <= (value := count("n", n)) <= MOST:
-        raise ValueError(f"n: expected an integer from 1 to {MOST}, found {value}")
+    if not 1 <= (value := count("n", n)) <= MAX_THREADS:
+        raise ValueError(f"n: expected an integer from 1 to {MAX_THREADS}, found {value}")
     return compiled.set_threads(value)
 
 

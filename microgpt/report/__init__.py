@@ -1,1 +1,1 @@
-"""Pages about a trained model, each one file of HTML that asks nothing of a network."""
+"""Reports about a trained model: each is a single HTML file that makes no network requests."""

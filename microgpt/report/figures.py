@@ -1,4 +1,4 @@
-"""Figures: the numbers of a report's views, from a trained model and the texts of its run."""
+"""Compute the numbers that a report shows, from a trained model and the texts of its run."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from .plot import Series, smooth
 if TYPE_CHECKING:
     from ..core.documents import Documents
 
-POINTS = 200  # of a curve, which is as many as one can see
-EXCERPT, N_EXCERPTS = 32, 3  # characters of a text that is shown, and how many are
-MEASURED, LOOKED_INTO = 2**15, 2**12  # tokens by whose losses a model is measured, by whose activations its neurons
-NEIGHBOURS = 64  # positions whose vectors are compared, at most
-SAMPLES, LONG_SAMPLES, LONG = 20, 5, 200  # how many texts to invent; of running text, and how long
-COMPARED = 64  # longest context with which the nearest text is looked for
+MAX_POINTS = 200  # of a curve; more would not be visible
+EXCERPT, N_EXCERPTS = 32, 3  # length in characters, and number, of the texts shown
+MEASURED, INSPECTED = 2**15, 2**12  # largest number of tokens for losses, and for the neurons' activations
+MAX_POSITIONS = 64  # whose vectors are compared
+SAMPLES, LONG_SAMPLES, LONG = 20, 5, 200  # number of samples; their number and length for running text
+COMPARED = 64  # longest context for which the nearest training text is searched
 
 
 def settings(model: Trained, documents: Documents | None) -> dict[str, Any]:
-    """The run in words: its settings, and what it was trained on."""
+    """The settings of the run, and the number of its texts."""
     config = model.config
-    named = asdict(config) | {
-        "input": escaped(os.path.basename(config.input))
-    }  # not the path: pages are shown to others
+    # only the file name of the input: a page may be published, and a path can be private
+    values = asdict(config) | {"input": escaped(os.path.basename(config.input))}
     counts = None
     if documents is not None:
         counts = {"count": documents.count, "held_out": documents.n_held_out}
@@ -44,31 +43,31 @@ def settings(model: Trained, documents: Documents | None) -> dict[str, Any]:
         "vocab": model.vocab,
         "texts": counts,
         "running": config.split == RUNNING_TEXT,
-        "settings": named,
+        "settings": values,
     }
 
 
 def curves(series: Series) -> dict[str, Any]:
-    """A run's smoothed training losses and its held-out losses, in as many points as one can see."""
+    """A run's smoothed training losses and held-out losses, each with at most MAX_POINTS points."""
     (steps, losses), held_out = series["train"], series["held-out"]
     return {"train": thinned(steps, smooth(losses)), "held_out": thinned(*held_out)}
 
 
 def thinned(steps: list[int], losses: list[float]) -> list[tuple[int, float]]:
-    """The first point, the last, and some evenly between them; none that is no number."""
+    """The first point, the last, and some evenly between them; losses that are not finite are left out."""
     points = [(step, loss) for step, loss in zip(steps, losses) if math.isfinite(loss)]
-    if len(points) <= POINTS:
+    if len(points) <= MAX_POINTS:
         return points
-    return [points[i * (len(points) - 1) // (POINTS - 1)] for i in range(POINTS)]
+    return [points[i * (len(points) - 1) // (MAX_POINTS - 1)] for i in range(MAX_POINTS)]
 
 
 def excerpts(model: Trained, documents: Documents | None) -> list[str]:
-    """A few texts to look at: the first of the held-out ones that are short, or of the training, or invented ones."""
+    """A few texts to show: the first short held-out ones, else the first short training ones, else samples."""
     size = min(EXCERPT, model.config.block_size)
     if documents is None:
         running = model.config.split == RUNNING_TEXT
-        invented = model.sample(num_samples=N_EXCERPTS, length=size if running else 0)
-        return list(dict.fromkeys(text[: model.config.block_size] for text in invented))
+        samples = model.sample(num_samples=N_EXCERPTS, length=size if running else 0)
+        return list(dict.fromkeys(text[: model.config.block_size] for text in samples))
     texts = documents.held_out or documents.training
     if documents.running:
         return pieces(texts[0], size)[:N_EXCERPTS]
@@ -81,8 +80,9 @@ def pieces(text: str, size: int) -> list[str]:
 
 
 def measured(model: Trained, documents: Documents, most: int) -> list[str]:
-    """The first of the held-out texts, or of the training, that have at most `most` tokens together, cut as the
-    context cuts them; of running text it is one."""
+    """The first held-out texts (or training texts, if none are held out) with at most `most` tokens together.
+
+    Each is cut to block_size characters; running text gives a single text."""
     texts, size = documents.held_out or documents.training, model.config.block_size
     if documents.running:
         return [texts[0][:most]]
@@ -91,36 +91,36 @@ def measured(model: Trained, documents: Documents, most: int) -> list[str]:
 
 
 def losses_by(model: Trained, texts: Sequence[str]) -> dict[str, Any]:
-    """The mean loss in bits at each position of the context, and of each character, each with how many it is of; and
-    what each position's characters would cost who knows their shares there, and nothing of what came before."""
+    """The mean loss in bits by position in the context and by character, each with the number of tokens behind it.
+
+    "by_position_alone" is the loss at each position of a guess that knows only how often each character occurs there.
+    """
     size, tokens = model.config.block_size, model.params.tokens
     bits = Evaluator(model.params, texts, model.threads).losses() / math.log(2)
     ids = tokens.encode(texts)[1:]  # what is predicted
-    if tokens.end is None:
-        positions = np.arange(len(bits)) % size
-    else:
-        lengths = np.array([len(text) + 1 for text in texts])
-        positions = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        ids, positions = ids[positions < size], positions[positions < size]
-    says = outputs(model)
+    lengths = np.array([len(text) + (tokens.end is not None) for text in texts])
+    places = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # in each text
+    half = size // 2  # that a full context keeps, as in sampling
+    positions = np.where(places < size, places, half + (places - size) % (size - half))
+    outcomes = outputs(model)
     return {
         "n_texts": len(texts),
         "n_tokens": len(bits),
         "bits": math.fsum(bits) / len(bits),
         "positions": means(bits, positions),
         "by_position_alone": entropies(ids, positions).tolist(),
-        "characters": [(says[i], mean, n) for i, (mean, n) in enumerate(means(bits, ids)) if n],
+        "characters": [(outcomes[i], mean, n) for i, (mean, n) in enumerate(means(bits, ids)) if n],
     }
 
 
 def means(values: Any, groups: Any) -> list[tuple[float, int]]:
-    """The mean of each group's values, and how many they are."""
+    """(mean, count) of the values in each group."""
     counts, sums = np.bincount(groups), np.bincount(groups, values)
     return [(float(total) / max(1, int(n)), int(n)) for total, n in zip(sums, counts)]
 
 
 def entropies(ids: Any, groups: Any) -> Any:
-    """The entropy in bits of each group's ids, none of the groups being empty."""
+    """The entropy in bits of the ids in each group.  No group may be empty."""
     size = int(ids.max()) + 1
     pairs, n = np.unique(groups * size + ids, return_counts=True)
     of_group = np.bincount(pairs // size, n)
@@ -128,9 +128,9 @@ def entropies(ids: Any, groups: Any) -> Any:
 
 
 def embedding(model: Trained) -> dict[str, Any]:
-    """The characters' vectors in the plane in which they differ most, and how alike those of positions are."""
+    """The characters' vectors in their first two principal components, and the cosines between position vectors."""
     points, shares = principal(model.params["wte"].T.astype(np.float64))
-    wpe = model.params["wpe"][:, :NEIGHBOURS].astype(np.float64)
+    wpe = model.params["wpe"][:, :MAX_POSITIONS].astype(np.float64)
     lengths = np.sqrt((wpe * wpe).sum(axis=0))
     unit = wpe / np.where(lengths > 0, lengths, 1)
     return {
@@ -141,9 +141,9 @@ def embedding(model: Trained) -> dict[str, Any]:
 
 
 def principal(rows: Any) -> tuple[Any, Any]:
-    """The rows by their principal components, at least two, and each component's share of the variance.
+    """The rows in their principal components (at least two), and each component's share of the variance.
 
-    A component has no sign of its own: here its largest coordinate is positive.
+    The sign of a component is arbitrary; here its largest coordinate is positive.
     """
     rows = np.pad(rows, ((0, 0), (0, max(0, 2 - rows.shape[1]))))
     u, s, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
@@ -155,7 +155,7 @@ def principal(rows: Any) -> tuple[Any, Any]:
 
 
 def samples(model: Trained, documents: Documents | None) -> dict[str, Any]:
-    """Invented texts; which are new, and what of the training texts each is nearest to, or has word for word."""
+    """Samples; for each, whether it is new, and its nearest training text or its longest copied passage."""
     config = model.config
     running = config.split == RUNNING_TEXT
     texts = model.sample(LONG_SAMPLES, length=LONG) if running else model.sample(SAMPLES)

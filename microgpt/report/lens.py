@@ -1,4 +1,4 @@
-"""Lenses: what one text shows of a model, position by position."""
+"""What the model computes for one text, position by position."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from .. import kernels
 from ..runs.trained import Trained
 
-Named = list[tuple[str, Any]]  # what each array is of, in the model's order
+Named = list[tuple[str, Any]]  # (label, array), in the order of the model
 
-ALTERNATIVES, GLIMPSES = 5, 3  # how many of the likeliest characters, at the end and on the way
+ALTERNATIVES, GLIMPSES = 5, 3  # number of likeliest characters shown, for the prediction and for earlier stages
 
 
 def reading(model: Trained, text: str) -> dict[str, Any]:
-    """All of a text's figures, as the page has them."""
+    """All figures about one text, in the form that the page needs."""
     score, found = model.score(text), model.inspect(text)
     n = len(score.losses)
     names, values = zip(*parts(model, found))
@@ -37,29 +37,29 @@ def reading(model: Trained, text: str) -> dict[str, Any]:
 
 
 def inputs(model: Trained, text: str) -> list[str | None]:
-    """The characters that the model is given for a text; the start of a document is None."""
+    """The input characters of the model for a text; None is the start of a document."""
     tokens = model.params.tokens
     return [model.vocab[tokens.start] if tokens.end is None else None, *text]
 
 
 def outputs(model: Trained) -> list[str | None]:
-    """What the model can say, by id; the end of a document is None."""
+    """The possible predictions, by id; None is the end of a document."""
     return [*model.vocab, *([] if model.params.tokens.end is None else [None])]
 
 
 def likeliest(model: Trained, probs: Any, count: int) -> list[list[tuple[str | None, float]]]:
-    """For each column of probabilities its largest ones, each with its character."""
-    says, order = outputs(model), np.argsort(-probs, axis=0, kind="stable")[:count]
-    return [[(says[i], float(column[i])) for i in best] for best, column in zip(order.T, probs.T)]
+    """For each column of probabilities, the `count` largest with their characters."""
+    outcomes, order = outputs(model), np.argsort(-probs, axis=0, kind="stable")[:count]
+    return [[(outcomes[i], float(column[i])) for i in best] for best, column in zip(order.T, probs.T)]
 
 
 def triangles(heads: Any) -> list[list[list[float]]]:
-    """The rows of each head's attention as far as a token can see."""
+    """The rows of each head's attention, up to the token itself."""
     return [[row[: i + 1].tolist() for i, row in enumerate(head)] for head in heads]
 
 
 def logit_lens(model: Trained, found: Any) -> Named:
-    """The probabilities that lm_head would read off the residual stream as it begins, and after each addition to it."""
+    """The probabilities that lm_head gives for the residual stream at its start and after each addition to it."""
     stages = [("normed embedding", "x")]
     for layer in range(model.config.n_layer):
         stages += [(f"attention {layer}", f"layer{layer}.x_attn"), (f"MLP {layer}", f"layer{layer}.x_mlp")]
@@ -68,22 +68,22 @@ def logit_lens(model: Trained, found: Any) -> Named:
 
 
 def parts(model: Trained, found: Any) -> Named:
-    """What each addition to the residual stream gives to the largest logit of each column.
+    """The contribution of each addition to the residual stream to the largest logit of each column.
 
-    logits = lm_head x, where x is a sum, so that each part has its own product with the winner's row of lm_head; a
-    head's part of x is what attn_wo makes of its rows of "attn" alone.
+    logits = lm_head x, and x is a sum, so each term contributes its product with the winner's row of lm_head.  The term
+    of a head is attn_wo times the head's rows of "attn".
     """
     config, winners = model.config, found["logits"].argmax(axis=0)
     rows = model.params["lm_head"][winners].T.astype(np.float64)  # n_embd x tokens
 
-    def given(part: Any) -> Any:
+    def contribution(part: Any) -> Any:
         return (rows * part).sum(axis=0)
 
-    named, size = [("normed embedding", given(found["x"]))], config.n_embd // config.n_head
+    named, size = [("normed embedding", contribution(found["x"]))], config.n_embd // config.n_head
     for layer in range(config.n_layer):
         wo = model.params[f"layer{layer}.attn_wo"].astype(np.float64)
         for head in range(config.n_head):
             own = slice(head * size, (head + 1) * size)
-            named.append((f"head {layer}.{head}", given(wo[:, own] @ found[f"layer{layer}.attn"][own])))
-        named.append((f"MLP {layer}", given(found[f"layer{layer}.mlp_out"])))
+            named.append((f"head {layer}.{head}", contribution(wo[:, own] @ found[f"layer{layer}.attn"][own])))
+        named.append((f"MLP {layer}", contribution(found[f"layer{layer}.mlp_out"])))
     return named

@@ -1,4 +1,4 @@
-"""Novelty: how far an invented text is from those that a model was trained on."""
+"""Novelty: how far a sample is from the training texts."""
 
 from collections.abc import Iterable, Sequence
 from itertools import count
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Nearest:
-    """Texts, to be asked which of them is nearest to another by edit distance."""
+    """Finds the nearest of some texts by edit distance."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         by_length: dict[int, list[str]] = {}
@@ -19,12 +19,12 @@ class Nearest:
         }
 
     def to(self, text: str) -> tuple[str, int]:
-        """The nearest text, and how many characters to insert, delete or replace make it this one.
+        """The nearest text and its edit distance (insertions, deletions and replacements of characters).
 
-        Of equally near ones the one that is nearest in length, then the shorter, then the first in order.
+        Ties go to the text nearest in length, then to the shorter one, then to the first in order.
         """
         best: tuple[int, str] | None = None
-        for difference in count():  # no text that differs more in length can be nearer than that
+        for difference in count():  # the edit distance is at least the difference in length
             if best is not None and difference >= best[0]:
                 break
             for length in dict.fromkeys((len(text) - difference, len(text) + difference)):
@@ -33,15 +33,16 @@ class Nearest:
                     i = int(found.argmin())
                     if best is None or found[i] < best[0]:
                         best = int(found[i]), group[i]
-        assert best is not None  # it counts on until it meets a text
+        assert best is not None  # the loop ends only after finding a text
         return best[1], best[0]
 
 
 def distances(text: str, group: Any) -> Any:
     """The edit distance of a text to each row of codes.
 
-    Row i of the classic table, of all texts at once: the least of (delete, replace), and then of insertions, which
-    cost one a column and so are a running minimum of what is left when the column's number is taken off.
+    Computes row i of the usual dynamic-programming table for all texts at once: first the minimum over deletion and
+    replacement, then insertions.  An insertion costs 1 per column, so after subtracting the column number they are a
+    running minimum.
     """
     columns = np.ascontiguousarray(group.T)
     number = np.arange(len(columns) + 1, dtype=np.int32)[:, None]
@@ -60,7 +61,7 @@ def codes(text: str) -> Any:
 
 
 def longest_run(text: str, training: str) -> tuple[int, int]:
-    """Where the longest part of a text that the training text has word for word begins, and how long it is."""
+    """(start, length) of the longest part of a text that also occurs in the training text."""
     start = length = 0
     for i in range(len(text)):
         while i + length < len(text) and text[i : i + length + 1] in training:

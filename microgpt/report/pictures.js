@@ -1,6 +1,6 @@
 "use strict";
 
-/* What views are made of: numbers and characters as one reads them, tables, charts. */
+/* Building blocks of the views: formatted numbers and characters, tables, charts. */
 
 // ---- numbers and characters ----
 
@@ -15,17 +15,17 @@ function count(n, one, many = `${one}s`) {
   return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 }
 
-/** A character that the model is given, of which none is the start. */
+/** A visible form of an input character; null is the start of a text. */
 function given(char) {
   return char === null ? "<start>" : visible(char);
 }
 
-/** A text with what cannot be seen made visible. */
+/** A text with its invisible characters made visible. */
 function shown(text) {
   return [...text].map(visible).join("");
 }
 
-/** The same with its spaces, for texts that are read rather than spelled. */
+/** A text with its invisible characters made visible, except for spaces. */
 function readable(text) {
   return shown(text).replaceAll("␣", " ");
 }
@@ -34,15 +34,15 @@ function token(text) {
   return element("span", { class: "token" }, text);
 }
 
-// ---- what views are made of ----
+// ---- building blocks ----
 
-/** A picture, and what it says in words; `wide` is a label when the picture may be wider than the page. */
+/** A picture with a caption. If it may be wider than the page, `wide` labels the box in which it scrolls. */
 function figure(picture, caption, wide = "") {
   const held = wide ? scroll(wide, picture) : picture;
   return element("figure", {}, held, element("figcaption", {}, caption));
 }
 
-/** What is only made when somebody opens it. */
+/** A <details> element whose content is made when it is first opened. */
 function details(summary, make) {
   const found = element(
     "details",
@@ -56,7 +56,7 @@ function details(summary, make) {
   return found;
 }
 
-/** A table; the first cell of a row is its heading. Cells are text, numbers or elements. */
+/** A table. The first cell of a row is its heading; cells are text, numbers or elements. */
 function table(label, head, rows) {
   const cell = (value) =>
     value instanceof Element && value.tagName === "TD"
@@ -96,14 +96,14 @@ function table(label, head, rows) {
   );
 }
 
-/** A background on which text stays readable: the more, the stronger; what is negative has another hue. */
+/** A background colour on which text stays readable. A larger amount is stronger; a negative one has another hue. */
 function shade(amount, full = "var(--strongest)") {
   const hue = amount < 0 ? "var(--second)" : "var(--first)";
   const part = Math.min(1, Math.abs(amount)).toFixed(3);
   return `color-mix(in srgb, ${hue} calc(${full} * ${part}), var(--background))`;
 }
 
-/** An SVG picture with a name and a description for those who do not see it. */
+/** An SVG picture with a title and a description for screen readers. */
 function picture(width, height, title, description, ...children) {
   return svg(
     "svg",
@@ -116,7 +116,7 @@ function text(x, y, anchor, content, attributes = {}) {
   return svg("text", { x, y, "text-anchor": anchor, ...attributes }, String(content));
 }
 
-/** How wide a chart can be here, so that its letters keep their size. */
+/** The width of a chart that fits the page without scaling, so that its text keeps its size. */
 function room() {
   return Math.max(300, Math.min(760, document.getElementById("main").clientWidth - 32));
 }
@@ -132,7 +132,7 @@ function ticks(low, high, n) {
   return found;
 }
 
-/** The frame of a chart: its axes, and where a value is in it. */
+/** The axes of a chart, and functions that map values to coordinates. */
 function axes(width, height, [x0, x1], [y0, y1], xName, yName, whole = true) {
   const left = 44,
     right = 20,
@@ -154,12 +154,12 @@ function axes(width, height, [x0, x1], [y0, y1], xName, yName, whole = true) {
   return { x, y, marks: marks.flat(2) };
 }
 
-/** A square for each number of a triangle of rows, as strong as `strength` of it says. */
+/** A square for each number of a triangle of rows; its colour has the strength that strength(number) returns. */
 function heatmap(rows, labels, title, description, strength = (value) => value) {
   const longest = Math.max(...labels.map((label) => label.length)),
     margin = 12 + 7 * longest;
   const most = rows.length <= 20 ? 18 : rows.length <= FEW ? 12 : 10,
-    half = Math.floor((room() / 2 - GAP - margin) / rows.length); // with which two fit beside each other
+    half = Math.floor((room() / 2 - GAP - margin) / rows.length); // so that two heat maps fit side by side
   const cell = half >= 12 ? Math.min(half, most) : most,
     size = margin + cell * rows.length + 2;
   const letter = cell < 12 ? "tiny" : false;
@@ -185,7 +185,7 @@ const GAP = 6,
   FEW = 36,
   LEVELS = 24;
 
-/** One for each number, with what it is. */
+/** One element per number, with a tooltip. */
 function squares(rows, labels, margin, cell, strength) {
   return rows.flatMap((row, i) =>
     row.map((value, j) =>
@@ -205,7 +205,7 @@ function squares(rows, labels, margin, cell, strength) {
   );
 }
 
-/** One for all numbers of about the same strength: of many squares a browser would make too much. */
+/** One path per strength level, because a browser is slow with one element per square. */
 function areas(rows, margin, cell, strength) {
   const paths = new Map();
   rows.forEach((row, i) =>

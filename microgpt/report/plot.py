@@ -1,4 +1,4 @@
-"""Loss curves of runs, drawn with matplotlib, an optional extra ([plot])."""
+"""Plot the losses of runs with matplotlib, which is in the optional extra [plot]."""
 
 import io
 import json
@@ -12,17 +12,17 @@ from ..base.progress import smoothed
 from ..base.terminal import escaped, notice, reason
 from ..runs.run import METRICS, of_weights
 
-Series = dict[str, tuple[list[int], list[float]]]  # name: steps, losses
+Series = dict[str, tuple[list[int], list[float]]]  # name: (steps, losses)
 
 
 def read_metrics(path: str) -> Series:
-    """{"train": (steps, losses), "held-out": (steps, losses)} of a metrics file, or of the one in a run's directory."""
+    """{"train": (steps, losses), "held-out": (steps, losses)} from a metrics file or a run's directory."""
     series: Series = {"train": ([], []), "held-out": ([], [])}
     text = ""
     if path.endswith((".npz", ".safetensors")) and os.path.isfile(path):
-        near = "" if (directory := of_weights(path)) == path else f"; {directory} is the run"
+        advice = "" if (directory := of_weights(path)) == path else f"; use the run's directory {directory}"
         raise PlotError(
-            f"expected a run's directory or its metrics, found weights, which have no losses{near}", subject=path
+            f"expected a run's directory or its metrics, found weights, which have no losses{advice}", subject=path
         )
     try:
         with ExitStack() as stack:
@@ -32,7 +32,7 @@ def read_metrics(path: str) -> Series:
                 path, opener = folder.file(METRICS), folder.open
             for text in stack.enter_context(open(path, encoding="utf-8", errors="surrogateescape", opener=opener)):
                 if not text.endswith("\n"):
-                    break  # the last line of a run that still trains, or whose disk was full
+                    break  # an incomplete last line: the run is still training, or its disk was full
                 line = json.loads(text)
                 for name, key in (("train", "loss"), ("held-out", "val_loss")):
                     if key in line:
@@ -43,14 +43,16 @@ def read_metrics(path: str) -> Series:
     except (OSError, MemoryError) as error:
         raise PlotError(f"cannot be read: {reason(error)}", subject=path) from None
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
-        raise PlotError(f"expected a step's JSON in every line, found {text!r:.60}: {error}", subject=path) from None
+        raise PlotError(
+            f"expected the JSON of a step in every line, found {text!r:.60}: {error}", subject=path
+        ) from None
     if not series["train"][0]:
         raise PlotError("expected at least one step, found none", subject=path)
     return series
 
 
 def read_baselines(path: str) -> dict[str, float]:
-    """{"uniform guess": loss, "bigram table": loss} of a run's directory, as far as its files are there to tell."""
+    """{"uniform guess": loss, "bigram table": loss} of a run's directory, without those whose files are missing."""
     from ..runs import run
     from ..runs.inputs import input_of_run
     from ..runs.trained import Trained
@@ -61,26 +63,26 @@ def read_baselines(path: str) -> dict[str, float]:
     try:
         model = Trained(run.load(path))
     except CheckpointError as error:
-        notice(f"{path}: drawn without baselines: {error}")
+        notice(f"{path}: plotted without baselines: {error}")
         return {}
     config, documents = model.config, None
     try:
         documents = model.documents(input_of_run(path, config.input))
     except (ConfigError, DataError):
         notice(
-            f"{path}: drawn without a bigram table: expected the text that it was trained on, {config.input}, "
-            "found none, or another"
+            f"{path}: plotted without the bigram baseline, because its training text {config.input} is missing "
+            "or has changed"
         )
     return baselines.losses(config, model.params.tokens, documents)
 
 
 def labels(paths: list[str]) -> list[str]:
-    """Each path's last names, as matplotlib would show them."""
+    """A distinct label for each path, escaped for matplotlib."""
     return [text(name) for name in last_names(paths)]
 
 
 def last_names(paths: list[str]) -> list[str]:
-    """As many of each path's last names as tell all apart."""
+    """The shortest endings of the paths, in whole names, that tell all paths apart."""
     parts = [os.path.normpath(path).split(os.sep) for path in paths]
     different, n = len(set(map(tuple, parts))), 1
     while len({tuple(names[-n:]) for names in parts}) < different:
@@ -89,13 +91,13 @@ def last_names(paths: list[str]) -> list[str]:
 
 
 def text(name: str) -> str:
-    """The name as matplotlib would show it: $ begins a formula there, and what begins with _ has no label."""
+    """The name escaped for matplotlib, where $ begins a formula and a leading _ hides a label."""
     name = escaped(name).replace("$", r"\$")
     return f"./{name}" if name.startswith("_") else name
 
 
 def smooth(losses: list[float]) -> list[float]:
-    """Each loss as the bar would show it."""
+    """The running averages that the progress bar shows."""
     means, mean = [], 0.0
     for n, loss in enumerate(losses, 1):
         mean = smoothed(mean, loss, n)
@@ -104,9 +106,9 @@ def smooth(losses: list[float]) -> list[float]:
 
 
 def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -> None:
-    """Draw the runs' losses against the step into a file, a PNG or SVG by its name.
+    """Plot the runs' smoothed losses against the step into a PNG or SVG file.
 
-    `raw`: also each step's own, behind the smoothed ones.
+    With `raw`, the losses of single steps are drawn behind the smoothed ones.
     """
     check_name(output)
     runs = [(path, read_metrics(path)) for path in paths]
@@ -127,7 +129,7 @@ def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -
         axes.set_xscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats)")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))  # beside the curves, and the picture as wide as that takes
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))  # beside the curves; save() widens the picture to fit
     save(figure, output)
 
 
@@ -137,17 +139,17 @@ def check_name(output: str) -> None:
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot, without a screen.  Raises ExtraError."""
+    """matplotlib.pyplot with a backend that needs no display.  Raises ExtraError."""
     matplotlib = optional("matplotlib", "plot", "plot")
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "microgpt"  # or else names within an SVG would be random
+    matplotlib.rcParams["svg.hashsalt"] = "microgpt"  # otherwise the ids in an SVG would be random
     from matplotlib import pyplot
 
     return pyplot
 
 
 def save(figure: Any, output: str) -> None:
-    """Write the picture, and drop it from memory.  Raises PlotError."""
+    """Write the picture and free its memory.  Raises PlotError."""
     try:
         picture = io.BytesIO()
         kind = output[-3:].lower()
@@ -157,7 +159,7 @@ def save(figure: Any, output: str) -> None:
         files.write(output, picture.getvalue())
     except (OSError, MemoryError, ValueError) as error:
         raise PlotError(
-            f"expected a picture file that can be written, found {output!r}: {reason(error)}", argument="output"
+            f"expected a writable picture file, found {output!r}: {reason(error)}", argument="output"
         ) from None
     finally:
         pyplot().close(figure)

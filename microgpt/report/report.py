@@ -1,4 +1,4 @@
-"""The report of a run: its figures as a page."""
+"""Write the report of a run as a web page."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ SCRIPTS = [
     PARTS / "live.js",
     VIEWS / "report.js",
 ]
-DECIMALS = 4  # of every number
+DECIMALS = 4  # in every number on the page
 NO_TEXTS = (
-    "The file that this run was trained on is not there, or has changed: what is measured on its texts is "
-    "left out, and the texts that are looked at are those asked for, or the model's own inventions."
+    "The training text of this run is missing or has changed. This report therefore leaves out everything that is "
+    "measured on it, and shows the texts that you asked for, or samples of the model."
 )
-NO_LOSSES = "{} has no losses to draw: they are in the metrics.jsonl of a run's directory."
+NO_LOSSES = "No losses are shown for {}, because they are only in the metrics.jsonl of a run's directory."
 
 
 def report(
     paths: list[str], output: str | None, texts: list[str] | None = None, required: bool = True
 ) -> dict[str, Any]:
-    """The data of the page about the first run and the losses of all; the page, which has the model too, is written to
-    `output`, if given."""
+    """Return the data of a page about the first run and the losses of all runs.
+
+    The page, which also contains the model, is written to `output` if that is given."""
     if output is not None or required:
         check_name(output)
     model, names, notices = Trained(run.load(paths[0])), names_of(paths), list[str]()
@@ -59,7 +60,7 @@ def report(
 
 
 def report_model(model: Trained, output: str, texts: list[str] | None = None) -> None:
-    """Write the page about a model of Python, with the losses of its history."""
+    """Write the page about a model in memory, with the losses in its history."""
     check_name(output)
     check_texts(model, texts)
     name, notices, history = escaped(Path(output).stem), list[str](), model.history
@@ -84,14 +85,14 @@ def collect(
     runs: list[dict[str, Any]],
     baselines_of_others: Iterable[dict[str, float]] = (),
 ) -> dict[str, Any]:
-    """The page's data.  What cannot be had is None, and `notices` says why; the first of the runs is the model's."""
+    """The data of the page.  Missing parts are None, explained in `notices`; the model is that of the first run."""
     known = [baselines.losses(model.config, model.params.tokens, documents), *baselines_of_others]
-    measured = looked_into = None
+    measured = inspected = None
     if documents is not None:
         measured = figures.measured(model, documents, figures.MEASURED)
-        looked_into = figures.measured(model, documents, figures.LOOKED_INTO)
+        inspected = figures.measured(model, documents, figures.INSPECTED)
         if documents.running:
-            looked_into = figures.pieces(looked_into[0], model.config.block_size)
+            inspected = figures.pieces(inspected[0], model.config.block_size)
     data = {
         "notices": notices,
         "runs": [each | {"baselines": found} for each, found in zip(runs, known)],
@@ -99,14 +100,14 @@ def collect(
         "texts": [reading(model, text) for text in texts or figures.excerpts(model, documents)],
         "embedding": figures.embedding(model),
         "losses": None if measured is None else figures.losses_by(model, measured),
-        "neurons": None if looked_into is None else neurons(model, looked_into),
+        "neurons": None if inspected is None else neurons(model, inspected),
         "samples": figures.samples(model, documents),
     }
     return rounded(data)  # type: ignore[no-any-return]
 
 
 def names_of(paths: list[str]) -> list[str]:
-    """What tells the runs apart; of weights that lie in a run's directory the run's name, and the file's."""
+    """Distinct names for the runs; for weights in a run's directory, the run's name and the file's."""
     names = plot.last_names(paths)
     for i, path in enumerate(paths):
         if run.of_weights(path) != path and os.sep not in names[i]:
@@ -121,39 +122,39 @@ def check_name(output: str | None) -> None:
 
 
 def check_texts(model: Trained, texts: list[str] | None) -> None:
-    """ConfigError for a text that the model does not take."""
+    """Raise ConfigError for a text that the model cannot read."""
     with renamed("text", argument="texts"):
         for text in texts or []:
             model.inspect(text)
 
 
 def documents_of(model: Trained, path: str | None, notices: list[str]) -> Documents | None:
-    """The documents of the run at `path`, or of a model that has no path."""
+    """The documents of the run at `path`, or of a model without a path; None, with a notice, if they are missing."""
     try:
         return model.documents(None if path is None else input_of_run(path, model.config.input))
     except (ConfigError, DataError) as error:
-        notice(f"{path or model}: reported without what needs its texts: {error}")
+        notice(f"{path or model}: the report leaves out what needs the training text: {error}")
         notices.append(NO_TEXTS)
         return None
 
 
 def curves_of(path: str, name: str, notices: list[str]) -> dict[str, Any]:
-    """A run's curves, which are empty where its files do not tell."""
+    """The loss curves of a run; they are empty if the run has no metrics."""
     try:
         return figures.curves(plot.read_metrics(run.of_weights(path)))
     except DataError as error:
         why = error.problem if error.subject == path else error
-        notice(f"{path}: reported without its losses: {why}")
+        notice(f"{path}: the report shows no losses: {why}")
         notices.append(NO_LOSSES.format(name))
         return {"train": [], "held_out": []}
 
 
 def rounded(value: Any) -> Any:
-    """The same with short numbers.  SamplingError for one that is none."""
+    """The value with its numbers rounded.  Raises SamplingError for a number that is not finite."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise SamplingError(f"expected finite numbers, found {value}: the model's weights are too large")
-        return round(value, DECIMALS) + 0.0  # no negative zero
+        return round(value, DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

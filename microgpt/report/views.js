@@ -1,6 +1,6 @@
 "use strict";
 
-/* The views of a report: each takes what Python measured and returns what its section shows. */
+/* The views of a report: each takes the figures computed in Python and returns the content of its section. */
 
 // ---- the run ----
 
@@ -10,32 +10,34 @@ function runView({ run, runs, notices }) {
   const s = run.settings,
     [one, many] = TEXTS[s.split];
   const size =
-    `This run is a GPT of ${count(run.n_params, "parameter")}: ${count(s.n_layer, "layer")} of ` +
-    `${count(s.n_head, "attention head")} and an MLP of ${count(4 * s.n_embd, "neuron")}, ${s.n_embd} wide. ` +
+    `This run is a GPT with ${count(run.n_params, "parameter")} and embedding width ${s.n_embd}: ` +
+    `${count(s.n_layer, "layer")}${s.n_layer > 1 ? ", each" : ""} with ${count(s.n_head, "attention head")} ` +
+    `and an MLP of ${count(4 * s.n_embd, "neuron")}. ` +
     (run.running
-      ? `It predicts a character from up to ${s.block_size} before it.`
-      : `It predicts a character from the start and up to ${count(s.block_size - 1, "character")} before it.`);
+      ? `It predicts each character from up to ${s.block_size} characters before it.`
+      : "It predicts each character from the start of the text and up to " +
+        `${count(s.block_size - 1, "character")} before it.`);
   const training =
-    `It was trained for ${count(run.step, "step")} of ${s.batch_size} ` +
+    `It was trained for ${count(run.step, "step")} with ${s.batch_size} ` +
     `${run.running ? (s.batch_size === 1 ? "window" : "windows") : s.batch_size === 1 ? one : many} each`;
   const texts =
     run.texts &&
     ` on ${s.input}, which has ${count(run.texts.count, one, many)}; ` +
       (run.texts.held_out
-        ? `${count(run.texts.held_out, one, many)} were held out of training, to measure it by.`
-        : "none were held out, so that all is measured on what it was trained on.");
+        ? `${count(run.texts.held_out, one, many)} were held out from training to measure the model.`
+        : "none were held out, so everything is measured on the training texts.");
   return [
     notices.map((notice) => element("p", { class: "notice" }, notice)),
     runs.length > 1
-      ? element("p", {}, `The losses are those of ${runs.length} runs, all else is about ${runs[0].name}.`)
+      ? element("p", {}, `The losses are those of ${runs.length} runs; everything else is about ${runs[0].name}.`)
       : [],
     element("p", {}, size),
     element("p", {}, training, texts || "."),
     element(
       "p",
       {},
-      `It knows ${count(run.vocab.length, "character")}`,
-      run.running ? ": " : ", and where a text starts and ends: ",
+      `Its vocabulary has ${count(run.vocab.length, "character")}`,
+      run.running ? ": " : ", besides the start and end of a text: ",
       token(shown(run.vocab.slice(0, 300).join(""))),
       run.vocab.length > 300 ? " …" : "",
     ),
@@ -56,7 +58,7 @@ const HUES = ["--first", "--second", "--third", "--fourth"],
 
 function lossesView({ run, runs }) {
   const drawn = runs.map((run, i) => ({ ...run, i })).filter((run) => run.train.length);
-  if (!drawn.length) return [element("p", { class: "notice" }, "This run has no losses to draw.")];
+  if (!drawn.length) return [element("p", { class: "notice" }, "No losses are available for this run.")];
   const baselines = new Map();
   for (const [name, loss] of drawn.flatMap((run) => Object.entries(run.baselines))) {
     baselines.set(`${name} ${number(loss)}`, loss);
@@ -105,8 +107,8 @@ function lossesView({ run, runs }) {
   const description = drawn
     .map(
       (run) =>
-        `${run.name}: training ends at ${last(run.train)}` +
-        (run.held_out.length ? `, held out at ${last(run.held_out)}` : ""),
+        `${run.name}: last training loss ${last(run.train)}` +
+        (run.held_out.length ? `, last held-out loss ${last(run.held_out)}` : ""),
     )
     .join("; ");
   return [
@@ -114,7 +116,7 @@ function lossesView({ run, runs }) {
       picture(
         width,
         height,
-        "Losses against the step",
+        "Loss against the step",
         description,
         marks,
         [...baselines].flatMap(([name, loss]) => [
@@ -123,17 +125,17 @@ function lossesView({ run, runs }) {
         ]),
         drawn.flatMap(curve),
       ),
-      `${description}. Lines are training losses, smoothed` +
-        (heldOut ? "; circles and thin lines those of what was held out" : "") +
+      `${description}. Solid lines are smoothed training losses` +
+        (heldOut ? "; thin lines with circles are held-out losses" : "") +
         (baselines.size
-          ? "; dotted are the losses of guessing every character alike, and of a table of which character " +
-            "follows which"
+          ? "; dotted lines are the losses of a uniform guess and of a bigram table, which counts how often each " +
+            "character follows another"
           : "") +
-        `. A loss is in nats, of which one is 1.44 bits: a uniform guess among ${n} costs log ${n} = ` +
+        `. Losses are in nats (1 nat is 1.44 bits): a uniform guess among ${n} outcomes has the loss log ${n} = ` +
         `${number(Math.log(n))}.`,
     ),
     drawn.length > 1 ? element("ul", { class: "key" }, drawn.map(key)) : [],
-    details("The losses as numbers", () =>
+    details("Losses as numbers", () =>
       element(
         "div",
         {},
@@ -145,7 +147,7 @@ function lossesView({ run, runs }) {
   ].flat();
 }
 
-/** So many rows of (step, training loss, held-out loss at the last measurement). */
+/** About n rows of (step, training loss, latest held-out loss). */
 function few({ train, held_out }, n) {
   const every = Math.ceil(train.length / n);
   return train
@@ -166,7 +168,7 @@ function surpriseView({ run, texts }) {
       element(
         "p",
         {},
-        `On average ${number(found.bits.reduce((a, b) => a + b, 0) / found.bits.length)} bits a character.`,
+        `On average ${number(found.bits.reduce((a, b) => a + b, 0) / found.bits.length)} bits per character.`,
       ),
       element(
         "ol",
@@ -192,8 +194,8 @@ function surpriseView({ run, texts }) {
       element(
         "p",
         { class: "muted" },
-        `The strongest colour is ${number(most, 1)} bits or more, which is what a guess ` +
-          "costs that takes all characters to be equally likely. Bold is what really follows, if it is among them.",
+        `The strongest colour stands for ${number(most, 1)} bits or more, which is the loss of a uniform guess. ` +
+          "The actual next character is bold if it is among the five.",
       ),
     );
 }
@@ -212,7 +214,7 @@ function attentionView(found) {
             rows,
             labels,
             `Attention of ${name}`,
-            "Row by row how much a token takes from each token up to itself; " + "the numbers are in the table below",
+            "Row by row, how much a token attends to each token up to itself; the table below has the largest",
             Math.sqrt,
           ),
           name,
@@ -220,9 +222,9 @@ function attentionView(found) {
         ),
       ),
     ),
-    details("Where each head looks most", () =>
+    details("Where each head attends most", () =>
       table(
-        "Where each head looks most",
+        "Where each head attends most",
         ["token", ...heads.map(([name]) => name)],
         labels.map((label, i) => [
           token(label),
@@ -252,7 +254,7 @@ function lensView(found) {
   return [
     table(
       `Logit lens of ${shown(found.text)}`,
-      ["after", ...found.lens.map(({ name }) => name), "really follows"],
+      ["after", ...found.lens.map(({ name }) => name), "actual"],
       found.inputs.map((char, i) => [
         token(given(char)),
         ...found.lens.map((stage) => cell(stage.likeliest[i])),
@@ -267,8 +269,8 @@ function partsView(found) {
     most = Math.max(...values.flat().map(Math.abs)) || 1;
   return [
     table(
-      `Parts of the winning logits of ${shown(found.text)}`,
-      ["after", "winner", ...names, "sum: the logit"],
+      `Contributions to the largest logits of ${shown(found.text)}`,
+      ["after", "likeliest", ...names, "logit (sum)"],
       values.map((row, i) => [
         token(given(found.inputs[i])),
         token(visible(found.likeliest[i][0][0])),
@@ -292,7 +294,7 @@ const KINDS = {
 
 function kindOf(char) {
   if (char === null) return "start and end";
-  if (!/\p{Script=Latin}/u.test(char)) return "other"; // of other letters nobody here knows it
+  if (!/\p{Script=Latin}/u.test(char)) return "other"; // vowels of other scripts are not known here
   return "aeiouæœøıəɛɔ".includes(char.normalize("NFD")[0].toLowerCase()) ? "vowel" : "consonant";
 }
 
@@ -334,7 +336,7 @@ function embeddingView({ embedding }) {
       picture(
         width,
         height,
-        "Map of the characters' vectors",
+        "Map of the character vectors",
         pair,
         marks,
         characters.flatMap(([char, a, b]) => [
@@ -345,12 +347,12 @@ function embeddingView({ embedding }) {
           }),
         ]),
       ),
-      `The first component has ${percent(shares[0])} of the variance and the second ${percent(shares[1])}: the rest ` +
-        "is in directions that a plane cannot show.",
+      `The first principal component holds ${percent(shares[0])} of the variance and the second ` +
+        `${percent(shares[1])}; the map cannot show the rest.`,
     ),
-    details("The map as numbers", () =>
+    details("Map as numbers", () =>
       table(
-        "Characters' vectors",
+        "Character vectors",
         ["character", "kind", "first", "second"],
         characters.map(([char, a, b]) => [token(given(char)), kindOf(char), number(a), number(b)]),
       ),
@@ -359,15 +361,15 @@ function embeddingView({ embedding }) {
     element(
       "p",
       {},
-      "Each position has a vector too: blue squares are pairs that point the same way, orange ones pairs that " +
-        "point against each other, so that blocks of blue are positions the model treats alike.",
+      "Each position has a vector too. A blue square is a pair of positions whose vectors point the same way, an " +
+        "orange one a pair that points in opposite ways: blocks of blue are positions that the model treats alike.",
     ),
     figure(
-      heatmap(positions, labels, "Cosines between the vectors of positions", "Numbers are in the table below"),
+      heatmap(positions, labels, "Cosines between the vectors of positions", "The numbers are in the table below"),
       `Cosines between the vectors of the first ${count(positions.length, "position")}.`,
       "Cosines between positions",
     ),
-    details("The cosines as numbers", () =>
+    details("Cosines as numbers", () =>
       table(
         "Cosines",
         ["position", ...labels],
@@ -399,7 +401,7 @@ function placesView({ losses }) {
       "p",
       {},
       `Measured on ${count(losses.n_tokens, "character")} of ${count(losses.n_texts, "text")}: ` +
-        `${number(bits, 3)} bits a character on average.`,
+        `${number(bits, 3)} bits per character on average.`,
     ),
     element("h3", {}, "By position"),
     figure(
@@ -415,14 +417,14 @@ function placesView({ losses }) {
         alone.map((cost, i) => svg("line", { x1: x(i - 0.5), x2: x(i + 0.5), y1: y(cost), y2: y(cost), class: "alone" })),
         svg("line", { x1: x(-0.5), x2: x(n - 0.5), y1: y(bits), y2: y(bits), class: "baseline" }),
       ),
-      "The dotted line is the average. The mark at each bar is what knowing the position alone would cost, with the " +
-        "shares of the characters there counted in these very texts: a bar below its mark is what the model gains " +
-        "from the characters before. Where few characters were counted their mark is too low.",
+      "The dotted line is the average. The mark at each bar is the loss of a guess that knows only how often each " +
+        "character occurs at this position in these texts. The gap between a bar and the mark above it is what the " +
+        "model gains from the preceding characters. A mark is too low where only a few characters were counted.",
     ),
     details("Positions as numbers", () =>
       table(
         "Loss by position",
-        ["position", "bits", "by position alone", "characters"],
+        ["position", "bits", "bits by position alone", "characters"],
         positions.map(([mean, n], i) => [i, number(mean), number(alone[i]), n]),
       ),
     ),
@@ -430,8 +432,8 @@ function placesView({ losses }) {
     element(
       "p",
       {},
-      characters.length > often.length ? `The ${often.length} most frequent of ${characters.length}. ` : "",
-      "The hardest first: the longer the bar, the more bits the character costs where it really comes next.",
+      characters.length > often.length ? `These are the ${often.length} most frequent of ${characters.length}. ` : "",
+      "The hardest characters come first: the bar is the average loss in bits where this character comes next.",
     ),
     element(
       "ol",
@@ -476,8 +478,8 @@ function neuronsView({ neurons }) {
     element(
       "p",
       {},
-      `Looked at over ${count(neurons.n_tokens, "character")} of ${count(neurons.n_texts, "text")}; ` +
-        "of each layer these are the most active neurons, with the share of the characters at which they are active.",
+      `Measured on ${count(neurons.n_tokens, "character")} of ${count(neurons.n_texts, "text")}. ` +
+        "For each layer, the list has the most active neurons and how often each is active.",
     ),
     neurons.layers.flatMap(({ count: size, dead, most_active: best }, l) => [
       element("h3", {}, `Layer ${l}`),
@@ -485,8 +487,8 @@ function neuronsView({ neurons }) {
         "p",
         {},
         dead
-          ? `${dead} of ${count(size, "neuron")} ${dead === 1 ? "is" : "are"} dead: never active on these texts.`
-          : `None of ${count(size, "neuron")} is dead: all are active somewhere on these texts.`,
+          ? `${dead} of ${count(size, "neuron")} ${dead === 1 ? "is" : "are"} dead (never active on these texts).`
+          : `None of ${count(size, "neuron")} is dead: each is active somewhere in these texts.`,
       ),
       element(
         "ul",
@@ -496,7 +498,7 @@ function neuronsView({ neurons }) {
             "li",
             {},
             element("strong", {}, `Neuron ${neuron.index}`),
-            `, active at ${percent(neuron.active)}`,
+            `, active at ${percent(neuron.active)} of the characters`,
             element("ol", {}, neuron.examples.map(example)),
           ),
         ),
@@ -515,11 +517,11 @@ function samplesView({ run, samples }) {
       element(
         "p",
         {},
-        `${percent(samples.new)} of ${count(texts.length, "sample")} are new: not among the ${many} of the training.`,
+        `${percent(samples.new)} of ${count(texts.length, "sample")} are new, that is, not among the training ${many}.`,
       ),
       table(
         "Samples",
-        ["sample", "new", `nearest of the training ${many}`, "edits"],
+        ["sample", "new", `nearest of the training ${many}`, "edit distance"],
         texts.map((sample) => [
           token(shown(sample.text) || "<end>"),
           sample.new ? "new" : "known",
@@ -529,7 +531,7 @@ function samplesView({ run, samples }) {
       ),
     ];
   }
-  const told = ({ text, run: [start, length] = [0, 0] }) => {
+  const item = ({ text, run: [start, length] = [0, 0] }) => {
     const chars = [...text],
       part = (from, to) => chars.slice(from, to).join("");
     return element(
@@ -543,7 +545,7 @@ function samplesView({ run, samples }) {
         part(start + length),
       ),
       length
-        ? element("p", { class: "muted" }, `${length} characters in a row are in the training text word for word.`)
+        ? element("p", { class: "muted" }, `The marked ${count(length, "character")} are also in the training text.`)
         : [],
     );
   };
@@ -551,6 +553,6 @@ function samplesView({ run, samples }) {
     samples.new === null
       ? []
       : element("p", {}, `${percent(samples.new)} of ${count(texts.length, "sample")} are new.`),
-    element("ol", { class: "samples" }, texts.map(told)),
+    element("ol", { class: "samples" }, texts.map(item)),
   ].flat();
 }

@@ -1,4 +1,4 @@
-"""Engines on which trials run: each is a concurrent.futures.Executor."""
+"""Executors that run trials: processes, threads, Dask, MPI, or any concurrent.futures.Executor."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..base.errors import MPI_PACKAGES, ConfigError, DataError, named, optional
 from ..base.signals import SIGNALS
 from ..base.terminal import shown
 
-MOST_WORKERS = 1024  # workers
-DASK_SECONDS = 10  # to wait for a scheduler
+MAX_WORKERS = 1024
+DASK_SECONDS = 10  # timeout for connecting to a scheduler
 FORMS = "process:N, thread:N, dask:HOST:PORT, mpi or MODULE:CALLABLE"
 
 P = ParamSpec("P")
@@ -30,8 +30,10 @@ T = TypeVar("T")
 
 @contextmanager
 def open_executor(executor: object) -> Iterator[tuple[Executor, int | None]]:
-    """(an Executor, how many threads a trial has on it) of a name, of an Executor, which is left open, or of what
-    returns one.  Raises ConfigError, or DataError when nobody answers."""
+    """Yield (an Executor, its threads per trial or None for its own default).
+
+    `executor` is a name, an Executor, which stays open afterwards, or a callable that returns one.  Raises ConfigError,
+    or DataError when no scheduler answers."""
     if is_executor(executor):
         yield executor, 1  # type: ignore[misc]
         return
@@ -42,13 +44,13 @@ def open_executor(executor: object) -> Iterator[tuple[Executor, int | None]]:
         return
     if name in ("process", "thread"):
         n = threads.cores() if not colon else int(rest) if re.fullmatch("[0-9]{1,4}", rest) else 0
-        if not 1 <= n <= MOST_WORKERS:
-            raise wrong_executor(executor, f"{name}:N with a whole number from 1 to {MOST_WORKERS}")
-        found: Executor = Processes(n) if name == "process" else ThreadPoolExecutor(n)
+        if not 1 <= n <= MAX_WORKERS:
+            raise wrong_executor(executor, f"{name}:N with a whole number from 1 to {MAX_WORKERS}")
+        opened: Executor = Processes(n) if name == "process" else ThreadPoolExecutor(n)
     else:
-        found = mpi() if executor == "mpi" else Renewed(callable_of(executor))
-    with found:
-        yield found, None if name == "process" else 1
+        opened = mpi() if executor == "mpi" else Restarting(callable_of(executor))
+    with opened:
+        yield opened, None if name == "process" else 1
 
 
 def is_executor(value: object) -> bool:
@@ -56,27 +58,29 @@ def is_executor(value: object) -> bool:
 
 
 def callable_of(executor: object) -> Callable[[], Executor]:
-    """The callable, or that of the name MODULE:CALLABLE."""
-    found: Any = executor
+    """The callable itself, or the one that the text MODULE:CALLABLE names."""
+    value: Any = executor
     if isinstance(executor, str):
         module, colon, path = executor.partition(":")
+        if not colon:
+            raise wrong_executor(executor, FORMS)
         try:
-            found = import_module(module) if colon else None
+            value = import_module(module)
             for part in path.split("."):
-                found = getattr(found, part)
+                value = getattr(value, part)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise wrong_executor(executor, f"{FORMS} ({error})") from None
-    if not callable(found):
+    if not callable(value):
         raise wrong_executor(executor, f"{FORMS}, an Executor, or a callable that returns one")
-    return found  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]
 
 
 def wrong_executor(executor: object, expected: str) -> ConfigError:
     return ConfigError(f"expected {expected}, found {shown(executor)}", argument="executor")
 
 
-class Renewed(Executor):
-    """The executor that a function makes, and another when that one broke."""
+class Restarting(Executor):
+    """An executor made by a function, which makes a new one when the old one breaks."""
 
     def __init__(self, make: Callable[[], Executor]) -> None:
         self._make, self._executor = make, make()
@@ -86,7 +90,7 @@ class Renewed(Executor):
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         try:
             return self._executor.submit(function, *args, **kwargs)
-        except RuntimeError:  # BrokenExecutor is one
+        except RuntimeError:  # BrokenExecutor is a RuntimeError
             self._executor.shutdown(wait=False)
             self._executor = self._make()
             return self._executor.submit(function, *args, **kwargs)
@@ -96,15 +100,15 @@ class Renewed(Executor):
 
 
 class Processes(Executor):
-    """N processes, each a pool of its own, so that one that dies takes no other with it.
+    """N worker processes, each in a pool of its own, so that a worker that dies does not break the others.
 
-    They are spawned, not forked; each has its share of the cores; they end with the process that made them.
+    Workers are spawned, not forked; they divide the cores equally, and they end when their parent process ends.
     """
 
     def __init__(self, n: int) -> None:
         context, share = multiprocessing.get_context("spawn"), max(1, threads.default() // n)
-        self._pools = [Renewed(lambda: ProcessPoolExecutor(1, context, start_worker, (share,))) for _ in range(n)]
-        self._idle: queue.SimpleQueue[Renewed] = queue.SimpleQueue()
+        self._pools = [Restarting(lambda: ProcessPoolExecutor(1, context, start_worker, (share,))) for _ in range(n)]
+        self._idle: queue.SimpleQueue[Restarting] = queue.SimpleQueue()
         for pool in self._pools:
             self._idle.put(pool)
         self._threads = ThreadPoolExecutor(n)
@@ -122,16 +126,16 @@ class Processes(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         for pool in self._pools:
-            pool.shutdown(wait=False)  # idle, they end together, and without being waited for
+            pool.shutdown(wait=False)  # the workers are idle, so they all end at once
 
 
 def start_worker(n_threads: int) -> None:
-    """In a new process: its threads, and what trains; signals, which a terminal sends to all, are its maker's."""
+    """Prepare a worker process.  It ignores signals, because a terminal sends them to the parent too, which acts."""
     os.environ["MICROGPT_THREADS"] = str(n_threads)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    import_module(f"{__package__}.worker")  # not in the first trial's time
+    import_module(f"{__package__}.worker")  # now, so that the import does not count as time of the first trial
 
 
 def end_with_parent() -> None:
@@ -143,27 +147,27 @@ def end_with_parent() -> None:
 
 @contextmanager
 def dask(address: str) -> Iterator[Executor]:
-    """The workers of a Dask scheduler."""
+    """An executor that uses the workers of a Dask scheduler."""
     distributed = optional("distributed", "dask", f"{named('executor')}: dask")
     try:
         client = distributed.Client(address, timeout=DASK_SECONDS, set_as_default=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"expected a Dask scheduler that answers, found none at {address}: {error}", argument="executor"
+            f"expected a running Dask scheduler, found none at {address}: {error}", argument="executor"
         ) from None
-    for name in ("distributed.client", "distributed.core"):  # what these would say, of a lost scheduler, we do
+    for name in ("distributed.client", "distributed.core"):  # we report a lost scheduler ourselves
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with client:
-        yield client.get_executor(pure=False)  # or else equal trials would be one
+        yield client.get_executor(pure=False)  # a pure call would run equal trials only once
 
 
 def mpi() -> Executor:
-    """The other ranks of an MPI job."""
+    """An executor that uses the other ranks of an MPI job."""
     comm = optional("mpi4py.MPI", "mpi", f"{named('executor')}: mpi", MPI_PACKAGES).COMM_WORLD
     futures: Any = import_module("mpi4py.futures")
-    # without its launcher each rank would be a sweep, and start others
+    # without this launcher, every rank would start a sweep of its own
     if comm.size < 2 or futures._core.SharedPool is None:
         launcher = "mpiexec -n N python -m mpi4py.futures -m microgpt sweep"
-        raise wrong_executor("mpi", f"to be run by {launcher}, with N at least 2")
+        raise wrong_executor("mpi", f"to be started by {launcher}, with N at least 2")
     executor: Executor = futures.MPIPoolExecutor()
     return executor

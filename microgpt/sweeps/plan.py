@@ -1,4 +1,4 @@
-"""The plan of a sweep: what sweep.json keeps, and what follows from it."""
+"""The plan of a sweep: the contents of sweep.json, and the settings that each round tries."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from .space import (
 )
 from .trial import Trial
 
-VAL_FRACTION = 0.1  # unless it is given: without a held-out part there is nothing to compare
+VAL_FRACTION = 0.1  # the default here, because trials are compared by their held-out losses
 
 
 @dataclass
 class Plan:
     config: Sweep
     space: Space
-    cwd: str  # where the sweep was begun
+    cwd: str  # the working directory in which the sweep started
     data_sha256: str = ""
-    n_rungs: int = 0  # that `round` has behind it
-    round: list[Trial] = field(default_factory=list)  # the last that came to a rung, as it was then
+    n_rungs: int = 0  # the number of rungs that `round` has passed
+    round: list[Trial] = field(default_factory=list)  # the last round that reached a rung, as it was there
 
     @classmethod
     def of(cls, own: Given, given: dict[str, Any]) -> Plan:
-        """A new one.  Raises ConfigError, or DataError, when none of its trials could be trained."""
+        """A new plan.  Raises ConfigError or DataError if no trial of the first round could be trained."""
         config, space = Sweep(**own), space_of({"val_fraction": VAL_FRACTION} | given)
         if config.sampler == "tpe":
             import_optuna()
@@ -55,10 +55,10 @@ class Plan:
                 raise ConfigError(
                     f"expected at most {size}, the size of the grid, found {config.trials}", argument="trials"
                 )
-        most = bounds(space.get("num_steps", [Config.num_steps]))[1]
-        if config.steps and config.steps[-1] >= most:
+        max_steps = bounds(space.get("num_steps", [Config.num_steps]))[1]
+        if config.steps and config.steps[-1] >= max_steps:
             raise ConfigError(
-                f"expected less than {named('num_steps')} {most}, found {config.steps[-1]}", argument="rungs"
+                f"expected less than {named('num_steps')} {max_steps}, found {config.steps[-1]}", argument="rungs"
             )
         plan = cls(config, space, os.getcwd())
         plan.data_sha256 = plan.documents().sha256
@@ -66,26 +66,25 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Folder) -> Plan:
-        """That of a sweep that was begun.  Raises DataError."""
+        """The saved plan of the sweep in `folder`.  Raises DataError if it is damaged."""
         try:
             with open(folder.file(SWEEP), "rb", opener=folder.open) as file:
                 saved = json.load(file)
-            trials = [Trial(**t) for t in saved.pop("round")]
+            trials = [Trial.from_json(t, paused=True) for t in saved.pop("round")]
             return cls(Sweep(**saved.pop("config")), space_of(saved.pop("space")), **saved, round=trials)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"expected a sweep's settings: {reason(error)}", subject=folder.file(SWEEP)) from None
+            raise DataError(f"expected the settings of a sweep: {reason(error)}", subject=folder.file(SWEEP)) from None
 
     def write(self, folder: Folder) -> None:
-        """Write what read() reads."""
         text = asdict(self) | {"space": {name: to_json(values) for name, values in self.space.items()}}
         folder.write(SWEEP, (json.dumps(text, indent=1) + "\n").encode())
 
     def resume(self, own: Given, given: dict[str, Any]) -> None:
-        """Change what may be changed.  Raises ConfigError for what may not, and DataError when the text is another."""
+        """Apply new settings.  Raises ConfigError for one that must not change, DataError if the input has changed."""
         for name, values in space_of(given).items():
             must_equal(name, as_text(self.space.get(name, [getattr(Config, name)])), as_text(values))
         before, self.config = self.config, replace(self.config, **own)
-        # trials are added to whole rounds only: a part of a round was judged as it was
+        # the rungs judged an incomplete last round as it was, so trials can be added to whole rounds only
         more = self.config.trials > before.trials and (self.independent or before.trials % before.round == 0)
         for f in fields(Sweep):
             if not f.metadata["free"] and not (f.name == "trials" and more):
@@ -94,11 +93,11 @@ class Plan:
 
     @property
     def independent(self) -> bool:
-        """Whether no trial depends on those before it."""
+        """Whether no trial depends on earlier trials."""
         return self.config.sampler != "tpe" and not self.config.rungs
 
     def choose(self, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:
-        """The settings of a round."""
+        """The settings of the trials with these numbers, given the trials before them."""
         if self.config.sampler == "tpe":
             return tpe_points(self.space, self.config.sweep_seed, numbers, before)
         if self.config.sampler == "grid":
@@ -106,7 +105,7 @@ class Plan:
         return [random_point(self.space, self.config.sweep_seed, number) for number in numbers]
 
     def documents(self) -> Documents:
-        """Those of the first trial that can be.  Raises what is wrong with all of a first round, or with the text."""
+        """The documents of the first trial with possible settings.  Raises ConfigError if the first round has none."""
         errors = []
         for settings in self.choose(range(min(self.config.round, self.config.trials)), []):
             try:
@@ -115,9 +114,9 @@ class Plan:
                 errors.append(error)
             else:
                 return Documents(config, input_of_trial(config.input, self.cwd), random.Random(config.seed))
-        raise ConfigError(f"none of the first {len(errors)} trials can be: {errors[0]}")
+        raise ConfigError(f"all of the first {len(errors)} trials have impossible settings: {errors[0]}")
 
 
 def must_equal(name: str, before: object, now: object) -> None:
     if now != before:
-        raise ConfigError(f"expected {before}, with which the sweep to resume began, found {now}", argument=name)
+        raise ConfigError(f"expected {before}, as when the sweep started, found {now}", argument=name)

@@ -1,4 +1,4 @@
-"""A sweep as a picture: the held-out loss against each setting, and against the steps where there are rungs."""
+"""Plot a sweep: the held-out loss against each varied setting and, if there are rungs, against the step."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .trial import Trial
 
 Styles = list[tuple[list[Trial], dict[str, Any]]]
 
-WIDE = 3  # panels in a row
-MOST_TICKS = 6  # on an axis that is not logarithmic
-FAR = 4.0  # times the median's distance from the best loss, beyond which all losses are drawn alike, at the top
+COLUMNS = 3  # panels in a row
+MAX_TICKS = 6  # on a linear axis
+MAX_SPREAD = 4.0  # losses further above the best than this times the median's distance are drawn at the top
 
 
 def is_sweep(path: str) -> bool:
@@ -29,7 +29,7 @@ def is_sweep(path: str) -> bool:
 
 
 def plot_runs_or_sweep(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -> None:
-    """Draw the losses of runs, or a sweep, whichever the paths lead to, into a PNG or SVG file."""
+    """Plot the losses of runs, or one sweep, depending on what the paths are.  `output` is a PNG or SVG file."""
     if any(map(is_sweep, paths)):
         plot(paths, output)
     else:
@@ -37,19 +37,19 @@ def plot_runs_or_sweep(paths: list[str], output: str, log_x: bool = False, raw: 
 
 
 def plot(paths: list[str], output: str) -> None:
-    """Draw a sweep into a file, a PNG or SVG by its name."""
+    """Plot a sweep into a PNG or SVG file."""
     check_name(output)
     if len(paths) > 1:
-        raise ConfigError(f"expected one sweep alone, or runs, found {len(paths)} of them")
+        raise ConfigError(f"expected a single sweep, or only runs, found {len(paths)} paths with a sweep among them")
     space, measured = read_sweep(paths[0])
-    names = varied_settings(space) or ["val_fraction"]  # which every space has
+    names = varied_settings(space) or ["val_fraction"]  # every space has it
     panels = [*names, *["step"] * any(t.rungs for t in measured)]
-    columns, rows = min(WIDE, len(panels)), -(-len(panels) // WIDE)
+    columns, rows = min(COLUMNS, len(panels)), -(-len(panels) // COLUMNS)
     size = 4.5 * columns, 3.6 * rows
     figure, grid = pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
     best = min(measured, key=lambda t: (t.status != "done", t.val_loss))
     losses = sorted(float(t.val_loss or 0) for t in measured)
-    top = losses[0] + FAR * (losses[len(losses) // 2] - losses[0])
+    top = losses[0] + MAX_SPREAD * (losses[len(losses) // 2] - losses[0])
     for axes, name in zip(grid.flat, panels):
         if name == "step":
             draw_rungs(axes, measured, best, top)
@@ -65,13 +65,13 @@ def plot(paths: list[str], output: str) -> None:
 
 
 def read_sweep(directory: str) -> tuple[Space, list[Trial]]:
-    """The space of a sweep, and its trials that have a loss.  Raises PlotError, or DataError."""
+    """The space of a sweep, and its trials that have a held-out loss.  Raises PlotError or DataError."""
     path = os.path.join(directory, TRIALS)
     try:
         with closing(Folder(directory)) as folder, open(path, "rb", opener=folder.open) as file:
             space, trials = Plan.read(folder).space, read_trials(file, path)[0]
     except OSError as error:
-        raise PlotError(f"expected {TRIALS} and {SWEEP} to be readable: {reason(error)}", subject=directory) from None
+        raise PlotError(f"expected readable files {TRIALS} and {SWEEP}: {reason(error)}", subject=directory) from None
     measured = [t for t in trials if t.val_loss is not None]
     if not measured:
         raise PlotError("expected at least one trial with a loss, found none", subject=path)
@@ -79,7 +79,7 @@ def read_sweep(directory: str) -> tuple[Space, list[Trial]]:
 
 
 def styles(measured: list[Trial], best: Trial, top: float) -> Styles:
-    """The trials by how they are drawn: the stopped ones, those at their end, those too far off, and the best."""
+    """The trials grouped by marker: stopped at a rung, done, with a loss above `top`, and the best one."""
     near = [t for t in measured if (t.val_loss or 0) <= top]
     return [
         ([t for t in near if t.status == "stopped"], {"marker": "o", "mfc": "white", "label": "stopped"}),
@@ -90,18 +90,19 @@ def styles(measured: list[Trial], best: Trial, top: float) -> Styles:
 
 
 def draw_setting(axes: Any, name: str, values: Values, styles: Styles, top: float) -> None:
-    """Each trial's last loss against the value of a setting; those of a list are at equal distances."""
+    """Draw each trial's last loss against its value of a setting; the values of a list are evenly spaced."""
     places = {v: i for i, v in enumerate(sorted(values))} if isinstance(values, list) else {}
     for trials, style in styles:
         if trials:
             x = [places.get(v, v) for v in (t.settings[name] for t in trials)]
             losses = [min(t.val_loss or 0, top) for t in trials]
             axes.plot(x, losses, **{"color": "C0", "linestyle": "none"} | style)
-    axes.axvspan(*(places.get(end, end) for end in bounds(values)), alpha=0)  # unseen: the axis has all there may be
+    # invisible, but makes the axis cover all possible values
+    axes.axvspan(*(places.get(end, end) for end in bounds(values)), alpha=0)
     if isinstance(values, list):
-        ticks = list(places)[:: -(-len(places) // MOST_TICKS)]
+        ticks = list(places)[:: -(-len(places) // MAX_TICKS)]
         axes.set_xticks([places[v] for v in ticks], [label(v) for v in ticks])
-    elif values.log and values.high > 5 * values.low:  # a shorter one would hold less than two of 1, 2, 5, 10
+    elif values.log and values.high > 5 * values.low:  # a shorter axis could have fewer than two ticks
         from matplotlib.ticker import LogLocator
 
         axes.set_xscale("log")
@@ -109,7 +110,7 @@ def draw_setting(axes: Any, name: str, values: Values, styles: Styles, top: floa
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
     else:
-        axes.xaxis.get_major_locator().set_params(nbins=MOST_TICKS - 1, integer=values.whole)
+        axes.xaxis.get_major_locator().set_params(nbins=MAX_TICKS - 1, integer=values.whole)
 
 
 def label(value: Any) -> str:
@@ -117,7 +118,7 @@ def label(value: Any) -> str:
 
 
 def draw_rungs(axes: Any, trials: list[Trial], best: Trial, top: float) -> None:
-    """Each trial's losses against the steps, at its rungs and at its end."""
+    """Draw each trial's losses against the step, at its rungs and at its end."""
     for t in sorted(trials, key=lambda t: t is best):
         points: dict[Any, Any] = dict([*t.rungs, (t.step, t.val_loss)])
         color = "C1" if t is best else "C0" if t.status == "done" else "lightgray"

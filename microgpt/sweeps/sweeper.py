@@ -1,8 +1,9 @@
-"""Sweeps: trials of many settings on any executor, a round after the other, in a directory that can be resumed.
+"""Sweeps: train trials of many settings on any executor, round by round, in a directory that can be resumed.
 
-A sweep is the same with 1 worker or 100: what a round tries follows from the rounds before it, and all is written in
-the order of the trials' numbers, by one process: sweep.json, the plan, and how a round stands after its last rung;
-trials.jsonl, a line a trial; `running`, while the sweep does; and each trial's run.
+A sweep gives the same results with 1 worker or 100: the settings of a round depend only on the rounds before it, and
+one process writes all results in the order of the trials' numbers.  The directory holds sweep.json, with the plan and
+the state of the current round at its last rung; trials.jsonl, with one line per trial; `running`, while the sweep runs;
+and the run of each trial.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, closing, suppress
 from contextvars import Context
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 from ..base.config import Config, RunSettings, Sweep
@@ -26,16 +27,16 @@ from ..base.progress import progress_bar
 from ..base.settings import Given
 from ..base.signals import interrupt_at_the_end
 from ..base.signature import accepts
-from ..base.terminal import reason, shown
+from ..base.terminal import reason
 from ..base.threads import check
 from ..runs.run import SWEEP
 from . import executors
 from .plan import Plan
 from .space import varied_settings
-from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
+from .trial import INTERRUPTED, PAUSED, REPEATED, RUNNING_FILE, UNSAVED, Task, Trial
 
 TRIALS = "trials.jsonl"
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1  # between two checks for a request to stop
 
 
 Ints = int | Sequence[int] | str
@@ -45,7 +46,7 @@ Strs = str | Sequence[str]
 
 @dataclass(frozen=True)
 class Sweeping(RunSettings[Ints, Floats, Strs], Sweep):
-    """What sweep() may be given.  Of this class only the signature is used."""
+    """The arguments of sweep().  Only the signature of this class is used."""
 
     out: AnyPath | None = None
     _: KW_ONLY
@@ -59,13 +60,24 @@ class Sweeping(RunSettings[Ints, Floats, Strs], Sweep):
 
 @accepts(Sweeping)
 def sweep(given: Given) -> list[Trial]:
-    """Train with many settings in the directory `out`, or continue with `resume`; returns the trials, the best first.
+    """Train one model for each of many settings, and compare their held-out losses.
 
-    A setting of train() may be a value, several in a list, or "low..high" or "low..high:log"; those of the sweep itself
-    are values.  `executor` is a name as on the command line, a concurrent.futures.Executor, or a callable that returns
-    one; processes are spawned, so a script needs its `if __name__ == "__main__":`.  `threads` is how many train a
-    trial, `recipe` names settings to begin with, and `progress` shows a bar.  Raises what train() does; after Ctrl-C,
-    when all is saved, KeyboardInterrupt.
+    Give either `out`, the directory of a new sweep, or `resume`, the directory of a sweep to continue.  Each setting of
+    train() may be one value, a list of values, or for numbers a range "low..high" or "low..high:log".  The settings of
+    the sweep itself (`trials`, `sampler`, ...) are single values.  `val_fraction` defaults to 0.1 in a sweep.
+
+    `executor` runs the trials: "process", "process:N", "thread:N", "dask:HOST:PORT", "mpi", "MODULE:CALLABLE", a
+    concurrent.futures.Executor, or a callable that returns one.  Processes are spawned, so a script must call sweep()
+    under `if __name__ == "__main__":`.  `threads` is the number of threads per trial (default 1; with processes, the
+    cores divided among them).  `recipe` names a set of settings to start from.  `progress=True` shows a progress bar.
+
+    Returns a list of trials, the best first.  A trial has the attributes `trial` (its number), `settings`, `status`
+    ("done", "stopped", "invalid", "failed", "died" or "timeout"), `step`, `val_loss` (held-out loss in nats, at that
+    step), `rungs`, `run` (the directory of its run, within the sweep's), `error`, `started` and `seconds`.
+
+    Raises ConfigError or TypeError for a wrong argument, DataError if a sweep or the input cannot be read, ExtraError
+    if an optional package is missing, and OSError if results cannot be saved.  After Ctrl-C it saves all trials and
+    raises KeyboardInterrupt.
 
     >>> microgpt.sweep("sweeps/first", trials=24, learning_rate="1e-3..1e-1:log", n_embd=[16, 32])   # doctest: +SKIP
 
@@ -92,9 +104,10 @@ def run(
     stop: Sequence[object],
     progress: bool,
 ) -> Sweeper:
-    """The sweep at its end, which is early when `stop` comes to hold something."""
+    """Run a sweep until it is complete or `stop` becomes non-empty; returns its Sweeper."""
     if (out is None) == (resume is None):
-        raise ConfigError(f"expected either a directory for the sweep or {named('resume')}, found {shown(out)}")
+        found = "neither" if out is None else "both"
+        raise ConfigError(f"expected either a directory for a new sweep or {named('resume')}, found {found}")
     with ExitStack() as held:
         if resume is not None:
             folder = held.enter_context(closing(open_directory(resume)))
@@ -116,23 +129,23 @@ def run(
         return sweeper
 
 
-# ---- its directory ----
+# ---- the directory of a sweep ----
 
 
 def create_directory(path: str) -> Folder:
-    """A directory for a new sweep, which is ours until it is closed.  Raises ConfigError when it has one already."""
+    """Create and lock the directory of a new sweep.  Raises ConfigError if it already holds a sweep."""
     os.makedirs(path, exist_ok=True)
     folder = Folder(path)
     folder.lock("sweeping")
     held = [name for name in sorted(os.listdir(folder.fd)) if name in (SWEEP, TRIALS) or name.startswith("trial-")]
     if held:
-        goes_on = f"; {named('resume')} {path} goes on with it" if SWEEP in held else ""
-        raise ConfigError(f"expected a directory without a sweep, found {held[0]} in {path!r}{goes_on}", argument="out")
+        advice = f"; {named('resume')} {path} continues it" if SWEEP in held else ""
+        raise ConfigError(f"expected a directory without a sweep, found {held[0]} in {path!r}{advice}", argument="out")
     return folder
 
 
 def open_directory(path: str) -> Folder:
-    """The directory of a sweep, which is ours until it is closed."""
+    """Open and lock the directory of an existing sweep.  Raises DataError if there is none."""
     folder = folder_at(path)
     if folder is None or not os.path.exists(folder.file(SWEEP)):
         raise DataError(f"expected the directory of a sweep, found {path!r}", argument="resume")
@@ -141,7 +154,7 @@ def open_directory(path: str) -> Folder:
 
 
 class Lines:
-    """trials.jsonl, in which there are whole lines only, however a writer ended."""
+    """trials.jsonl, kept free of incomplete lines even if a writer was killed."""
 
     def __init__(self, folder: Folder) -> None:
         self.path = folder.file(TRIALS)
@@ -152,7 +165,7 @@ class Lines:
         os.lseek(self._fd, self._size, os.SEEK_SET)
 
     def append(self, t: Trial) -> None:
-        """Write a trial, on the disk when this returns.  Raises OSError, and then it is not there."""
+        """Write a trial to the disk, or raise OSError and leave the file as it was."""
         data = (json.dumps(vars(t), ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
             write_all(self._fd, data)
@@ -171,7 +184,7 @@ def read_trials(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
     """(trials, their size in bytes) of a trials.jsonl, without a last line that is incomplete.  Raises DataError."""
     lines = [line for line in file if line.endswith(b"\n")]
     try:
-        trials = [Trial(**json.loads(line)) for line in lines]
+        trials = [Trial.from_json(json.loads(line)) for line in lines]
         if [t.trial for t in trials] != list(range(len(trials))):
             raise ValueError("one is missing")
     except (TypeError, ValueError, RecursionError) as error:
@@ -179,27 +192,27 @@ def read_trials(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
     return trials, sum(map(len, lines))
 
 
-# ---- while it runs ----
+# ---- running a sweep ----
 
 
 @dataclass
 class Sweeper:
-    """A sweep that runs, or has ended."""
+    """A running or finished sweep."""
 
     plan: Plan
     folder: Folder
     lines: Lines
     executor: Executor
-    threads: int | None  # of a trial
+    threads: int | None  # per trial
     stop: Sequence[object]
     bar: Any  # or None
 
     def __post_init__(self) -> None:
-        self.trials: list[Trial] = []  # that have ended and are written, in order
+        self.trials: list[Trial] = []  # those that have ended and are written, in order
         self.token = secrets.token_hex(8)
 
     def best_first(self) -> list[Trial]:
-        """Those that were trained to the end by their loss, then those that came less far."""
+        """The trials that are done, ordered by loss; then the others, the most trained first."""
         return sorted(
             self.trials,
             key=lambda t: (t.status != "done", -(t.step or 0) * (t.status != "done"), t.val_loss or 0.0, t.trial),
@@ -213,6 +226,7 @@ class Sweeper:
             for start in range(0, n, size):
                 numbers = range(start, min(start + size, n))
                 if len(before := recorded[start : numbers.stop]) == len(numbers):
+                    self.check_settings(before, self.plan.choose(numbers, self.trials))
                     self.record_end(before)
                 elif not self.stop:
                     self.run_round(numbers, before)
@@ -220,22 +234,19 @@ class Sweeper:
             self.stop_trials()
 
     def stop_trials(self) -> None:
-        """Have all trials stop and save."""
+        """Make all running trials save and stop."""
         with suppress(OSError):
             os.unlink(RUNNING_FILE, dir_fd=self.folder.fd)
 
     def run_round(self, numbers: range, recorded: list[Trial]) -> None:
-        """Train the trials of a round, those that are recorded excepted, and write how they end."""
-        trials = [Trial(n, settings) for n, settings in zip(numbers, self.plan.choose(numbers, self.trials))]
-        begun = [t for t in self.plan.round if t.trial in numbers]  # all or none
-        for t in recorded + begun:
-            if t.settings != (asked := trials[t.trial - numbers.start].settings):
-                raise DataError(
-                    f"{self.lines.path}: expected trial {t.trial} to have {asked}, found {t.settings}: "
-                    f"another version chose it"
-                )
-        trials = begun or trials
-        for i in range(self.plan.n_rungs * bool(begun), len(self.plan.config.steps)):
+        """Train the trials of a round that are not recorded yet, and write their results."""
+        chosen = self.plan.choose(numbers, self.trials)
+        trials = self.new_trials(numbers, chosen)
+        saved = [t for t in self.plan.round if t.trial in numbers]  # all of the round, or none
+        self.check_settings(recorded, chosen)
+        self.check_settings(saved, chosen)
+        trials = saved or trials
+        for i in range(self.plan.n_rungs * bool(saved), len(self.plan.config.steps)):
             if not self.rung(i, trials):
                 return
         self.record_end(recorded)
@@ -244,24 +255,45 @@ class Sweeper:
         for _ in self.train(trials, None):
             self.write(trials)
 
+    def new_trials(self, numbers: range, chosen: list[dict[str, Any]]) -> list[Trial]:
+        """The trials of a round: those that have the settings of an earlier trial are not trained again."""
+        trials = [Trial(n, settings) for n, settings in zip(numbers, chosen)]
+        first: dict[str, int] = {}
+        for t in self.trials + trials:
+            original = first.setdefault(json.dumps(t.settings, sort_keys=True), t.trial)
+            if original != t.trial and t.status == PAUSED:
+                t.status, t.same_as = REPEATED, original
+        return trials
+
+    def check_settings(self, trials: list[Trial], chosen: list[dict[str, Any]]) -> None:
+        """Raise DataError unless recorded trials, the first of a round, have the settings that were chosen for them."""
+        for t, expected in zip(trials, chosen):
+            if t.settings != expected:
+                raise DataError(
+                    f"{self.lines.path}: expected trial {t.trial} to have {expected}, found {t.settings}: the file was "
+                    f"edited, or another version of microgpt or Optuna chose them"
+                )
+
     def rung(self, i: int, trials: list[Trial]) -> bool:
-        """Train to a rung, and stop the worse half; False when the sweep was stopped before all were there."""
+        """Train to a rung and stop the worse half; returns False if the sweep was stopped before all reached it."""
         step, n = self.plan.config.steps[i], sum(t.status == PAUSED for t in trials)
         if len(list(self.train(trials, step))) < n:
             return False
-        there = sorted((t for t in trials if t.status == PAUSED), key=lambda t: (t.val_loss, t.trial))
-        for place, t in enumerate(there):
+        reached = sorted((t for t in trials if t.status == PAUSED), key=lambda t: (t.val_loss, t.trial))
+        for rank, t in enumerate(reached):
             t.rungs.append([step, t.val_loss])
-            if place >= (len(there) + 1) // 2:
+            if rank >= (len(reached) + 1) // 2:
                 t.status = "stopped"
         self.plan.n_rungs, self.plan.round = i + 1, trials
         self.plan.write(self.folder)
         return True
 
     def write(self, trials: list[Trial]) -> None:
-        """Write those of a round's that have ended and come next."""
+        """Write the trials of a round that have ended, up to the first that has not."""
         first = trials[0].trial if trials else 0
         while (i := len(self.trials) - first) < len(trials) and trials[i].status != PAUSED:
+            if (original := trials[i].same_as) is not None:
+                trials[i] = replace(self.trials[original], trial=trials[i].trial, seconds=0.0, same_as=original)
             self.lines.append(trials[i])
             self.record_end([trials[i]])
 
@@ -273,9 +305,9 @@ class Sweeper:
             self.bar.update(len(trials))
 
     def train(self, trials: list[Trial], until: int | None) -> Iterator[Trial]:
-        """Train the paused trials to a step or to the end, and yield each when it ends.
+        """Train the paused trials to a step, or to the end, and yield each when it gets there.
 
-        Raises OSError when one cannot be saved.  After a stop those that were interrupted are missing.
+        Interrupted trials are not yielded.  Raises OSError if a trial cannot be saved.
         """
         path = os.path.abspath(self.folder.path)
         limit = self.plan.config.trial_timeout
@@ -287,8 +319,8 @@ class Sweeper:
             for t, end in self.results(wave, task):
                 if end is None and waiting:
                     dead.append(t)
-                elif end is None:  # alone, and for the second time
-                    t.status, t.error = "died", "expected an answer from its worker, which died, and so did a second"
+                elif end is None:  # its second worker died too, with only this trial running
+                    t.status, t.error = "died", "its worker died twice"
                     yield t
                 elif end.status == UNSAVED:
                     error = error or f"trial {t.trial}: {end.error}"
@@ -297,24 +329,24 @@ class Sweeper:
                     vars(t).update(vars(end))
                     yield t
                 elif not self.stop:
-                    error = error or f"{path}: expected a directory that all workers see, found trial {t.trial} apart"
-            # who had begun may be to blame, and is tried alone; others only stood in the queue of a pool that broke
-            suspects += (begun := [t for t in dead if os.path.exists(self.folder.file(t.name))] or dead)
-            waiting = [t for t in dead if t not in begun]
+                    error = error or f"{path}: the worker of trial {t.trial} cannot see this directory"
+            # a trial that had started may have killed its worker, so it is retried alone; the others were only queued
+            suspects += (started := [t for t in dead if os.path.exists(self.folder.file(t.name))] or dead)
+            waiting = [t for t in dead if t not in started]
         if error:
-            raise OSError(f"{error}; {named('resume')} {self.folder.path} goes on when that is mended")
+            raise OSError(f"{error}; fix this, then {named('resume')} {self.folder.path} continues")
 
     def results(self, trials: list[Trial], task: Task) -> Iterator[tuple[Trial, Trial | None]]:
-        """(trial, what became of it) of each as it ends, None of one whose worker died; nothing of what never began.
+        """Yield (trial, its result or None if its worker died) as each one ends; cancelled trials are left out.
 
-        Raises OSError when the executor is gone.
+        Raises OSError if the executor fails.
         """
         ended: queue.SimpleQueue[Future[Trial]] = queue.SimpleQueue()
         futures: dict[Future[Trial], Trial] = {}
         halted = False
         try:
             for t in trials:
-                if not self.stop:  # submit() itself may do the work
+                if not self.stop:  # checked each time, because submit() may itself train the trial
                     futures[future := self.executor.submit(train_trial, t, task)] = t
                     future.add_done_callback(ended.put)
             while futures:
@@ -326,12 +358,12 @@ class Sweeper:
                 with suppress(queue.Empty):
                     future = ended.get(timeout=POLL_SECONDS)
                     t = futures.pop(future)
-                    if not (halted and future.cancelled()):  # an exception is the worker's: the trial's is in its error
+                    if not (halted and future.cancelled()):  # an exception means that the worker died
                         yield t, None if future.exception() else future.result()
         except (RuntimeError, CancelledError) as error:  # BrokenExecutor is a RuntimeError
             raise OSError(
-                f"{named('executor')}: expected one that works, found it gone ({type(error).__name__}: {error}); "
-                f"{named('resume')} {self.folder.path} goes on with another"
+                f"{named('executor')}: the executor has failed ({type(error).__name__}: {error}); "
+                f"{named('resume')} {self.folder.path} continues with a new one"
             ) from None
         finally:
             for future in futures:
@@ -339,20 +371,21 @@ class Sweeper:
 
 
 def train_trial(t: Trial, task: Task) -> Trial:
-    """What an executor runs: the trial, trained to a step from where it is, and measured there, whatever went wrong.
+    """The function that an executor calls: train a trial further, and return it with its results.
 
-    Its messages name settings as files do, not flags.  Only a worker imports what trains: the sweep starts at once.
+    The fresh Context makes its messages name settings rather than flags.  The import is here because only a worker
+    needs it, and a sweep starts faster without it.
     """
     from . import worker
 
     return Context().run(worker.train, t, task)
 
 
-# ---- the end ----
+# ---- the result ----
 
 
 def table(sweeper: Sweeper) -> Iterator[str]:
-    """The lines of a table, the best trial first."""
+    """The lines of the table of results, the best trial first."""
     names, trials = varied_settings(sweeper.plan.space), sweeper.best_first()
     rows = [["trial", "held-out loss", "step", "status", *names]]
     for t in trials:

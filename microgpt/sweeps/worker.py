@@ -1,4 +1,4 @@
-"""What trains a trial, in whichever thread, process or computer: an ordinary run, or a part of one."""
+"""Train a trial on a worker: an ordinary run, or the part of one up to a rung."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..runs.inputs import input_of_trial
 from ..runs.run import CHECKPOINT, PREVIOUS, Run
 from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
 
-LOOK_SECONDS = 0.1  # how often a trial looks there, and at the clock
+POLL_SECONDS = 0.1  # between two checks of the time limit and of whether the sweep still runs
 
 
 def train(t: Trial, task: Task) -> Trial:
-    """The trial, trained to a step from where it is, and measured there, whatever went wrong."""
+    """Train a trial further and measure its held-out loss; any failure is recorded in the returned Trial."""
     quiet()
     started = t.started or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     t, stop = replace(t, step=None, val_loss=None, started=started), Stop(t, task)
     error: object = None
     try:
         t.status = run(t, task, stop)
-    except ConfigError as e:  # it cannot be, or not here: there is too little memory
+    except ConfigError as e:  # impossible settings, or too little memory on this machine
         t.status, error = "invalid", e
     except OSError as e:
         t.status, error = UNSAVED, e
@@ -38,21 +38,21 @@ def train(t: Trial, task: Task) -> Trial:
     except Exception as e:
         t.status, error = "failed", f"{type(e).__name__}: {e}"
     if t.status == "timeout":
-        error = f"expected an end within {task.limit:g} seconds, found none"
+        error = f"stopped after the time limit of {task.limit:g} seconds"
     t.error = None if error is None else escaped(str(error))
     t.seconds = round(t.seconds + time.monotonic() - stop.started, 3)
     return t
 
 
 def run(t: Trial, task: Task, stop: Stop) -> str:
-    """Train and measure: the status."""
+    """Train, measure, and return the status."""
     directory, config = os.path.join(task.directory, t.name), Config(**t.settings)
-    wait_for(directory, stop)
+    wait_until_unlocked(directory, stop)
     if stop:
         return stop.why
     with closing(Run(directory)) as run:
-        begun = any(os.path.exists(run.file(name)) for name in (CHECKPOINT, PREVIOUS))
-        saved = run.resume() if begun else None
+        started = any(os.path.exists(run.file(name)) for name in (CHECKPOINT, PREVIOUS))
+        saved = run.resume() if started else None
         trainer = Trainer(config, saved, saves=True, input=input_of_trial(config.input, task.cwd), threads=task.threads)
         if saved is None:
             run.create()
@@ -63,13 +63,13 @@ def run(t: Trial, task: Task, stop: Stop) -> str:
             return stop.why
         t.step = trainer.step_count
         t.val_loss = dict(history.val_losses).get(t.step)
-        if t.val_loss is None:  # and early stopping does not count it: a rung is not one of the run's own measurements
+        if t.val_loss is None:  # not via the loop: early stopping must not count the measurement at a rung
             t.val_loss = trainer.evaluate()
         return "done" if trainer.done else PAUSED
 
 
 class Stop:
-    """Not empty, which is what the loop asks, when a trial is to stop; `why` says it then."""
+    """Becomes non-empty, which stops the training loop, when the trial should stop; `why` is the new status."""
 
     def __init__(self, t: Trial, task: Task) -> None:
         self.task, self.why = task, ""
@@ -81,24 +81,24 @@ class Stop:
         if self.trainer is not None and self.task.until is not None and self.trainer.step_count >= self.task.until:
             self.why = self.why or PAUSED
         elif not self.why and (now := time.monotonic()) >= self._next:
-            self._next = now + LOOK_SECONDS
-            self.why = "timeout" if now > self._end else "" if goes_on(self.task) else INTERRUPTED
+            self._next = now + POLL_SECONDS
+            self.why = "timeout" if now > self._end else "" if sweep_is_running(self.task) else INTERRUPTED
         return bool(self.why)
 
 
-def goes_on(task: Task) -> bool:
-    """Whether this is still the sweep that works in the directory: when it ends, or another resumes, its trials end."""
+def sweep_is_running(task: Task) -> bool:
+    """False once this sweep has ended or another process has resumed it."""
     try:
         with open(os.path.join(task.directory, RUNNING_FILE)) as file:
             return file.read() == task.token
     except FileNotFoundError:
         return False
-    except OSError:  # which says nothing of the sweep
+    except OSError:  # an unreadable file does not mean that the sweep has ended
         return True
 
 
-def wait_for(directory: str, stop: Stop) -> None:
-    """Until nobody trains there: a worker whose sweep was killed may need a moment to see it."""
+def wait_until_unlocked(directory: str, stop: Stop) -> None:
+    """Wait until no process trains there: a worker of a killed sweep may take a moment to notice and stop."""
     folder = folder_at(directory)
     if folder is not None:
         with closing(folder):
@@ -106,4 +106,4 @@ def wait_for(directory: str, stop: Stop) -> None:
                 with suppress(BlockingIOError):
                     folder.lock("training")
                     break
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)

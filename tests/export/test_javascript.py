@@ -1,4 +1,4 @@
-"""The model in JavaScript, in node: its numbers and its samples are the model's."""
+"""The model in JavaScript, run by node: its numbers and samples equal those of Python."""
 
 import random
 
@@ -37,7 +37,7 @@ def numbers(name, found):
 
 
 def compare(javascript, model, calls):
-    """Texts are equal, and numbers to rounding; those of float32 weights are compared in doubles."""
+    """Compare texts exactly and numbers up to rounding; float32 models are compared in doubles."""
     exact = in_doubles(model) if model.config.dtype == "float32" else model
     # a seed beyond 2^53 is no number of JavaScript's: digits
     told = [(0, name, {**a, "seed": str(a["seed"])} if isinstance(a, dict) and "seed" in a else a) for name, a in calls]
@@ -54,7 +54,7 @@ def compare(javascript, model, calls):
 @pytest.mark.parametrize("n_layer", [1, 2, 3])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_documents(javascript, trained, n_layer, dtype):
-    """The losses of 500 names are the model's to 1e-9, and 1,000 samples to the letter, however they are drawn."""
+    """The losses of 500 names agree to 1e-9, and 1,000 samples exactly, for all sampling settings."""
     model = trained(["anna", "hanah", *names(60)], n_layer=n_layer, dtype=dtype)
     samples = [("sample", {"num_samples": 90} | settings) for settings in SETTINGS]
     assert sum(settings["num_samples"] for _, settings in samples) >= 1000
@@ -66,7 +66,7 @@ def test_documents(javascript, trained, n_layer, dtype):
 @pytest.mark.parametrize("block_size", [1, 2, 5, 8])
 @pytest.mark.parametrize("newline", ["", "\n"])
 def test_running_text(javascript, trained, block_size, newline):
-    """Running text is written, scored and gone on with past the context as the model does it, newline or none."""
+    """Running text is sampled, scored and continued past the context as in Python, with and without newlines."""
     text = newline.join(names(40))
     dtype = "float32" if block_size == 5 else "float64"
     model = trained([text], split="none", n_layer=2, block_size=block_size, dtype=dtype)
@@ -80,7 +80,7 @@ def test_running_text(javascript, trained, block_size, newline):
 
 @pytest.mark.parametrize("split", ["line", "blank-line", "none"])
 def test_hostile_vocabulary(javascript, trained, split):
-    """Whatever a vocabulary has, astral characters, marks and controls too, a text comes back as it was meant."""
+    """Texts survive with any vocabulary, including astral characters, combining marks and control characters."""
     texts = [text.strip() for text in HOSTILE]
     model = trained(["\n\n".join(texts)] if split == "blank-line" else texts, split=split, block_size=32)
     calls = [("score", text) for text in texts] + [("next", text[:5]) for text in texts]
@@ -89,7 +89,7 @@ def test_hostile_vocabulary(javascript, trained, split):
 
 
 def test_equals(javascript, trained):
-    """Of characters that are equally likely the first rank first, and are the likeliest."""
+    """Among equally likely characters, the one with the lowest id ranks first."""
     model = trained(names(40))
     model.params["lm_head"][1:6] = model.params["lm_head"][0]
     drawn = [{"temperature": 1.0, "top_k": 3}, {"temperature": 1.5, "top_p": 0.3}, {"temperature": 0.0}]
@@ -97,14 +97,14 @@ def test_equals(javascript, trained):
 
 
 def test_one_character(javascript, trained):
-    """A vocabulary of one character is enough, with an end and without."""
+    """A vocabulary of one character works, with and without an end token."""
     for split in ("line", "none"):
         model = trained(["aaa", "aa"] if split == "line" else ["aaa"], split=split)
         compare(javascript, model, [("score", "aa"), ("next", "a"), ("sample", {"temperature": 1.0})])
 
 
 def test_errors(javascript, trained):
-    """Unknown characters, and texts that the context does not hold, are errors that say so."""
+    """Unknown characters and texts longer than the context are clear errors."""
     model = trained(names(40))
     for name, argument, said in [
         ("next", "aXb", '"X" at position 2'), ("score", "\U0001f600", "position 1"), ("next", "a" * 8, "at most 7"),

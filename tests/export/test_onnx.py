@@ -1,4 +1,4 @@
-"""The model as ONNX: in onnxruntime its numbers are the model's, alone and in batches."""
+"""The model as ONNX: onnxruntime computes the same numbers, alone and in batches."""
 
 import json
 import random
@@ -32,7 +32,7 @@ def losses(logits, targets):
 @pytest.mark.parametrize("n_layer", [1, 2, 3])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_scores(tmp_path, n_layer, dtype):
-    """The losses of names are those of score(), in batches of names of any length and one by one."""
+    """The losses of names equal those of score(), one by one and in batches of names of any length."""
     trainer = train(tmp_path, INPUT.read_text().split(), n_layer=n_layer, dtype=dtype, num_steps=200)
     trainer.steps(200, [], ())
     model, tokens = Model(trainer.checkpoint()), trainer.tokens
@@ -43,7 +43,7 @@ def test_scores(tmp_path, n_layer, dtype):
     for first in range(0, len(names), 20):
         batch = names[first : first + 20]
         longest = max(map(len, batch)) + 1
-        # what follows a name, whatever it is, must not matter
+        # the padding after a name must not matter
         ids = np.array([[tokens.start, *tokens.ids(name), *[first % 26] * (longest - len(name) - 1)] for name in batch])
         (logits,) = run.run(["logits"], {"tokens": ids})
         assert logits.dtype == dtype and logits.shape == (len(batch), longest, tokens.size)
@@ -58,7 +58,7 @@ def test_scores(tmp_path, n_layer, dtype):
     {"n_head": 1, "block_size": 1}, {"n_head": 8}, {"split": "none", "n_layer": 2}, {"split": "blank-line"},
 ])  # fmt: skip
 def test_shapes(trained, tmp_path, settings):
-    """So are logits of every shape of model, at every length up to the context; one token more is an error."""
+    """Logits agree for all shapes of models at all lengths up to the context; one token more is an error."""
     model = trained(NAMES, **settings)
     run, size = session(model, tmp_path), model.config.block_size
     text = "annabo"[: size if model.params.tokens.end is None else size - 1]
@@ -72,7 +72,7 @@ def test_shapes(trained, tmp_path, settings):
 
 
 def test_what_it_says(trained, tmp_path):
-    """Names, shapes, opset, the matrices of the parameter table and the settings are as promised; the bytes equal."""
+    """Names, shapes, opset, matrices and settings are as documented, and equal models give equal bytes."""
     model = trained(NAMES, n_layer=2)
     run = session(model, tmp_path)
     (tokens,), (logits,) = run.get_inputs(), run.get_outputs()
@@ -92,7 +92,7 @@ def test_what_it_says(trained, tmp_path):
 
 
 def test_too_large(trained, monkeypatch):
-    """Weights that no such file can hold are refused before they are copied."""
+    """Weights that are too large for the format are refused before they are copied."""
     monkeypatch.setattr("microgpt.export.onnx.MAX_BYTES", 1000)
     with pytest.raises(ConfigError, match="at most 1000 bytes for ONNX"):
         export(trained(NAMES), "m", "never.onnx")

@@ -1,4 +1,4 @@
-"""export: a page on which a model can be tried, as a browser shows it."""
+"""The page that export writes, in a browser."""
 
 import json
 import re
@@ -13,8 +13,8 @@ NAMES = ["anna", "hanah", "bo", "nab", "abba", "dana", "hab"]
 
 
 def test_what_is_typed(exported, trained):
-    """With every character that is typed the probabilities, losses and attention are the model's, to 1e-9, and nothing
-    is written to the console or asked of a network."""
+    """After every typed character, probabilities, losses and attention equal the model's to 1e-9; nothing is written to
+    the console or requested."""
     model = trained(NAMES, n_layer=2)
     shown = exported(model)
     shown.all()
@@ -28,8 +28,8 @@ def test_what_is_typed(exported, trained):
 
 
 def test_steps(exported, trained):
-    """Buttons and arrow keys go through the text token by token; each step has what follows there and what each head
-    takes, and going on from there writes a new end."""
+    """Buttons and arrow keys step through the text token by token; each step shows its predictions and attention, and
+    choosing a prediction replaces the rest of the text."""
     model = trained(NAMES)
     shown = exported(model)
     shown.all()
@@ -54,7 +54,7 @@ def test_steps(exported, trained):
     shown.page.keyboard.press("Home")
     at(0)
     assert back.get_attribute("aria-disabled") == "true" and forward.get_attribute("aria-disabled") == "false"
-    back.press("Enter")  # before the start there is nothing
+    back.press("Enter")  # the first step has no predecessor
     at(0)
     shown.page.keyboard.press("End")
     at(4)
@@ -64,7 +64,7 @@ def test_steps(exported, trained):
 
 
 def test_samples(exported, trained, tmp_path):
-    """All samples are those of `microgpt sample` with the settings, and one that is pressed is looked at."""
+    """Samples equal those of `microgpt sample` with the same settings; pressing a sample inspects it."""
     model = trained(NAMES)
     model.save(tmp_path / "model.npz")
     shown = exported(model)
@@ -81,7 +81,7 @@ def test_samples(exported, trained, tmp_path):
 
 
 def test_stopping(exported, trained):
-    """While samples are drawn, which may be many, the page answers: what is typed, and Stop."""
+    """While many samples are drawn, the page still reacts to typing and to Stop."""
     model = trained(NAMES, steps=1, n_layer=4, n_embd=64, block_size=16)
     shown = exported(model)
     shown.page.get_by_label("How many", exact=True).fill("1000")
@@ -95,7 +95,7 @@ def test_stopping(exported, trained):
 
 
 def test_running_text(exported, trained):
-    """Running text goes on past the context, whose loss of its older half is said, and is drawn as the model does."""
+    """Running text continues past the context, with a message about the dropped half, and samples are equal."""
     model = trained(["\n".join(NAMES * 5)], split="none")
     shown = exported(model)
     shown.all()
@@ -103,12 +103,12 @@ def test_running_text(exported, trained):
         shown.typed.fill(text)
         assert shown.probabilities() == pytest.approx(model.next(text), rel=0, abs=1e-9)
         assert shown.losses() == pytest.approx(model.score(text).losses if text else [], rel=0, abs=1e-9)
-        assert shown.page.get_by_text("older half was dropped").count() == (len(text) > 8)
+        assert shown.page.get_by_text("dropped its older half").count() == (len(text) > 8)
     assert shown.draw(num_samples=4, prompt="ab\n") == model.sample(4, prompt="ab\n", length=500)
 
 
 def test_what_cannot_be_typed(exported, trained):
-    """An unknown character is named, a full context said, and what is before them looked at."""
+    """The page names an unknown character, reports a full context, and uses the text before them."""
     model = trained(NAMES)
     shown = exported(model)
     shown.all()
@@ -131,12 +131,12 @@ def test_what_cannot_be_typed(exported, trained):
     assert shown.page.get_by_text("Beginning: expected at most 7 characters, found 8").count() == 1
     shown.page.get_by_label("Beginning", exact=True).fill("a")
     shown.page.get_by_label("How many", exact=True).fill("0")
-    draw.click()  # which the browser refuses
+    draw.click()  # the browser rejects the value
     assert shown.page.locator(".samples li").count() == 0
 
 
 def test_weights_too_large(exported, trained):
-    """A model whose numbers say nothing says so on its page."""
+    """The page of a model whose weights are too large says so."""
     model = trained(NAMES)
     model.params["lm_head"][:] = 1e308
     shown = exported(model)
@@ -145,7 +145,7 @@ def test_weights_too_large(exported, trained):
 
 @pytest.mark.parametrize("split", ["line", "none"])
 def test_hostile_text(exported, trained, split):
-    """Text that is HTML, a script's end, quotes or marks of direction stays text, in a vocabulary and in names."""
+    """HTML, ends of scripts, quotes and direction marks in a vocabulary or a name stay text."""
     model = trained([text.strip() for text in HOSTILE], split=split, block_size=16)
     name = "</title><script>alert(1)</script>\u202e\u2028\n<img src=x onerror=alert(1)>"
     shown = exported(model, name)
@@ -161,14 +161,14 @@ def test_hostile_text(exported, trained, split):
 
 
 def test_data_is_text():
-    """Text in a page's data cannot end its element, and comes back as it was."""
+    """Text in the data of a page cannot end its element, and is read back unchanged."""
     made = page(HOSTILE[0], {"texts": HOSTILE}, [], [PARTS / "dom.js"])
     (data,) = re.findall(r'<script type="application/json" id="data">(.*)</script>\n', made)
     assert json.loads(data) == {"texts": HOSTILE} and made.count("</script") == 2
 
 
 def test_keys(exported, trained):
-    """Everything works without a mouse: Tab stops once in a group, and arrow keys go through it."""
+    """Everything works without a mouse: Tab stops once per group, and arrow keys move inside it."""
     model = trained(NAMES)
     shown = exported(model)
     shown.typed.fill("an")
@@ -192,7 +192,7 @@ def test_keys(exported, trained):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_accessible(exported, trained, scheme, width):
-    """axe finds no violation, in light and dark, narrow and wide, and nothing is wider than the window."""
+    """axe finds no violation, light or dark, narrow or wide, and nothing is wider than the window."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe: pip install .[browser]")
     for split in ("line", "none"):
         model = trained(["\n".join(NAMES)] if split == "none" else NAMES, split=split, n_layer=2, block_size=16)
@@ -208,7 +208,7 @@ def test_accessible(exported, trained, scheme, width):
 
 
 def test_equal_runs(tmp_path):
-    """Equal runs give equal bytes, wherever they are."""
+    """Equal runs in different directories give equal bytes."""
     pages = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
@@ -229,7 +229,7 @@ def test_equal_runs(tmp_path):
     (["names.txt", "-o", "page.html"], 1, ["names.txt"]),
 ])  # fmt: skip
 def test_mistakes(trained, tmp_path, arguments, code, named):
-    """What cannot be exported, or not to there, is refused in one line, and nothing is written."""
+    """Unreadable models and unwritable outputs are refused in one line, and nothing is written."""
     trained(NAMES).save(tmp_path / "model.npz")
     write_names(tmp_path / "names.txt")
     before = sorted(tmp_path.iterdir())

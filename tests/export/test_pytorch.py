@@ -1,4 +1,4 @@
-"""The model as a PyTorch module: the same numbers, the same names, and what is trained there comes back."""
+"""The model as a PyTorch module: same numbers, same names, and training results can be converted back."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ def ids(model, text):
 @pytest.mark.parametrize("n_layer", [1, 2, 3])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_logits(trained, n_layer, dtype):
-    """Its logits are the model's, alone and in a batch, whatever follows a token there."""
+    """Its logits equal the model's, alone and in a batch, whatever tokens follow."""
     model = trained(NAMES, n_layer=n_layer, dtype=dtype)
     gpt = model.to_torch()
     tokens = torch.zeros(len(TEXTS), model.config.block_size, dtype=torch.int64)
@@ -39,7 +39,7 @@ def test_logits(trained, n_layer, dtype):
 
 
 def test_state_dict(trained, tmp_path):
-    """Its state_dict() is the .safetensors file, name for name and bit for bit, and loads from it."""
+    """Its state_dict() has the names and bits of the .safetensors file, and can be loaded from it."""
     safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors: pip install .[export]")
     model, other = trained(NAMES, n_layer=2), trained(NAMES, n_layer=2, seed=9)
     export(model, "m", str(tmp_path / "m.safetensors"))
@@ -54,7 +54,7 @@ def test_state_dict(trained, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_step_of_pytorch(tmp_path, dtype):
-    """A step of PyTorch's Adam on a batch, with its own gradients, comes back as the step of ours."""
+    """A step of PyTorch's Adam with PyTorch's gradients equals a step of ours, after converting back."""
     settings = {"n_layer": 2, "n_embd": 8, "n_head": 2, "block_size": 8, "num_steps": 2, "schedule": "constant"}
     trainer = train(tmp_path, ["anna", "bo", "hanna", "noah"], batch_size=2, dtype=dtype, **settings)
     before = Model(trainer.checkpoint())
@@ -79,7 +79,7 @@ def test_a_step_of_pytorch(tmp_path, dtype):
 
 
 def test_it_is_a_copy(trained):
-    """Neither the module's weights nor the model's change with the other's."""
+    """The module and the model do not share memory."""
     model = trained(NAMES)
     before, gpt = model.params.flat.copy(), model.to_torch()
     found = Model.from_torch(gpt)
@@ -91,7 +91,7 @@ def test_it_is_a_copy(trained):
 
 
 def test_other_precisions(trained):
-    """A module in another precision comes back in that one, if there is such a model."""
+    """A module in another precision is converted back in that precision, if microgpt supports it."""
     model = trained(NAMES)
     found = Model.from_torch(model.to_torch().float())
     assert found.config.dtype == "float32" and (found.params.flat == model.params.flat.astype(np.float32)).all()
@@ -101,11 +101,11 @@ def test_other_precisions(trained):
 
 
 def test_mistakes(trained):
-    """What is no module of ours, or has become another, is refused by name."""
+    """Foreign objects and modified modules are refused by name."""
     model = trained(NAMES)
     weights = model.to_torch()
     for other in (torch.nn.Linear(2, 2), weights.state_dict()):
-        said = f"^module: expected what to_torch\\(\\) gave, found {type(other).__name__}; of a compiled one"
+        said = f"^module: expected a module from to_torch\\(\\), found {type(other).__name__}; for a compiled module"
         with pytest.raises(TypeError, match=said):
             Model.from_torch(other)
     for name, weight, said in [
@@ -118,13 +118,13 @@ def test_mistakes(trained):
             Model.from_torch(gpt)
     for shape in ([1, 9], [8], [1, 8, 1]):
         with pytest.raises(
-            ValueError, match=re.escape(f"tokens: expected [batch, time] with at most 8 of time, found {shape}")
+            ValueError, match=re.escape(f"tokens: expected shape [batch, time] with time at most 8, found {shape}")
         ):
             weights(torch.zeros(shape, dtype=torch.int64))
 
 
 def test_without_pytorch(trained, tmp_path):
-    """Without PyTorch one line says what to install, and nothing else needs it."""
+    """Without PyTorch, one line says what to install; nothing else needs it."""
     trained(NAMES).save(tmp_path / "m.npz")
     code = "import sys; sys.modules['torch'] = None; import microgpt; microgpt.load('m.npz').to_torch()"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""One file of plain Python: under each Python its samples are the model's to the letter, and its losses to 1e-9."""
+"""The file of plain Python: under each Python its samples equal the model's exactly, and its losses to 1e-9."""
 
 import ast
 import json
@@ -36,7 +36,7 @@ HOSTILE = [
 
 
 def python(version):
-    """The command of this Python, without what is installed for it, or None."""
+    """The command of this Python without installed packages, or None."""
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     installed = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
     for path in [sys.executable] if version == here else [*installed, shutil.which(f"python{version}")]:
@@ -50,7 +50,7 @@ PYTHONS = [found for found in map(python, VERSIONS) if found is not None]
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_versions(version):
-    """Each of these runs the files below, and has no NumPy then."""
+    """Each Python that runs the files below; none can import NumPy."""
     found = python(version)
     if found is None:
         pytest.skip(f"needs python{version}")
@@ -68,10 +68,10 @@ print(json.dumps([[list(model["samples"](**given)) for given in settings], list(
 
 
 def check(model, path, settings, texts, pythons=PYTHONS):
-    """The file's samples with each of the settings are the model's, and so are its losses of each text."""
+    """Compare the file's samples with each of the settings, and its losses of each text, with the model's."""
     export(model, "m", str(path))
     wanted, wanted_losses = [model.sample(**given) for given in settings], [model.score(text).losses for text in texts]
-    # those of float32 weights are computed in doubles
+    # the file computes float32 models in doubles
     close = {"rtol": 0, "atol": 1e-9 if model.config.dtype == "float64" else 1e-5}
     for interpreter in pythons:
         given = json.dumps([settings, texts])
@@ -91,7 +91,7 @@ def names(n, longest=8):
 @pytest.mark.slow
 @pytest.mark.parametrize("n_layer, dtype", [(1, "float64"), (2, "float32"), (3, "float64")])
 def test_lines(tmp_path, n_layer, dtype):
-    """However samples are drawn, and whatever names are scored."""
+    """Names are sampled and scored as by the model, with all sampling settings."""
     model = trained(tmp_path, ["anna", *names(40)], n_layer=n_layer, dtype=dtype)
     chars = set(model.vocab)
     texts = [name for name in names(often(40, 500)) if chars.issuperset(name)]
@@ -101,7 +101,7 @@ def test_lines(tmp_path, n_layer, dtype):
 
 @pytest.mark.parametrize("block_size", [1, 2, 5, 8])
 def test_running_text(tmp_path, block_size):
-    """Running text is written on and scored past the context, after a newline or without one."""
+    """Running text is continued and scored past the context, with and without newlines."""
     text = ("\n" if block_size % 2 else "").join(names(40))
     model = trained(tmp_path, [text], split="none", n_layer=2, block_size=block_size)
     drawn = [{"prompt": ""}, {"prompt": text[:1]}, {"prompt": text[: 3 * block_size]}, {"temperature": 1.5}]
@@ -112,7 +112,7 @@ def test_running_text(tmp_path, block_size):
 
 @pytest.mark.parametrize("split", ["line", "blank-line", "none"])
 def test_hostile_vocabulary(tmp_path, split):
-    """Whatever the vocabulary has, quotes, escapes, marks of direction, the file is ASCII and its texts are right."""
+    """With any vocabulary (quotes, escapes, direction marks) the file is ASCII and its texts are right."""
     texts = [text.strip() for text in HOSTILE]
     model = trained(tmp_path, ["\n\n".join(texts)] if split == "blank-line" else texts, split=split, block_size=32)
     drawn = [{"temperature": 1.5, "num_samples": 10, "length": 40, "prompt": text[:3]} for text in texts]
@@ -121,7 +121,7 @@ def test_hostile_vocabulary(tmp_path, split):
 
 
 def test_equals(tmp_path):
-    """Of characters that are equally likely the first rank first, and are the likeliest."""
+    """Among equally likely characters, the one with the lowest id ranks first."""
     model = trained(tmp_path, names(40))
     model.params["lm_head"][1:6] = model.params["lm_head"][0]
     drawn = [{"temperature": 1.0, "top_k": 3}, {"temperature": 1.5, "top_p": 0.3}, {"temperature": 0.0}]
@@ -130,7 +130,7 @@ def test_equals(tmp_path):
 
 @pytest.mark.parametrize("split", ["line", "blank-line", "none"])
 def test_what_it_prints(tmp_path, split):
-    """stdout is that of sample and score, to the letter."""
+    """stdout equals that of sample and score exactly."""
     text = "anna\nbo\n\nhanna\nabba" if split != "line" else "anna"
     model = trained(tmp_path, [text, "bo", "hanna"], split=split, block_size=16)
     model.save(tmp_path / "m.npz")
@@ -160,7 +160,7 @@ def test_what_it_prints(tmp_path, split):
 
 
 def test_mistakes(tmp_path):
-    """What cannot be is refused, by name and in one line after the usage."""
+    """Invalid arguments are refused by name, in one line after the usage."""
     export(trained(tmp_path, ["anna"]), "m", str(tmp_path / "m.py"))
     for given, said in [
         (["--prompt", "Z"], "'Z' at position 1"), (["--prompt", "a" * 8], "at most 7"),
@@ -178,7 +178,7 @@ def test_mistakes(tmp_path):
 
 
 def test_stopped(tmp_path):
-    """A reader that has gone is no failure, a full disk is one line, and Ctrl-C is silent, as with the command."""
+    """As with the command, a closed stdout is no failure, a full disk gives one line, and Ctrl-C is silent."""
     export(trained(tmp_path, ["anna"]), "m", str(tmp_path / "m.py"))
     endless = [*PYTHONS[0], tmp_path / "m.py", "--num-samples", "1000000000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -194,7 +194,7 @@ def test_stopped(tmp_path):
 
 
 def test_long_text(tmp_path):
-    """A text that ends soon takes no memory for how long it might have become."""
+    """A short text takes no memory for the length that was allowed."""
     model = trained(tmp_path, ["anna"])
     export(model, "m", str(tmp_path / "m.py"))
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))"
@@ -204,7 +204,7 @@ def test_long_text(tmp_path):
 
 
 def test_weights_too_large(tmp_path):
-    """A model whose numbers say nothing says so."""
+    """A model whose weights are too large gives an error."""
     model = trained(tmp_path, ["anna"])
     model.params["lm_head"][:] = 1e308
     export(model, "m", str(tmp_path / "m.py"))
@@ -214,7 +214,7 @@ def test_weights_too_large(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_weights(tmp_path, dtype):
-    """The file has every bit of the weights, and imports nothing but the standard library."""
+    """The file holds the weights exactly, and imports only the standard library."""
     model = trained(tmp_path, ["anna"], dtype=dtype)
     model.params["wte"][:2, 0] = [-0.0, 1e-40]
     export(model, "m", str(tmp_path / "m.py"))

@@ -1,4 +1,4 @@
-"""A trace, read back by the oracle: plain Python with a tape finds every number in it again."""
+"""A trace, checked by the oracle: a tape in plain Python computes every number in it again."""
 
 import json
 import random
@@ -27,7 +27,7 @@ SHAPES = [
 
 
 def traced(folder, steps, **settings):
-    """(settings, the trace of so many steps) as the package reads it from a file."""
+    """(settings, trace), read back from the bytes of a trace of so many steps."""
     small = {"n_embd": 4, "n_head": 2, "block_size": 5, "num_steps": 8}
     config = train(folder, NAMES, **small | settings).config
     (folder / "trace.safetensors").write_bytes(to_bytes(config, steps))
@@ -35,7 +35,7 @@ def traced(folder, steps, **settings):
 
 
 def step_of(found, step):
-    """The arrays of a step by their names, each as nested lists."""
+    """{name: nested lists} of the arrays of a step."""
     prefix = f"step{step}."
     return {name.removeprefix(prefix): array.tolist() for name, array in found.items() if name.startswith(prefix)}
 
@@ -69,7 +69,7 @@ def intermediates(config, p, s):
 
 @pytest.mark.parametrize("settings", SHAPES, ids=str)
 def test_oracle(tmp_path, settings):
-    """Step after step, from the first weights on, the tape has each of its numbers, of which there is none besides."""
+    """From the first weights on, the tape computes every number in every step of the trace."""
     config, found = traced(tmp_path, 3, **settings)
     p = weights_among(config, step_of(found, 0))
     m, v = ({name: [[0.0] * len(row) for row in rows] for name, rows in p.items()} for _ in range(2))
@@ -111,7 +111,7 @@ def test_oracle(tmp_path, settings):
 
 
 def normed(norm):
-    """What a norm is the norm of."""
+    """The input of a norm."""
     if norm == "x":
         return "embedding"
     layer, _, name = norm.partition(".")
@@ -120,7 +120,7 @@ def normed(norm):
 
 
 def probs(config, l, s):
-    """n_head x columns x columns attention of a step, by NumPy."""
+    """The n_head x columns x columns attention weights of a step, computed with NumPy."""
     q, k = (np.array(s[l + name]).reshape(len(s["tokens"]), config.n_head, -1).transpose(1, 0, 2) for name in "qk")
     document = np.cumsum(np.array(s["positions"]) == 0)
     seen = np.tri(len(document), dtype=bool) & (document[:, None] == document)
@@ -129,7 +129,7 @@ def probs(config, l, s):
 
 
 def test_the_first_weights(tmp_path):
-    """From the file of names alone plain Python finds the shuffle, the vocabulary, the first weights, each's tokens."""
+    """From the file of names alone, plain Python computes the shuffle, vocabulary, first weights and tokens."""
     config, found = traced(tmp_path, 3)
     rng = random.Random(config.seed)
     documents = [name for name in (tmp_path / "documents.txt").read_text().split("\n") if name]
@@ -152,7 +152,7 @@ ORDER = ["wte", "wpe", "lm_head", *(f"layer0.{name}" for name in reference.LAYER
 
 
 def test_it_is_the_run(tmp_path):
-    """Losses and weights are, to the bit, those of a run, and float32 is traced in float32."""
+    """Losses and weights have the same bits as a run's, and float32 runs are traced in float32."""
     for dtype in ("float64", "float32"):
         config, found = traced(tmp_path, 4, n_layer=2, dtype=dtype, batch_size=2)
         trainer = train_again(tmp_path, config)
@@ -174,7 +174,7 @@ def train_again(folder, config):
 
 
 def test_from_python(tmp_path):
-    """A trace may begin at any step of a trainer, which it takes on."""
+    """A trace may begin at any step of a trainer, and moves the trainer forward."""
     _, whole = traced(tmp_path, 4)
     trainer = train_again(tmp_path, traced(tmp_path, 1)[0])
     trainer.step()
@@ -185,7 +185,7 @@ def test_from_python(tmp_path):
 
 
 def test_command(tmp_path):
-    """The command takes a run's settings, says what it wrote, and gives equal bytes; its mistakes are usage."""
+    """The command takes a run's settings, prints what it wrote, and is deterministic; mistakes have exit code 2."""
     write_names(tmp_path / "names.txt")
     flags = ["--input", "names.txt", "--n-embd", 8, "--steps", 2]
     for name in ("a", "b"):
@@ -214,18 +214,18 @@ def test_command(tmp_path):
 
 
 def test_default_input_elsewhere(tmp_path):
-    """In an empty directory a trace is that of the names that come with the package, and of a named input it is not."""
+    """In an empty directory the trace uses the names that come with the package, but never for a named input."""
     flags = ["--n-embd", 4, "--steps", 1, "-o"]
     here = microgpt("trace", *flags, tmp_path / "here.safetensors")  # beside input.txt
     elsewhere = microgpt("trace", *flags, "elsewhere.safetensors", cwd=tmp_path)
     assert (here.returncode, here.stderr, elsewhere.returncode) == (0, "", 0)
-    assert elsewhere.stderr.startswith("microgpt: input.txt: none in this directory")
+    assert elsewhere.stderr.startswith("microgpt: input.txt: not found in this directory")
     assert (tmp_path / "elsewhere.safetensors").read_bytes() == (tmp_path / "here.safetensors").read_bytes()
     assert microgpt("trace", "--input", "input.txt", *flags, "a.safetensors", cwd=tmp_path).returncode == 1
 
 
 def test_the_page(tmp_path):
-    """docs/porting.md names every intermediate of a layer, and nothing that a trace has not."""
+    """docs/porting.md names exactly the intermediates of a layer that a trace has."""
     _, found = traced(tmp_path, 1)
     page = (ROOT / "docs" / "porting.md").read_text(encoding="utf-8")
     order = page[page.index("## In which order") : page.index("## What usually")]
@@ -238,7 +238,7 @@ def test_the_page(tmp_path):
 
 
 def test_too_long(tmp_path, monkeypatch):
-    """A trace that memory does not hold is refused before its first step."""
+    """A trace that does not fit into memory is refused before its first step."""
     trainer = train(tmp_path, NAMES, n_embd=64, num_steps=10**6)
     with pytest.raises(MemoryError, match="a trace of 1000000 steps: expected memory of"):
         trace(trainer, 10**6)

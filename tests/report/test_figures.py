@@ -1,4 +1,4 @@
-"""The figures of a report: the identities on which each view rests, and what is refused."""
+"""The figures of a report: the identities behind each view, and invalid arguments."""
 
 import json
 import math
@@ -54,14 +54,14 @@ def a_text(model):
 
 
 def test_excerpts_are_different():
-    """A text that comes twice among the documents, or among the invented ones, is shown once."""
+    """A text that occurs twice among the documents or the samples is shown once."""
     documents = SimpleNamespace(held_out=[], training=["anna", "bo", "anna", "ab"], running=False)
     model = SimpleNamespace(config=Config(block_size=8), sample=lambda **_: documents.training)
     assert figures.excerpts(model, documents) == figures.excerpts(model, None) == ["anna", "bo", "ab"]
 
 
 def test_parts_sum_to_the_logit(model):
-    """What embedding, heads and MLPs add to the winning logit sums to it: to 1e-9, or float32's rounding."""
+    """The contributions of embedding, heads and MLPs sum to the largest logit: to 1e-9, or float32's rounding."""
     found = model.inspect(a_text(model))
     named = lens.parts(model, found)
     config = model.config
@@ -71,8 +71,8 @@ def test_parts_sum_to_the_logit(model):
 
 
 def test_a_part_is_what_is_lost_without_it(model):
-    """A head's part is by how much the winning logit falls when its columns of the last layer's attn_wo are zero,
-    the MLP after it being held as it was."""
+    """A head's contribution is the decrease of the largest logit when its columns of the last layer's attn_wo are zero
+    and the MLP's output is kept."""
     found, config = model.inspect(a_text(model)), model.config
     size, last = config.n_embd // config.n_head, f"layer{config.n_layer - 1}."
     winners = found["logits"].argmax(axis=0)
@@ -86,7 +86,7 @@ def test_a_part_is_what_is_lost_without_it(model):
 
 
 def test_the_lens_ends_with_the_prediction(model):
-    """The last line of the logit lens is the model's own prediction, and the first that of the embedding alone."""
+    """The last stage of the logit lens is the model's prediction, and the first that of the embedding alone."""
     found = model.inspect(a_text(model))
     lines = lens.logit_lens(model, found)
     assert len(lines) == 1 + 2 * model.config.n_layer
@@ -98,7 +98,7 @@ def test_the_lens_ends_with_the_prediction(model):
 
 
 def test_reading(model):
-    """A text's bits are those of score(), its alternatives those of next(), its attention that of attention()."""
+    """Bits equal those of score(), alternatives those of next(), and attention that of attention()."""
     text = a_text(model)
     found = lens.reading(model, text)
     assert found["bits"] == model.score(text).bits
@@ -116,8 +116,8 @@ def test_reading(model):
 
 
 def test_losses_by_position_and_character(model):
-    """The losses by position and by character, weighted by how many they are of, average to evaluate's, and each is
-    what score() says of the texts one by one."""
+    """The losses by position and by character, weighted by their counts, average to those of evaluate(); each equals
+    the mean from score() of the single texts."""
     documents = model.documents()
     texts = documents.held_out or documents.training
     found = figures.losses_by(model, figures.measured(model, documents, 10**9))
@@ -140,7 +140,7 @@ def test_losses_by_position_and_character(model):
 
 
 def test_cost_of_the_position_alone(model):
-    """A position's own cost is the entropy of what counting finds there, ends included."""
+    """The loss by position alone is the entropy of the characters, ends included, at that position."""
     documents = model.documents()
     texts = documents.held_out or documents.training
     size, running = model.config.block_size, model.params.tokens.end is None
@@ -155,7 +155,7 @@ def test_cost_of_the_position_alone(model):
 
 
 def test_measured_is_capped(model):
-    """No more tokens are measured than is said, from the first text on, and as many as fit."""
+    """As many texts are measured, from the first on, as fit into the limit of tokens."""
     documents = model.documents()
     texts = documents.held_out or documents.training
     few = figures.measured(model, documents, 100)
@@ -165,8 +165,8 @@ def test_measured_is_capped(model):
 
 
 def test_principal_components():
-    """The points have the distances and the covariance of the rows when no component is left out, uncorrelated, the
-    first one widest; a sign is that of the largest coordinate; few rows or columns are no error."""
+    """With all components, the points keep the distances of the rows and are uncorrelated, with decreasing variance;
+    the largest coordinate is positive; few rows or columns are no error."""
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((7, 4)) * [5, 3, 1, 0.1]
     points, shares = figures.principal(rows)
@@ -183,7 +183,7 @@ def test_principal_components():
 
 
 def test_embedding(model):
-    """The map has every token, and the cosines are those of wpe, 1 with itself."""
+    """The map has every token, and the cosines are those of wpe, with 1 on the diagonal."""
     found = figures.embedding(model)
     assert [char for char, *_ in found["characters"]] == lens.outputs(model)
     wpe = model.params["wpe"]
@@ -195,8 +195,8 @@ def test_embedding(model):
 
 
 def test_neurons(model):
-    """Dead neurons are those that are active on no text; the others' shares and the values of their texts are those of
-    inspect() at the marked character."""
+    """Dead neurons are active in no text; the shares and values of the others equal those of inspect() at the marked
+    character."""
     documents = model.documents()
     texts = (documents.held_out or documents.training)[:40]
     if model.config.split == "none":
@@ -225,7 +225,7 @@ def test_neurons(model):
 
 
 def test_a_dead_neuron_is_counted(folder):
-    """A neuron whose weights are zero is one more dead neuron, and is not among those shown."""
+    """Setting a neuron's weights to zero adds one dead neuron, which is not shown."""
     model = package.load(folder / "line")
     texts = model.documents().held_out[:20]
     before = neurons.neurons(model, texts)["layers"][0]
@@ -237,7 +237,7 @@ def test_a_dead_neuron_is_counted(folder):
 
 
 def edit_distance(a, b):
-    """The textbook's table, row by row."""
+    """The edit distance by the textbook table."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         row = [*accumulate(
@@ -248,7 +248,7 @@ def edit_distance(a, b):
 
 
 def test_nearest():
-    """The nearest text and its distance are those of a plain edit distance to every text, whatever the lengths."""
+    """The nearest text and its distance agree with a plain edit distance to every text, for all lengths."""
     assert edit_distance("kitten", "sitting") == 3 and edit_distance("", "ab") == 2
     rng = random.Random(2)
 
@@ -265,7 +265,7 @@ def test_nearest():
 
 
 def test_longest_run():
-    """The run is in the training text, and no longer part of the sample is."""
+    """The copied passage is in the training text, and no longer part of the sample is."""
     rng = random.Random(3)
     for _ in range(200):
         training, text = ("".join(rng.choices("ab", k=n)) for n in (rng.randint(0, 60), rng.randint(0, 20)))
@@ -275,7 +275,7 @@ def test_longest_run():
 
 
 def test_samples(model):
-    """New samples are those outside the set of training texts, and the share is theirs; samples are sample()'s."""
+    """Samples are those of sample(); new ones are not in the set of training texts, and the share counts them."""
     documents = model.documents()
     found = figures.samples(model, documents)
     texts = [entry["text"] for entry in found["texts"]]
@@ -291,20 +291,20 @@ def test_samples(model):
 
 
 def test_curves(folder):
-    """The curve is the smoothed losses of the metrics; of many points the first and the last stay, and few are left."""
+    """The curve has the smoothed losses of the metrics; thinning keeps the first and the last point."""
     series = plot.read_metrics(str(folder / "line"))
     found = figures.curves(series)
     assert found["train"] == list(zip(series["train"][0], plot.smooth(series["train"][1])))
     assert found["held_out"] == list(zip(*series["held-out"]))
     steps = list(range(1, 5000))
     points = figures.thinned(steps, [1 / step for step in steps])
-    assert len(points) == figures.POINTS and points[0] == (1, 1) and points[-1] == (4999, 1 / 4999)
+    assert len(points) == figures.MAX_POINTS and points[0] == (1, 1) and points[-1] == (4999, 1 / 4999)
     assert figures.thinned([1, 2, 3], [1.0, math.nan, math.inf]) == [(1, 1.0)]
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_json_is_the_page(folder, name):
-    """--json prints the data of the page, with -o or without, and no line of it says where the run is."""
+    """--json prints the data of the page, with or without -o, and never the path of the run."""
     process = microgpt("report", name, "--json", "-o", "json.html", cwd=folder)
     assert process.returncode == 0 and process.stderr == ""
     html = (folder / "json.html").read_text(encoding="utf-8")
@@ -317,7 +317,7 @@ def test_json_is_the_page(folder, name):
 
 
 def test_equal_runs_give_equal_bytes(folder, tmp_path):
-    """The same settings and texts in another directory give the same page, byte for byte, and so does asking again."""
+    """Equal settings and texts give equal bytes, in another directory and on a second call."""
     train(tmp_path, "line", **SETTINGS["line"])
     for where in (folder, tmp_path):
         for name in ("a.html", "b.html"):
@@ -335,7 +335,7 @@ def test_equal_runs_give_equal_bytes(folder, tmp_path):
     (["line", "--json", "-o", "p"], "--output: expected a name that ends in .html, found 'p'"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")  # fmt: skip
 def test_wrong_usage(folder, arguments, says):
-    """What is asked for wrongly is one line that names the flag, exit code 2, and no file."""
+    """A wrong argument gives one line that names the flag, exit code 2, and no file."""
     process = microgpt("report", *arguments, cwd=folder)
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr.startswith(f"microgpt: {says}") and process.stderr.count("\n") == 1
@@ -345,10 +345,10 @@ def test_wrong_usage(folder, arguments, says):
 @pytest.mark.parametrize("arguments, says", [
     (["none", "-o", "p.html"], "none"),
     (["line.txt", "-o", "p.html"], "line.txt"),
-    (["line", "-o", "no/p.html"], "--output: expected a file that can be written, found 'no/p.html': No such file"),
+    (["line", "-o", "no/p.html"], "--output: expected a writable file, found 'no/p.html': No such file"),
 ])  # fmt: skip
 def test_failures(folder, arguments, says):
-    """A run that cannot be read and a page that cannot be written are one line each, exit code 1, and no file."""
+    """An unreadable run and an unwritable page give one line, exit code 1, and no file."""
     process = microgpt("report", *arguments, cwd=folder)
     assert process.returncode == 1 and process.stdout == ""
     assert says in process.stderr and process.stderr.count("\n") == 1
@@ -356,7 +356,7 @@ def test_failures(folder, arguments, says):
 
 
 def test_an_old_page_stays(folder):
-    """A page that is there is what it was when the next one fails."""
+    """An existing page stays unchanged if writing the next one fails."""
     page = folder / "old.html"
     page.write_text("old", encoding="utf-8")
     assert microgpt("report", "line", "-o", page, "--texts", "!", cwd=folder).returncode == 2
@@ -365,7 +365,7 @@ def test_an_old_page_stays(folder):
 
 
 def test_weights_too_large(folder):
-    """Numbers that are not finite are one SamplingError, and never on a page."""
+    """Numbers that are not finite raise SamplingError and never reach a page."""
     with pytest.raises(SamplingError, match="expected finite numbers, found nan"):
         report.rounded({"a": [1.0, math.nan]})
     assert report.rounded({"a": (1.23456, -1e-9, 2, None, True, "x")}) == {"a": [1.2346, 0.0, 2, None, True, "x"]}
@@ -373,7 +373,7 @@ def test_weights_too_large(folder):
 
 @pytest.mark.parametrize("name", ["line", "running"])
 def test_without_input(folder, tmp_path, name):
-    """Without the run's texts, or with others, the page says so and has what does not need them."""
+    """If the run's texts are missing or changed, the page says so and shows what does not need them."""
     shutil.copytree(folder / name, tmp_path / name)
     settings = (tmp_path / name / "config.toml").read_text(encoding="utf-8")
     other = tmp_path / "other.txt"
@@ -397,7 +397,7 @@ def test_without_input(folder, tmp_path, name):
 
 
 def test_weights_of_a_run(folder, capsys):
-    """Weights in a run's directory are reported with its losses, under its name and theirs."""
+    """The report of weights in a run's directory shows its losses, and both names."""
     data = report.report([str(folder / "line" / "best.npz"), str(folder / "running")], None, required=False)
     (whole,) = report.report([str(folder / "line")], None, required=False)["runs"]
     assert data["runs"][0] == whole | {"name": "line/best.npz"} and data["runs"][1]["name"] == "running"
@@ -405,7 +405,7 @@ def test_weights_of_a_run(folder, capsys):
 
 
 def test_without_losses(folder, tmp_path, capsys):
-    """Of weights alone, and of a run without its metrics, the losses are left out and the page says so."""
+    """For weights alone, and for a run without metrics, the page leaves out the losses and says so."""
     shutil.copytree(folder / "line", tmp_path / "line")
     (tmp_path / "line" / "metrics.jsonl").unlink()
     for name, why in (
@@ -421,7 +421,7 @@ def test_without_losses(folder, tmp_path, capsys):
 
 
 def test_several_runs(folder):
-    """Of several runs each has its losses under a name that tells it apart, and the rest is about the first."""
+    """Each of several runs has its losses under a distinct name; the rest is about the first run."""
     paths = [str(folder / name) for name in ("running", "line")]
     data = report.report(paths, None, required=False)
     assert [run["name"] for run in data["runs"]] == ["running", "line"]
@@ -433,17 +433,17 @@ def test_several_runs(folder):
     {"split": "none", "block_size": 1}, {"split": "none", "block_size": 500},
 ], ids=str)  # fmt: skip
 def test_odd_shapes(tmp_path, settings):
-    """The narrowest model, contexts of one token, paragraphs and a context longer than the text have a report."""
+    """Reports work for the narrowest model, contexts of one token, paragraphs, and a context longer than the text."""
     train(tmp_path, "odd", **{**settings, "num_steps": 2})
     data = report.report([str(tmp_path / "odd")], None, required=False)
     assert data["notices"] == [] and data["texts"] and data["losses"]["n_tokens"] and data["samples"]["texts"]
 
 
 def test_errors_in_python(folder):
-    """From Python the same mistakes are ConfigError and DataError, which name the argument."""
+    """In Python, these mistakes raise ConfigError or DataError, which names the argument."""
     with pytest.raises(ConfigError, match=r"^texts: expected characters of the vocabulary"):
         report.report([str(folder / "line")], None, ["?"], required=False)
     with pytest.raises(ConfigError, match=r"^output: expected a name that ends in .html, found none"):
         report.report([str(folder / "line")], None)
-    with pytest.raises(DataError, match=r"^output: expected a file that can be written"):
+    with pytest.raises(DataError, match=r"^output: expected a writable file"):
         report.report([str(folder / "line")], str(folder / "no" / "p.html"))

@@ -1,4 +1,4 @@
-"""plot: pictures of runs."""
+"""Plots of runs."""
 
 import math
 import subprocess
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 
 def test_pictures(folder):
-    """Several runs come into one PNG or SVG; equal runs give equal SVG."""
+    """Several runs are plotted into one PNG or SVG; equal runs give equal SVG."""
     pytest.importorskip("matplotlib")
     for name, start in ("p.png", b"\x89PNG"), ("q.PNG", b"\x89PNG"), ("p.svg", b"<?xml"):
         process = microgpt("plot", "one", "two/metrics.jsonl", "-o", name, cwd=folder)
@@ -41,7 +41,7 @@ def test_pictures(folder):
 
 @pytest.fixture
 def draw(folder, monkeypatch):
-    """Draw, and give back the axes."""
+    """Plot, and return the axes."""
     pyplot = pytest.importorskip("matplotlib.pyplot")
     monkeypatch.chdir(folder)
 
@@ -57,7 +57,7 @@ def draw(folder, monkeypatch):
 
 
 def test_what_is_drawn(draw, capsys):
-    """A run has its smoothed losses, each step's own unless told not to, its held-out ones and its baselines."""
+    """A plot has smoothed losses, raw losses unless switched off, held-out losses and baselines."""
     axes = draw("two")
     series = read_metrics("two")
     smoothed, raw, held_out, *baselines = axes.lines
@@ -75,18 +75,18 @@ def test_what_is_drawn(draw, capsys):
     axes = draw("two", "two/metrics.jsonl", "--no-raw", "--log-x")
     assert [line.get_label() for line in axes.lines[2:4]] == ["metrics.jsonl", "metrics.jsonl, held out"]
     assert len(axes.lines) == 2 + 2 + 2 and axes.get_xscale() == "log"
-    assert len(draw("two", "two", "--no-raw").lines) == 2 + 2 + 2  # the same baselines once
+    assert len(draw("two", "two", "--no-raw").lines) == 2 + 2 + 2  # equal baselines are drawn once
     assert capsys.readouterr().err == ""
 
 
 def test_without_baselines(draw, folder, capsys):
-    """A run whose text is another by now, or gone, as its checkpoints may be, is drawn; a line says what is missing."""
+    """A run is plotted even if its text or checkpoints are missing or changed; a line says what is left out."""
     two = folder / "two"
     checkpoints = [two / "checkpoint.npz", two / "checkpoint.prev.npz"]
     for spoil, n_baselines, wanted in [
-        (lambda: write_names(folder / "names.txt", 101), 1, "two: drawn without a bigram table: expected the text"),
-        ((folder / "names.txt").unlink, 1, "two: drawn without a bigram table: expected the text"),
-        (lambda: [path.unlink(missing_ok=True) for path in checkpoints], 0, "two: drawn without baselines: two"),
+        (lambda: write_names(folder / "names.txt", 101), 1, "two: plotted without the bigram baseline, because its"),
+        ((folder / "names.txt").unlink, 1, "two: plotted without the bigram baseline, because its"),
+        (lambda: [path.unlink(missing_ok=True) for path in checkpoints], 0, "two: plotted without baselines: two"),
     ]:
         spoil()
         assert len(draw("two").lines) == 3 + n_baselines
@@ -100,13 +100,13 @@ def test_without_baselines(draw, folder, capsys):
     (["x/a/b", "y/a/b", "./x/a/c"], ["x/a/b", "y/a/b", "x/a/c"]), (["/b", "b"], ["/b", "b"]),
 ])  # fmt: skip
 def test_labels(paths, wanted):
-    """Names that tell all paths apart, and no longer ones."""
+    """The labels are the shortest that tell all paths apart."""
     assert labels(paths) == wanted
 
 
 @pytest.mark.parametrize("split", ["line", "blank-line", "none"])
 def test_baselines(split):
-    """The bigram table's loss is what counting with a dict gives; the uniform guess's is the log of the vocabulary."""
+    """The bigram loss equals that of counts in a dict; that of a uniform guess is the log of the vocabulary."""
     training, measured = ["anna", "bo", "", "an\n\nab"], ["nab", "banana", "", "o"]
     if split == "none":
         training, measured = ["\n".join(training)], ["\n".join(measured)]
@@ -125,15 +125,15 @@ def test_baselines(split):
 
 
 def test_smoothing():
-    """It keeps to the last tenth of the losses, so that a beginning is soon forgotten, and at most to a hundred."""
+    """Smoothing covers the last tenth of the losses, at most a hundred, so that early losses are soon forgotten."""
     assert smooth([4.0, 2.0, 0.0]) == [4.0, 2.0, 0.0]
     assert smooth([4.0] * 20 + [1.0] * 80)[99] == pytest.approx(1, abs=1e-3)
     losses = [9.0] * 1000 + [1.0] * 500
     assert smooth(losses)[999] == pytest.approx(9) and 1 < smooth(losses)[-1] < 1.1
 
 
-def test_a_run_that_goes_on(folder):
-    """Half a line at the end, of a run that goes on or whose disk was full, is left out."""
+def test_a_run_that_is_training(folder):
+    """An incomplete last line, of a run that is still training or after a full disk, is left out."""
     path = folder / "one" / "metrics.jsonl"
     before = read_metrics(str(path))
     with open(path, "a") as file:
@@ -143,7 +143,7 @@ def test_a_run_that_goes_on(folder):
 
 @pytest.mark.parametrize("name", ["_x", "$x^$", "\\$", "\udcff", "\n", "{", "&<>"], ids=ascii)
 def test_any_name(tmp_path, name):
-    """A run of any name is drawn, and stands in the legend."""
+    """A run of any name is plotted and is in the legend."""
     pytest.importorskip("matplotlib")
     (tmp_path / name).write_bytes(b'{"step": 1, "loss": 2.5, "lr": 0.01}\n')
     process = microgpt("plot", name, "-o", "p.svg", cwd=tmp_path)
@@ -158,7 +158,7 @@ def test_any_name(tmp_path, name):
     (["one/checkpoint.npz", "-o", "p.png"], 1, "found weights, which have no losses; one is the run"),
 ])  # fmt: skip
 def test_mistakes(folder, arguments, code, named):
-    """What cannot be drawn, or not to there, is refused in one line."""
+    """A path that cannot be plotted, or an output that cannot be written, is refused in one line."""
     pytest.importorskip("matplotlib")
     refused = microgpt("plot", *arguments, cwd=folder)
     assert refused.returncode == code and named in refused.stderr and refused.stderr.count("\n") == 1
@@ -170,17 +170,19 @@ def test_mistakes(folder, arguments, code, named):
     b'{"step": %s, "loss": 1}' % (b"9" * 5000), b"[" * 10**5, b'"loss"', b"null", b"\0", b"",
 ], ids=lambda line: line[:30])  # fmt: skip
 def test_no_step(tmp_path, line):
-    """A line that is no step is one PlotError that names the file and the line, be it the first or not."""
+    """Any line that is not a step raises PlotError, which names the file and the line."""
     path = tmp_path / "metrics.jsonl"
     for before in (b"", b'{"step": 1, "loss": 2.5, "lr": 0.01}\n'):
         path.write_bytes(before + line + b"\n")
-        with pytest.raises(PlotError, match=r"metrics.jsonl: expected a step's JSON in every line, found") as caught:
+        with pytest.raises(
+            PlotError, match=r"metrics.jsonl: expected the JSON of a step in every line, found"
+        ) as caught:
             read_metrics(str(path))
         assert repr((line + b"\n").decode(errors="surrogateescape"))[:40] in str(caught.value)
 
 
 def test_without_matplotlib(folder):
-    """Without matplotlib one line says how to get it."""
+    """Without matplotlib, one line says what to install."""
     code = "import sys; sys.modules['matplotlib'] = None; from microgpt.__main__ import main; "
     code += "sys.exit(main(['plot', 'one', '-o', 'p.png']))"
     refused = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)

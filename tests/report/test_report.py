@@ -1,4 +1,4 @@
-"""A report in a browser: it shows all of its sections, is silent, asks for nothing, and everybody can read it."""
+"""A report in a browser: it shows all sections, writes nothing to the console, requests nothing and is accessible."""
 
 import re
 import shutil
@@ -29,7 +29,7 @@ def make(folder, name, text=None, **settings):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A page of each kind of run, by its name."""
+    """{kind of run: its page}."""
     folder = tmp_path_factory.mktemp("runs")
     line = make(folder, "line", n_layer=2)
     running = make(folder, "running", "To be, or not to be:\nthat is the question.\n" * 30, split="none", block_size=24)
@@ -50,8 +50,8 @@ KINDS = ["line", "running", "several", "hostile", "missing"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sections(chromium, pages, kind):
-    """Every section is there, in order, with a heading and a picture or a table, and a link in the contents; nothing is
-    said on the console and nothing requested."""
+    """All sections are present, in order, with a heading, content and a link in the contents; nothing is written to the
+    console and nothing requested."""
     expected = ALWAYS if kind == "missing" else WITH_TEXTS
     with opened(chromium, pages[kind]) as page:
         assert page.eval_on_selector_all("main > section", "all => all.map((one) => one.id)") == expected
@@ -66,7 +66,7 @@ def test_sections(chromium, pages, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_opens(chromium, pages, kind):
-    """Every <details> opens to a table by the keyboard, and attention, lens and parts follow the text chosen."""
+    """The keyboard opens every <details>, which holds a table; attention, lens and parts follow the chosen text."""
     with opened(chromium, pages[kind]) as page:
         for i in range(page.locator("details").count()):
             page.locator("summary").nth(i).focus()
@@ -83,7 +83,7 @@ def test_everything_opens(chromium, pages, kind):
 
 
 def test_numbers_are_the_runs(chromium, pages):
-    """The numbers that one reads are those of the data: bits, attention, parts, losses, samples."""
+    """The numbers on the page equal the data: bits, attention, parts, losses, samples."""
     with opened(chromium, pages["line"]) as page:
         data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
         first = data["texts"][0]
@@ -105,7 +105,7 @@ def test_numbers_are_the_runs(chromium, pages):
 
 
 def test_names_are_their_own():
-    """The scripts of this folder, which a page puts into one, do not declare a name twice."""
+    """The scripts of this folder, which share one page, do not declare a name twice."""
     folder = Path(report.__file__).parent
     scripts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.js"))]
     names = re.findall(r"^(?:async )?(?:function\*?|class|const|let|var) (\w+)", "\n".join(scripts), re.MULTILINE)
@@ -113,7 +113,7 @@ def test_names_are_their_own():
 
 
 def test_hostile_text_is_text(chromium, pages):
-    """Markup in texts, vocabulary and names makes no element, and is there to be read."""
+    """Markup in texts, vocabulary and names creates no elements, and is shown as text."""
     with opened(chromium, pages["hostile"]) as page:
         assert page.locator("img, b, i, script[src]").count() == 0
         assert "<img src=x onerror=alert(1)>" in page.title()
@@ -121,7 +121,7 @@ def test_hostile_text_is_text(chromium, pages):
 
 
 def test_what_scrolls_takes_the_focus(chromium, pages):
-    """What is wider than its box can be scrolled by the keyboard, and what is not is no stop of the tabulator."""
+    """A box takes the keyboard focus only if its content is wider, so that it can be scrolled."""
     from playwright.sync_api import expect
 
     with opened(chromium, pages["line"], 360) as page:
@@ -141,13 +141,13 @@ def test_what_scrolls_takes_the_focus(chromium, pages):
 @pytest.mark.parametrize("width", [360, 768, 1600])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_page_is_wider_than_its_window(chromium, pages, kind, width):
-    """What is wide scrolls in a box of its own: the page itself never does sideways."""
+    """Wide content scrolls in its own box; the page never scrolls sideways."""
     with opened(chromium, pages[kind], width) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_two_squares_stand_beside_each_other(chromium, pages):
-    """On a narrow page the attention of seven characters takes half the width, so that two heads can be compared."""
+    """On a narrow page, the attention of seven characters takes half the width, so that two heads fit side by side."""
     with opened(chromium, pages["line"], 360) as page:
         page.evaluate("""() => {
             const rows = Array.from({ length: 8 }, (_, i) => Array(i + 1).fill(0.5)), inputs = [null, ..."abcdefg"];
@@ -158,7 +158,7 @@ def test_two_squares_stand_beside_each_other(chromium, pages):
 
 
 def test_the_command_breaks_between_flags(chromium, pages):
-    """No flag of the command that is to be copied is broken, however narrow the page."""
+    """The command to copy is never broken inside a flag, however narrow the page."""
     with opened(chromium, pages["line"], 360) as page:
         words = page.locator("#try code span")
         assert page.locator("#try code").inner_text().split() == words.all_inner_texts()
@@ -166,7 +166,7 @@ def test_the_command_breaks_between_flags(chromium, pages):
 
 
 def test_kinds_of_characters(chromium, pages):
-    """A vowel is one with a mark or a ligature too, and a letter of another script is not called a consonant."""
+    """Vowels with diacritics and ligatures count as vowels; letters of other scripts are not called consonants."""
     with opened(chromium, pages["line"]) as page:
         kinds = page.evaluate("[...'aÉøæœybßя7'].map(kindOf)")
         assert kinds == 5 * ["vowel"] + 3 * ["consonant"] + 2 * ["other"]
@@ -176,7 +176,7 @@ def test_kinds_of_characters(chromium, pages):
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("kind", ["line", "running", "missing"])
 def test_accessible(chromium, pages, kind, width, scheme):
-    """axe-core finds nothing wrong with a page that has all its tables open, light or dark, narrow or wide."""
+    """axe-core finds no violation with all tables open, light or dark, narrow or wide."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
     with opened(chromium, pages[kind], width, scheme, bypass_csp=True) as page:
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
@@ -187,7 +187,7 @@ def test_accessible(chromium, pages, kind, width, scheme):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stays_readable(chromium, pages, scheme):
-    """Text on the strongest colour, of either hue and of marks, has a contrast of 4.5 to 1 or more."""
+    """Text on the strongest colour of either hue, and on marks, has a contrast of at least 4.5 to 1."""
     contrast = """() => {
         const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
         const light = (colour) => {

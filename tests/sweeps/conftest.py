@@ -1,4 +1,4 @@
-"""Fixtures of the tests of sweeps."""
+"""Fixtures for the tests of sweeps."""
 
 import pytest
 from helpers import write_names
@@ -14,7 +14,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def expected(tmp_path_factory):
-    """expected(sampler): the trials and checkpoints of SWEEP, trained one after the other; of LONG, with "long"."""
+    """expected(sampler): the trials and checkpoints of SWEEP, trained one by one; expected("long"): those of LONG."""
     known = {}
 
     def of(name):

@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: a small sweep, its files, and its processes."""
+"""Shared by the tests of sweeps: a small sweep, its files and its processes."""
 
 import io
 import json
@@ -15,10 +15,10 @@ from helpers import ROOT
 from microgpt.__main__ import main
 
 TRAINING = ["--input", "names.txt", "--num-steps", 40, "--block-size", 8, "--learning-rate", "1e-3..1e-1:log"]
-# some trials cannot be: 4 heads of 10; some fail: a decay that makes weights larger and larger
+# some trials are invalid (width 10 with 4 heads), and some fail (the decay makes weights grow)
 SPACE = [*TRAINING, "--n-embd", "4,8,10", "--n-head", "2,4", "--weight-decay", "0,0.1,1000", "--dtype", "float32"]
 SWEEP = ["--trials", 24, "--round", 6, "--rungs", "10,20", *SPACE]
-# six trials of some tenths of a second, which is long enough to be interrupted
+# six trials of a few tenths of a second, long enough to be interrupted
 LONG = [*TRAINING[:2], "--block-size", 8, "--num-steps", 15000, "--seed", "0..5", "--sampler", "grid"]
 TIMES = ("seconds", "started")
 
@@ -27,7 +27,7 @@ SAMPLERS = ["random", pytest.param("tpe", marks=needs_optuna)]
 
 
 def sweep(*arguments, cwd):
-    """The exit code of microgpt sweep, in this process, and what it wrote: on standard error at most one line."""
+    """Run microgpt sweep in this process: its exit code and output; stderr has at most one line."""
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
     arguments = ["sweep", *map(str, arguments)]
     with chdir(cwd), redirect_stdout(streams[0]), redirect_stderr(streams[1]):
@@ -38,7 +38,7 @@ def sweep(*arguments, cwd):
 
 
 def sweep_apart(*arguments, cwd):
-    """The same in a process of its own, which those that it spawns take for their main module."""
+    """Run microgpt sweep in its own process, which is then the main module of its spawned workers."""
     process = begin(*arguments, cwd=cwd)
     stdout, stderr = process.communicate(timeout=300)
     assert stderr.count("\n") <= 1, stderr
@@ -46,26 +46,26 @@ def sweep_apart(*arguments, cwd):
 
 
 def begin(*arguments, cwd):
-    """microgpt sweep as it runs, in a process group of its own."""
+    """A running microgpt sweep in its own process group."""
     command = [sys.executable, "-m", "microgpt", "sweep", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     return subprocess.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)
 
 
 def trials(directory):
-    """The trials of a sweep as trials.jsonl has them, without times; a line that is not whole is an error."""
+    """The trials in trials.jsonl, without times; an incomplete line is an error."""
     text = (directory / "trials.jsonl").read_text()
     assert not text or text.endswith("\n")
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text.splitlines()]
 
 
 def checkpoints(directory):
-    """The last checkpoint's bytes of every trial."""
+    """The bytes of every trial's last checkpoint."""
     return {path.parent.name: path.read_bytes() for path in sorted(directory.glob("trial-*/checkpoint.npz"))}
 
 
 def until(condition, seconds=60):
-    """What `condition` returns when that is true for the first time."""
+    """Wait until `condition` returns a true value, and return it."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it never came to be"
@@ -79,7 +79,7 @@ def read(path):
 
 
 def trainer_of(directory, number):
-    """The id of the process that trains this trial now, or None: the one that has locked its directory."""
+    """The id of the process that trains this trial, which has locked its directory, or None."""
     try:
         inode = os.stat(directory / f"trial-{number:05d}").st_ino
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def trainer_of(directory, number):
 
 
 def children_of(pid):
-    """The ids of a process's children."""
+    """The ids of the child processes of a process."""
     found = []
     for task in os.listdir(f"/proc/{pid}/task"):
         found += map(int, read(f"/proc/{pid}/task/{task}/children").split())

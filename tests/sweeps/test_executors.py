@@ -1,4 +1,4 @@
-"""Executors: the same sweep on every engine, whatever becomes of its workers."""
+"""Executors: a sweep gives the same results on every executor, even if workers die."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 @contextmanager
 def cluster():
-    """The address of a Dask scheduler with two workers that are processes."""
+    """The address of a Dask scheduler with two worker processes."""
     from distributed import LocalCluster
 
     options = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0"}
@@ -64,9 +64,9 @@ def address():
 
 
 def mpi_command(*arguments):
-    """microgpt sweep on three ranks."""
+    """Run microgpt sweep on three ranks."""
     version = subprocess.run([MPIEXEC, "--version"], text=True, **PIPES).stdout
-    flags = [] if "HYDRA" in version else ["--oversubscribe"]  # MPICH's has none
+    flags = [] if "HYDRA" in version else ["--oversubscribe"]  # MPICH has no such flag
     command = [MPIEXEC, *flags, "-n", "3", sys.executable, "-m", "mpi4py.futures", "-m", "microgpt", "sweep"]
     return [*command, *map(str, arguments)]
 
@@ -93,7 +93,7 @@ def mpi_sweep(*arguments, cwd):
 )
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_sweep_on_every_executor(sampler, executor, expected, folder, request):
-    """24 trials with rungs, some of which fail or cannot be, are one trials.jsonl and the same checkpoints' bytes."""
+    """24 trials with rungs, some failing or invalid, give the same trials.jsonl and checkpoint bytes."""
     arguments = ["s", *SWEEP, "--sampler", sampler, "--executor"]
     if executor == "mpi":
         mpi_sweep(*arguments, "mpi", cwd=folder)
@@ -107,15 +107,15 @@ def test_the_same_sweep_on_every_executor(sampler, executor, expected, folder, r
     assert found == {"done", "stopped", "invalid", "failed"}
 
 
-# ---- workers that die, or do not come back ----
+# ---- workers that die or take too long ----
 
 
 @pytest.mark.parametrize(
     "executor, n_deaths", [("process:2", 1), ("process:2", 2), ("concurrent.futures:ProcessPoolExecutor", 2)]
 )
 def test_a_worker_that_is_killed(executor, n_deaths, expected, folder):
-    """A trial whose worker is killed is tried once more, from its checkpoint, and then marked; the others go on, those
-    too whose pool broke with it."""
+    """A trial whose worker is killed is retried once from its checkpoint, and then marked; all other trials continue,
+    even those in the same pool."""
     process = begin("s", *LONG, "--executor", executor, cwd=folder)
     killed = set()
     for _ in range(n_deaths):
@@ -134,7 +134,7 @@ def test_a_worker_that_is_killed(executor, n_deaths, expected, folder):
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_an_executor_that_breaks_as_a_whole(ours, folder):
-    """When one death breaks a pool, a callable makes another, and no trial is lost; one that was given is an error."""
+    """If a death breaks a pool, a callable makes a new one and no trial is lost; a given Executor is an error."""
     pools = []
 
     def pool():
@@ -148,7 +148,7 @@ def test_an_executor_that_breaks_as_a_whole(ours, folder):
         found = microgpt.sweep(folder / "s", sampler="grid", executor=pool, **space)
         assert [t.status for t in found] == ["done"] * 3 and len(pools) == 2
     else:
-        with pytest.raises(OSError, match=r"^executor: expected one that works, found it gone .*resume"):
+        with pytest.raises(OSError, match=r"^executor: the executor has failed .*resume"):
             microgpt.sweep(folder / "s", sampler="grid", executor=pool(), **space)
         found = microgpt.sweep(resume=folder / "s", executor="thread:1")
         assert [t.status for t in found] == ["done"] * 3
@@ -158,17 +158,17 @@ def test_an_executor_that_breaks_as_a_whole(ours, folder):
 
 @pytest.mark.parametrize("executor", ["process:2", "thread:2"])
 def test_a_trial_that_never_ends(executor, folder):
-    """--trial-timeout marks what takes too long, and nothing else, on threads and on processes."""
+    """--trial-timeout stops and marks only trials that take too long, on threads and on processes."""
     space = [*TRAINING[:2], "--num-steps", "20,1000000000", "--sampler", "grid"]
     process = sweep_apart("s", *space, "--executor", executor, "--trial-timeout", 1, cwd=folder)
     assert process.returncode == 0
     found = trials(folder / "s")
     assert [t["status"] for t in found] == ["done", "timeout"]
-    assert found[1]["error"] == "expected an end within 1 seconds, found none" and found[1]["error"] in process.stdout
+    assert found[1]["error"] == "stopped after the time limit of 1 seconds" and found[1]["error"] in process.stdout
 
 
 def test_a_process_that_dies_is_replaced():
-    """A process that dies takes none of the others with it, and the next call has another in its place."""
+    """A process that dies does not affect the others, and the next call replaces it."""
     with executors.Processes(2) as processes:
         other = processes.submit(time.sleep, 0.5)
         pid = processes.submit(os.getpid).result()
@@ -180,7 +180,7 @@ def test_a_process_that_dies_is_replaced():
 
 @needs_dask
 def test_a_dask_worker_that_is_killed(expected, folder):
-    """Dask's own second try goes on with a trial whose worker died; without a scheduler the sweep ends, and resumes."""
+    """Dask retries a trial whose worker died; without a scheduler the sweep ends, and can be resumed."""
     with cluster() as running:
         address = f"dask:{running.scheduler_address}"
         process = begin("s", *LONG, "--executor", address, cwd=folder)
@@ -191,13 +191,13 @@ def test_a_dask_worker_that_is_killed(expected, folder):
         process = begin("t", *LONG, "--executor", address, cwd=folder)
         until(lambda: trainer_of(folder / "t", 1))
     _, stderr = process.communicate(timeout=100)
-    assert process.returncode == 1 and stderr.startswith("microgpt: --executor: expected one that works, found it gone")
+    assert process.returncode == 1 and stderr.startswith("microgpt: --executor: the executor has failed")
     assert sweep("--resume", "t", "--executor", "thread:2", cwd=folder).returncode == 0
     assert trials(folder / "t") == expected("long")[0]
 
 
 def test_processes_end_with_a_sweep_that_is_killed(folder):
-    """No worker outlives a sweep that was killed, neither one that trains nor one that waits."""
+    """No worker, training or waiting, outlives a killed sweep."""
     flags = [*TRAINING[:2], "--num-steps", "10,1000000000", "--sampler", "grid"]
     process = begin("s", *flags, "--executor", "process:2", cwd=folder)
     until(lambda: (folder / "s" / "trials.jsonl").exists() and trials(folder / "s"))
@@ -209,7 +209,7 @@ def test_processes_end_with_a_sweep_that_is_killed(folder):
     until(lambda: not any(map(is_running, children)))
 
 
-# ---- how many ----
+# ---- number of workers and threads ----
 
 
 def n_threads():
@@ -217,7 +217,7 @@ def n_threads():
 
 
 def test_processes_share_the_cores(monkeypatch):
-    """N workers have a whole share of the cores each, never more than there are, and one thread at least."""
+    """N workers divide the cores equally, each with at least one thread."""
     for n_cores, n, share in ((16, 4, 4), (16, 3, 5), (2, 2, 1), (2, 3, 1)):
         monkeypatch.setenv("MICROGPT_THREADS", str(n_cores))
         with executors.Processes(n) as processes:
@@ -225,7 +225,7 @@ def test_processes_share_the_cores(monkeypatch):
 
 
 def test_python_takes_any_executor(folder):
-    """microgpt.sweep runs on an Executor or on what returns one, leaves the first open, and closes the second."""
+    """microgpt.sweep leaves a given Executor open, and closes the one that a callable returns."""
     space = {"input": folder / "names.txt", "num_steps": 5, "seed": "1..3", "sampler": "grid"}
     with ThreadPoolExecutor(2) as mine:
         found = [microgpt.sweep(folder / "a", executor=mine, **space)]
@@ -240,7 +240,7 @@ def test_python_takes_any_executor(folder):
 
 
 class Inline(Executor):
-    """What works at once, in submit(), for which each task is changed."""
+    """An Executor that runs each task inside submit(), after changing it."""
 
     def __init__(self, **changes):
         self.changes = changes
@@ -252,21 +252,21 @@ class Inline(Executor):
 
 
 def test_an_executor_that_works_at_once(expected, folder, monkeypatch):
-    """An executor whose submit() does the work gives the same trials, with the same words in their errors."""
+    """An executor that runs tasks inside submit() gives the same trials and error messages."""
     monkeypatch.setitem(sys.modules, "inline", SimpleNamespace(Inline=Inline))
     assert sweep("s", *SWEEP, "--executor", "inline:Inline", cwd=folder).returncode == 0
     assert trials(folder / "s") == expected("random")[0]
 
 
 def test_workers_that_see_another_directory(folder, tmp_path):
-    """Workers without the sweep's directory, as on a computer that does not share it, are an error, and no trial is."""
+    """Workers that cannot see the sweep's directory are an error of the sweep, not of a trial."""
     space = {"input": folder / "names.txt", "num_steps": 5, "seed": "1..3", "sampler": "grid"}
-    with pytest.raises(OSError, match=r"expected a directory that all workers see, found trial 0 apart; resume"):
+    with pytest.raises(OSError, match=r"the worker of trial 0 cannot see this directory; fix this, then resume"):
         microgpt.sweep(folder / "s", executor=Inline(directory=str(tmp_path / "elsewhere")), **space)
     assert [t.status for t in microgpt.sweep(resume=folder / "s", executor="thread:1")] == ["done"] * 3
 
 
-# ---- names that are none ----
+# ---- wrong names ----
 
 BAD = ["", "process:0", "process:-1", "process:x", "process:1.5", "process:1025", "process:", "thread:0", "thread:",
        "dask", "dask:", "dask:host", "dask:tcp://host:port", "mpi:3", "processes", "no_such_module:f", "os:nope",
@@ -275,14 +275,14 @@ BAD = ["", "process:0", "process:-1", "process:x", "process:1.5", "process:1025"
 
 @pytest.mark.parametrize("executor", BAD)
 def test_an_executor_that_is_none(executor, folder):
-    """A name that is none, and an engine that is not there, is one line that names the flag, and nothing is written."""
+    """An unknown or unavailable executor gives one line that names the flag, and nothing is written."""
     process = sweep("s", *TRAINING, "--trials", 3, "--executor", executor, cwd=folder)
     assert process.returncode == 2 and process.stderr.startswith("microgpt: --executor: expected"), process.stderr
     assert not (folder / "s").exists()
 
 
 def test_an_extra_that_is_missing(folder):
-    """Without Dask, mpi4py or Optuna a sweep says in one line what to install."""
+    """Without Dask, mpi4py or Optuna, one line says what to install."""
     missing = {"dask:127.0.0.1:1": "distributed", "mpi": "mpi4py.MPI"}
     for executor, module in missing.items():
         with pytest.MonkeyPatch.context() as patch:
@@ -303,16 +303,18 @@ def test_an_extra_that_is_missing(folder):
 
 @needs_dask
 def test_a_scheduler_that_does_not_answer(folder, monkeypatch):
-    """An address where no scheduler is, is one line, exit 1, and nothing is written."""
+    """An address without a scheduler gives one line and exit code 1, and nothing is written."""
     monkeypatch.setattr(executors, "DASK_SECONDS", 0.3)
     process = sweep("s", *TRAINING, "--trials", 3, "--executor", "dask:127.0.0.1:9", cwd=folder)
-    assert process.returncode == 1 and process.stderr.startswith("microgpt: --executor: expected a Dask scheduler")
+    assert process.returncode == 1 and process.stderr.startswith(
+        "microgpt: --executor: expected a running Dask scheduler"
+    )
     assert not (folder / "s").exists()
 
 
 @needs_mpi
 def test_a_rank_that_is_killed(expected, folder):
-    """When a rank dies MPI ends the job; what had ended stays, and the sweep goes on, on any executor."""
+    """If a rank dies, MPI ends the job; finished trials are kept, and the sweep can be resumed on any executor."""
     command = mpi_command("s", *LONG, "--executor", "mpi")
     process = subprocess.Popen(command, cwd=folder, env=mpi_environment(), **PIPES)
     os.kill(until(lambda: trainer_of(folder / "s", 3)), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Spaces: what settings may say, and what samplers make of it."""
+"""Search spaces: how settings are read, and what samplers draw."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ def says(name, text):
 
 
 def test_what_a_flag_says():
-    """A value, a list and a range are read as they are written, of whole numbers, numbers and text."""
+    """Values, lists and ranges of whole numbers, numbers and text are read correctly."""
     assert says("n_embd", "16") == [16]
     assert says("n_embd", "16,8,32") == [16, 8, 32]
     assert says("n_embd", "8..64") == Between(8, 64)
@@ -48,7 +48,7 @@ def test_what_a_flag_says():
 
 @pytest.mark.parametrize("f", fields(Config), ids=lambda f: f.name)
 def test_what_is_written_is_read_back(f):
-    """What Python says, and what a sweep's file keeps of it, is what the flag says, for every setting."""
+    """A flag, Python and sweep.json give the same values, for every setting."""
     one = f.default if f.metadata["choices"] or kind(f) is str else kind(f)(f.metadata["range"].high_open or 1)
     one = 0.5 if f.metadata["range"] and one not in f.metadata["range"] else one
     for text in [str(one)] + [f"{one / 2 if kind(f) is float else one}..{one + one}"] * (
@@ -61,7 +61,7 @@ def test_what_is_written_is_read_back(f):
 
 
 def test_python_says_it_with_numpy_too():
-    """Numbers of NumPy are Python's, and a whole number is a number."""
+    """NumPy numbers become Python numbers, and a whole number is accepted for a float."""
     assert values_of(SETTINGS["learning_rate"], np.array([0.5, 1.0])) == [0.5, 1.0]
     assert [type(v) for v in values_of(SETTINGS["n_embd"], np.arange(1, 3))] == [int, int]
     assert (
@@ -74,7 +74,7 @@ def test_python_says_it_with_numpy_too():
     [(0.1234564, 0.12345641, False), (0.1234566, 0.12345661, True), (2.0000004, 3.0000006, True), (8, 9, True)],
 )
 def test_what_is_drawn_is_in_range(low, high, log):
-    """Rounding to six digits leads out of no range, at neither end."""
+    """Rounding to six digits never leaves a range."""
     values = Between(low, high, log)
     assert all(low <= values.draw(random.Random(seed)) <= high for seed in range(50))
     assert all(low <= values.rounded(x) <= high for x in (low, low * (1 - 1e-9), high, high * (1 + 1e-9)))
@@ -99,7 +99,7 @@ def is_refused(name, text):
 
 @pytest.mark.parametrize("name", [*BAD, "schedule", "split"])
 def test_bad_values_of_a_setting(name):
-    """A value, list or range that is none is refused by the setting's name, whatever the setting."""
+    """Invalid values, lists and ranges are refused with the setting's name, for every setting."""
     for text in BAD.get(name, BAD["dtype"]):
         is_refused(name, text)
     for value in (None, True, [], [None], {1}, [[1]], object(), b"1"):
@@ -108,7 +108,7 @@ def test_bad_values_of_a_setting(name):
 
 
 def test_ranges_stay_within_the_setting():
-    """Both ends of a range must be values of the setting, and a logarithmic one begins above 0."""
+    """Both ends of a range must be valid values, and a logarithmic range begins above 0."""
     for name, text in (("beta1", "0.5..1"), ("n_embd", "0..8"), ("n_embd", "8..65537"), ("val_fraction", "0.1..1"),
                        ("learning_rate", "0..1"), ("weight_decay", "0..1:log"), ("num_steps", "1..2000000000"),
                        ("seed", "0..9:log")):  # fmt: skip
@@ -131,8 +131,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_bad_values_of_a_flag(name, tmp_path, monkeypatch, capsys):
-    """Every flag of the sweep's own that is wrong is one line that names it, exit 2 (1 for no sweep to resume), and
-    nothing is written."""
+    """A wrong flag gives one line that names it and exit code 2 (1 without a sweep to resume); nothing is written."""
     from microgpt.__main__ import main
 
     monkeypatch.chdir(tmp_path)
@@ -150,11 +149,14 @@ def test_bad_values_of_a_flag(name, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "flags, name",
     [
-        (["--trials", "0"], "--trials: expected how many to draw, or --sampler grid"),
-        (["--n-embd", "10", "--n-head", "4"], "none of the first 3 trials can be: --n-head: expected a divisor"),
+        (["--trials", "0"], "--trials: expected at least 1, or --sampler grid"),
+        (
+            ["--n-embd", "10", "--n-head", "4"],
+            "all of the first 3 trials have impossible settings: --n-head: expected a divisor",
+        ),
         (
             ["--n-embd", "10", "--n-head", "4,3", "--round", "2"],
-            "none of the first 2 trials can be: --n-head: expected",
+            "all of the first 2 trials have impossible settings: --n-head: expected",
         ),
         (["--val-fraction", "0"], "val-fraction"),
         (["--rungs", "10", "--num-steps", "5..10"], "rungs"),
@@ -168,7 +170,7 @@ def test_bad_values_of_a_flag(name, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_what_does_not_go_together(flags, name, tmp_path):
-    """A space of which nothing can be trained is one line, before anything is written."""
+    """A space in which no trial can be trained gives one line, before anything is written."""
     write_names(tmp_path / "names.txt")
     process = sweep("s", "--trials", 3, "--input", "names.txt", *flags, cwd=tmp_path)
     assert process.returncode == (1 if "--input" in flags else 2) and name in process.stderr and process.stderr
@@ -176,7 +178,7 @@ def test_what_does_not_go_together(flags, name, tmp_path):
 
 
 def test_neither_or_both_directories(tmp_path):
-    """A sweep wants a directory, or one to resume, and says so of none and of both."""
+    """Giving neither a directory nor one to resume, or both, is an error."""
     for flags in ([], ["a", "--resume", "b"]):
         process = sweep(*flags, "--trials", 3, cwd=tmp_path)
         assert process.returncode == 2 and "--resume" in process.stderr
@@ -190,7 +192,7 @@ SPACE = space_of({"n_embd": [8, 16, 32], "learning_rate": "1e-4..1e-1:log", "see
 
 
 def test_the_grid_is_the_product():
-    """The grid has every combination once, the last setting changing first, and ranges of whole numbers whole."""
+    """The grid has every combination once, the last setting changing fastest, with all numbers of a range."""
     space = space_of({"n_embd": [8, 16, 32], "seed": "1..4", "n_layer": [2], "dtype": ["float32", "float64"]})
     assert list(space) == ["seed", "n_layer", "n_embd", "dtype"]  # the order of Config
     product = itertools.product(range(1, 5), [2], [8, 16, 32], ["float32", "float64"])
@@ -199,7 +201,7 @@ def test_the_grid_is_the_product():
 
 
 def test_random_trials_depend_on_nothing_but_their_number():
-    """A random trial follows from the seed and its number, and another seed gives others."""
+    """A random trial depends only on the seed and its number."""
     first = [random_point(SPACE, 1, i) for i in range(50)]
     assert [random_point(SPACE, 1, i) for i in reversed(range(50))] == first[::-1]
     assert [random_point(SPACE, 2, i) for i in range(50)] != first
@@ -207,7 +209,7 @@ def test_random_trials_depend_on_nothing_but_their_number():
 
 
 def test_what_is_drawn_for_a_setting_depends_on_no_other():
-    """Random sweeps that differ in other settings, which may be fixed or not, draw the same for a setting."""
+    """A random sweep draws the same values of a setting, whatever the ranges of the other settings."""
     other = SPACE | space_of({"num_steps": [1000], "n_embd": "8..64", "dtype": ["float32", "float64"]})
     for i in range(50):
         one, two = random_point(SPACE, 1, i), random_point(other, 1, i)
@@ -216,17 +218,17 @@ def test_what_is_drawn_for_a_setting_depends_on_no_other():
 
 @needs_optuna
 def test_tpe_is_not_asked_what_is_fixed():
-    """Settings that are fixed change nothing of what TPE draws for the others."""
+    """Fixed settings do not change what TPE draws for the others."""
     fixed = space_of({"num_steps": [1000], "batch_size": [2]})
     asked = tpe_points(SPACE, 0, range(8), [])
     assert [s | {"num_steps": 1000, "batch_size": 2} for s in asked] == tpe_points(fixed | SPACE, 0, range(8), [])
 
 
 def test_random_trials_are_spread_as_they_should():
-    """Values are equally likely, whole ranges too; a logarithmic range has as many in each decade; both ends count."""
+    """Values are equally likely, and in a logarithmic range, decades are; both ends are included."""
     n = 6000
     drawn = [random_point(SPACE, 3, i) for i in range(n)]
-    bound = 5 * math.sqrt(n / 3 * 2 / 3)  # five standard deviations of a count of thirds
+    bound = 5 * math.sqrt(n / 3 * 2 / 3)  # five standard deviations of a count with probability 1/3
     for name, values in (("n_embd", [8, 16, 32]), ("seed", [0, 1, 2])):
         for value in values:
             assert abs(sum(t[name] == value for t in drawn) - n / 3) < bound
@@ -245,7 +247,7 @@ def told(space, loss, settings):
 
 @needs_optuna
 def test_tpe_goes_where_losses_are_small():
-    """TPE tries better learning rates than chance once it was told; the same when it is asked the same again."""
+    """TPE finds better learning rates than chance, and is deterministic."""
 
     def loss(settings):
         return abs(math.log10(settings["learning_rate"]) + 2.5)
@@ -263,7 +265,7 @@ def test_tpe_goes_where_losses_are_small():
 
 @needs_optuna
 def test_tpe_is_told_of_all_kinds_of_ends():
-    """Trials that failed, timed out or were stopped at a rung are told, and change what comes next."""
+    """TPE takes failed, timed-out and stopped trials into account."""
     settings = [random_point(SPACE, 0, i) for i in range(20)]
     done = told(SPACE, lambda s: s["learning_rate"], settings)
     other = [

@@ -1,4 +1,4 @@
-"""Pictures of sweeps."""
+"""Plots of sweeps."""
 
 import json
 import re
@@ -16,16 +16,16 @@ from microgpt.sweeps.space import SETTINGS, bounds, values_of
 
 @pytest.fixture
 def swept(folder, monkeypatch):
-    """The directory of a sweep, in which we are."""
+    """The directory of a sweep, which is the working directory."""
     assert sweep("s", *SWEEP, "--executor", "thread:2", cwd=folder).returncode == 0
     monkeypatch.chdir(folder)
     return folder / "s"
 
 
 def test_what_is_drawn(swept, monkeypatch):
-    """A panel for each setting that varies and one for the rungs has every trial's loss, the best one marked, and those
-    that are far away at the top."""
-    monkeypatch.setattr(plot, "FAR", 1.5)
+    """Each varied setting and the rungs have a panel with every trial's loss; the best is marked, and outliers are at
+    the top."""
+    monkeypatch.setattr(plot, "MAX_SPREAD", 1.5)
     figures = []
     monkeypatch.setattr(plot, "save", lambda figure, output: figures.append(figure))
     assert main(["plot", "s", "-o", "s.svg"]) == 0
@@ -63,7 +63,7 @@ def test_what_is_drawn(swept, monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 3, 6, 24])
 def test_every_axis_can_be_read(n, folder, monkeypatch):
-    """However many trials there are, an axis has two labels at least, none upon another, and a whole range or list."""
+    """An axis has at least two labels, which do not overlap, and covers its whole range or list."""
     monkeypatch.chdir(folder)
     space = {"n_layer": "1..3", "n_embd": "4..32:log", "learning_rate": "1e-3..1e-1:log", "eps": "2e-9..4e-8:log",
              "min_learning_rate": "1e-9..1e-4:log", "beta1": "0.002..0.006",
@@ -92,7 +92,7 @@ def test_every_axis_can_be_read(n, folder, monkeypatch):
 
 
 def test_pictures_are_files(swept, capsys):
-    """A sweep is a PNG or an SVG, the same each time; two, or one without a loss, or a damaged one is one line."""
+    """A sweep becomes a deterministic PNG or SVG; two sweeps, one without losses, or a damaged one give one line."""
     for name in ("a.svg", "b.svg", "a.png"):
         assert main(["plot", "s", "-o", name]) == 0
     a, b, png = (swept.parent / name for name in ("a.svg", "b.svg", "a.png"))
@@ -108,5 +108,5 @@ def test_pictures_are_files(swept, capsys):
         assert re.fullmatch(r"microgpt: s/trials.jsonl: expected .*\n", capsys.readouterr().err)
     (swept / "sweep.json").unlink()
     assert main(["plot", "s", "-o", "x.png"]) == 1
-    assert capsys.readouterr().err.startswith("microgpt: s: expected trials.jsonl and sweep.json to be readable: ")
+    assert capsys.readouterr().err.startswith("microgpt: s: expected readable files trials.jsonl and sweep.json: ")
     assert not (swept.parent / "x.png").exists()

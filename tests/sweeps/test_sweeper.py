@@ -1,4 +1,4 @@
-"""Sweeps: what is recorded, whatever happens meanwhile."""
+"""Sweeps: what is recorded, whatever interrupts them."""
 
 import json
 import os
@@ -43,7 +43,7 @@ from microgpt.sweeps.trial import Task, Trial
 
 
 def count(directory):
-    """How many trials have ended, or -1 while no sweep runs there."""
+    """The number of trials that have ended, or -1 if no sweep runs there."""
     path = directory / "trials.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() and (directory / "running").exists() else -1
 
@@ -51,9 +51,9 @@ def count(directory):
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_killed_again_and_again_and_resumed(sampler, expected, folder):
-    """A sweep that is killed at any moment, often, and resumed has the same trials, none twice and none lost."""
+    """A sweep that is often killed and resumed has the same trials, none twice and none lost."""
     rng, kills, n = random.Random(7), 0, 0
-    while kills < often(2, 20):  # in one sweep, or if it ends before in another
+    while kills < often(2, 20):  # in one sweep, or in another if it ends early
         n += 1
         kills += killed(
             folder / f"s{n}", [*SWEEP, "--sampler", sampler], often(2, 20) - kills, rng, expected(sampler)[0]
@@ -63,16 +63,16 @@ def test_killed_again_and_again_and_resumed(sampler, expected, folder):
 
 
 def killed(directory, flags, most, rng, expected):
-    """Sweep to the end, with so many SIGKILLs before it, or fewer when it is faster: how many."""
+    """Run a sweep to its end with at most `most` SIGKILLs; returns how many there were."""
     token, kills = directory / "running", 0
     while True:
         begun = (directory / "sweep.json").exists()
-        engine, seconds = rng.choice([("process:2", 0.8), ("thread:2", 0.2)])  # the latter begin at once
+        engine, seconds = rng.choice([("process:2", 0.8), ("thread:2", 0.2)])  # threads start at once
         before = token.read_bytes() if token.exists() else b""
         where = ["--resume", directory.name] if begun else [directory.name, *flags]
         process = begin(*where, "--executor", engine, cwd=directory.parent)
         if kills < most:
-            if rng.random() < 0.8:  # when trials may run, or else anywhere
+            if rng.random() < 0.8:  # while trials run; otherwise at any moment
                 until(lambda: process.poll() is not None or (token.exists() and token.read_bytes() != before))
             time.sleep(rng.uniform(0, seconds))
             process.kill()
@@ -86,7 +86,7 @@ def killed(directory, flags, most, rng, expected):
 
 
 def interrupt(process, number=signal.SIGINT):
-    """Send the signal, and what the process wrote on stderr until it ended."""
+    """Send a signal; returns what the process wrote to stderr until it ended."""
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     return stderr
@@ -94,7 +94,7 @@ def interrupt(process, number=signal.SIGINT):
 
 @pytest.mark.parametrize("executor, number", [("process:2", signal.SIGINT), ("thread:2", signal.SIGTERM)])
 def test_ctrl_c_keeps_what_is_done(executor, number, expected, folder):
-    """A signal ends a sweep within seconds, with what has ended recorded, what runs saved, and nobody left running."""
+    """A signal ends a sweep within seconds: finished trials are recorded, running ones saved, and all processes end."""
     process = begin("s", *LONG, "--executor", executor, cwd=folder)
     until(lambda: count(folder / "s") >= 2)
     until(lambda: any(trainer_of(folder / "s", n) for n in (2, 3)))
@@ -102,10 +102,10 @@ def test_ctrl_c_keeps_what_is_done(executor, number, expected, folder):
     stderr = interrupt(process, number)
     assert process.returncode == 128 + number
     done = trials(folder / "s")
-    message = f"stopped by {number.name} after {len(done)} of 6 trials; microgpt sweep --resume s goes on"
+    message = f"stopped by {number.name} after {len(done)} of 6 trials; resume with: microgpt sweep --resume s"
     assert stderr == f"microgpt: {message}\n"
     assert 2 <= len(done) < 6 and done == expected("long")[0][: len(done)]
-    until(lambda: not any(map(is_running, children)))  # the interpreter's own, which tracks resources, a moment later
+    until(lambda: not any(map(is_running, children)))  # the interpreter's resource tracker ends a moment later
     assert not (folder / "s" / "running").exists()
     steps = [run.load(str(path)).step for path in folder.glob("s/trial-*")]
     assert 15000 in steps and any(0 < step < 15000 for step in steps)
@@ -114,7 +114,7 @@ def test_ctrl_c_keeps_what_is_done(executor, number, expected, folder):
 
 
 def test_a_directory_has_one_sweep_at_a_time(folder):
-    """A directory in which a sweep is at work is refused, and one that has a sweep or a run's trials is not taken."""
+    """A directory in which a sweep runs, or that already holds a sweep or trials, is refused."""
     process = begin("s", *LONG, "--executor", "thread:1", cwd=folder)
     until(lambda: trainer_of(folder / "s", 0))
     second = sweep("--resume", "s", cwd=folder)
@@ -123,14 +123,14 @@ def test_a_directory_has_one_sweep_at_a_time(folder):
     assert second.returncode == 1 and "another process is sweeping in 's'" in second.stderr
     interrupt(process)
     second = sweep("s", *LONG, cwd=folder)
-    assert second.returncode == 2 and "found sweep.json in 's'; --resume s goes on with it" in second.stderr
+    assert second.returncode == 2 and "found sweep.json in 's'; --resume s continues it" in second.stderr
     (folder / "other" / "trial-00000").mkdir(parents=True)
     second = sweep("other", *LONG, cwd=folder)
     assert second.returncode == 2 and "expected a directory without a sweep, found trial-00000" in second.stderr
 
 
 def test_a_line_that_was_cut_off_is_written_anew(folder):
-    """What a power failure left of a last line is dropped, and the trial recorded again; a damaged line is an error."""
+    """An incomplete last line is dropped and its trial recorded again; a damaged line is an error."""
     assert sweep("s", *SWEEP, "--executor", "thread:1", cwd=folder).returncode == 0
     expected, path = trials(folder / "s"), folder / "s" / "trials.jsonl"
     text = path.read_bytes()
@@ -152,26 +152,26 @@ def test_a_line_that_was_cut_off_is_written_anew(folder):
 
 
 def test_a_worker_of_the_sweep_before(tmp_path):
-    """A trial that a worker of a sweep that was killed still trains is waited for, unless this sweep is to stop; that
-    worker sees that it is to stop."""
+    """A trial waits for a worker of a killed sweep that still trains it, unless it is told to stop; that worker notices
+    that its sweep has ended."""
     before = Folder(str(tmp_path))
     before.lock("training")
-    worker.wait_for(str(tmp_path), ["stop"])
+    worker.wait_until_unlocked(str(tmp_path), ["stop"])
     threading.Timer(0.3, before.close).start()
-    worker.wait_for(str(tmp_path), [])
+    worker.wait_until_unlocked(str(tmp_path), [])
     with closing(Folder(str(tmp_path))) as now:
         now.lock("training")
         now.write("running", b"this one's")
     tasks = [Task(str(tmp_path), "", token, None, 0.0, 1) for token in ("this one's", "one's before")]
-    assert list(map(worker.goes_on, tasks)) == [True, False]
+    assert list(map(worker.sweep_is_running, tasks)) == [True, False]
 
 
 # ---- rungs ----
 
 
 def test_rungs_stop_the_worse_half(folder):
-    """After each rung the better half of a round goes on, by held-out losses that a loop of Python's own measures; who
-    goes on to the end is a run that never stopped, to the byte."""
+    """After each rung, the better half of a round continues, by held-out losses that a plain loop confirms; the bytes
+    of a finished trial equal those of an uninterrupted run."""
     flags = ["--input", "names.txt", "--block-size", 8, "--num-steps", 60, "--patience", 9, "--eval-every", 7]
     values = ["--learning-rate", "1e-3..3e-1:log", "--n-embd", "4,8"]
     process = sweep(
@@ -206,14 +206,14 @@ def test_rungs_stop_the_worse_half(folder):
 
 
 def test_done_before_stopped():
-    """The best trial is one that was trained to the end; of equal losses the first; then those that came furthest."""
+    """Finished trials come first, by loss and then by number; then those that were trained furthest."""
     ended = [("stopped", 20, 1.0), ("done", 40, 2.0), ("stopped", 30, 2.0), ("done", 40, 2.0), ("done", 10, 1.5)]
     sweep = SimpleNamespace(trials=[Trial(i, {}, s, step=n, val_loss=x) for i, (s, n, x) in enumerate(ended)])
     assert [t.trial for t in Sweeper.best_first(sweep)] == [4, 1, 3, 2, 0]
 
 
 def test_trials_that_end_before_a_rung(folder):
-    """A trial of fewer steps than a rung is done, and is not compared with those that go on."""
+    """A trial with fewer steps than a rung is done, and is not compared at the rung."""
     flags = ["--input", "names.txt", "--num-steps", "10,40", "--seed", "1,2", "--rungs", "20", "--sampler", "grid"]
     assert sweep("s", *flags, "--executor", "thread:1", cwd=folder).returncode == 0
     found = trials(folder / "s")
@@ -225,7 +225,7 @@ def test_trials_that_end_before_a_rung(folder):
 
 
 def test_another_space_is_refused(folder):
-    """What a sweep is given when it is resumed must be what it began with, setting by setting, but for what is free."""
+    """On resuming, every setting must equal its first value, except the free ones."""
     assert sweep("s", *SWEEP, "--executor", "thread:1", cwd=folder).returncode == 0
     before = {path: path.read_bytes() for path in folder.glob("s/*") if path.is_file()}
     others = [["--learning-rate", "1e-3..1e-1"], ["--learning-rate", "1e-3..2e-1:log"],
@@ -237,7 +237,7 @@ def test_another_space_is_refused(folder):
     for flags in others:
         process = sweep("--resume", "s", *flags, cwd=folder)
         assert process.returncode == 2 and process.stderr.startswith(f"microgpt: {flags[0]}: expected "), process.stderr
-        assert "with which the sweep to resume began" in process.stderr
+        assert "as when the sweep started" in process.stderr
     assert {path: path.read_bytes() for path in folder.glob("s/*") if path.is_file()} == before
     assert sweep("--resume", "s", *SWEEP, "--seed", 42, "--trial-timeout", 100, cwd=folder).returncode == 0
     assert trials(folder / "s") == [json.loads(json.dumps(t)) for t in trials(folder / "s")]
@@ -245,8 +245,8 @@ def test_another_space_is_refused(folder):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_more_trials(sampler, expected, folder):
-    """A sweep of whole rounds that goes on with more trials is the larger sweep, from another directory too; one that
-    ends within a round is refused, and so is another text."""
+    """A sweep of complete rounds can be resumed with more trials, from another directory too, and equals the larger
+    sweep; an incomplete last round or a changed text is refused."""
     smaller = [*SWEEP, "--trials", 12, "--sampler", sampler, "--executor", "thread:2"]
     assert sweep("s", *smaller, cwd=folder).returncode == 0
     (folder / "elsewhere").mkdir()
@@ -256,7 +256,7 @@ def test_more_trials(sampler, expected, folder):
     assert json.loads((folder / "s" / "sweep.json").read_text())["config"]["trials"] == 24
     assert sweep("u", *smaller, "--trials", 4, cwd=folder).returncode == 0
     process = sweep("--resume", "u", "--trials", 24, cwd=folder)
-    assert process.returncode == 2 and process.stderr.startswith("microgpt: --trials: expected 4, with which")
+    assert process.returncode == 2 and process.stderr.startswith("microgpt: --trials: expected 4, as when")
     (folder / "names.txt").write_text("others\nnames\n" * 20)
     process = sweep("--resume", "s", "--trials", 30, cwd=folder)
     assert process.returncode == 1 and "names.txt" in process.stderr
@@ -266,7 +266,7 @@ def test_more_trials(sampler, expected, folder):
 
 
 def test_a_full_disk(folder):
-    """On a full disk a sweep ends in one line, exit 1, with whole lines of what has ended, and goes on when there is
+    """On a full disk a sweep ends with one line and exit code 1, keeps complete lines, and can be resumed when there is
     room."""
     disk = folder / "disk"
     disk.mkdir()
@@ -289,7 +289,7 @@ def test_a_full_disk(folder):
 
 
 def test_a_file_that_may_not_grow(folder):
-    """When trials.jsonl takes no more, the trials on it stay whole lines, and the sweep goes on later."""
+    """If trials.jsonl cannot grow, its lines stay complete, and the sweep can be resumed."""
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), -1))\n"
     code += "from microgpt.__main__ import main; sys.exit(main())"
     flags = [*TRAINING[:2], "--num-steps", 2, "--n-embd", 4, "--block-size", 4, "--seed", "0..69", "--dtype", "float32"]
@@ -307,15 +307,15 @@ def test_a_file_that_may_not_grow(folder):
 
 
 def test_a_failure_ends_only_its_own_trial(folder):
-    """A text that is missing, or a model that is too large, is a failed or an invalid trial among others; when no
-    trial comes to its end, the exit code says so."""
+    """A missing text or a model that is too large makes a trial failed or invalid; the exit code shows if no trial is
+    done."""
     flags = ["--num-steps", 5, "--sampler", "grid", "--executor", "thread:2"]
     assert sweep("s", "--input", "names.txt,missing.txt", "--n-embd", "16,65536", *flags, cwd=folder).returncode == 0
     found = trials(folder / "s")
     assert [t["status"] for t in found] == ["done", "invalid", "failed", "failed"]
     assert "at most 2147483647 parameters" in found[1]["error"] and "missing.txt" in found[2]["error"]
     process = sweep("t", "--input", "names.txt", "--learning-rate", 900, "--weight-decay", 900, *flags[2:], cwd=folder)
-    assert process.returncode == 1 and process.stderr == "microgpt: none of 1 trials came to its end\n"
+    assert process.returncode == 1 and process.stderr == "microgpt: 0 of 1 trials finished\n"
     assert [t["status"] for t in trials(folder / "t")] == ["failed"]
 
 
@@ -323,7 +323,7 @@ def test_a_failure_ends_only_its_own_trial(folder):
 
 
 def test_the_table_and_json(expected, folder):
-    """The table, the lines of JSON and Python's list have all trials, the best first, with each setting that varies."""
+    """The table, the JSON lines and Python's list have all trials, the best first, with every varied setting."""
     process = sweep("s", *SWEEP, "--executor", "thread:2", cwd=folder)
     table = [line.split() for line in process.stdout.splitlines()]
     assert table[0] == [
@@ -360,7 +360,7 @@ def test_the_table_and_json(expected, folder):
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_a_terminal_sees_how_far_it_is(columns, folder):
-    """On a terminal one line on stderr says how many trials have ended, and the best loss; elsewhere there is none."""
+    """On a terminal, one line on stderr shows the number of finished trials and the best loss; otherwise none."""
     pytest.importorskip("tqdm")
     flags = ["--trials", 4, *SPACE, "--executor", "thread:2"]
     text, process = on_terminal("sweep", "s", *flags, cwd=folder, streams=["stderr"], columns=columns)
@@ -370,7 +370,7 @@ def test_a_terminal_sees_how_far_it_is(columns, folder):
 
 
 def test_ctrl_c_in_python(folder):
-    """In Python Ctrl-C is a KeyboardInterrupt once all is saved, and a sweep goes on after it."""
+    """In Python, Ctrl-C raises KeyboardInterrupt after saving all, and the sweep can be resumed."""
     code = """if True:
         import microgpt, threading, os, signal, time, pathlib
         def press():
@@ -394,10 +394,8 @@ def test_ctrl_c_in_python(folder):
 
 
 def test_a_sweep_is_no_run(folder):
-    """Who takes a sweep for a run is told that its trials are runs, and not which of them comes first by its name."""
+    """Passing a sweep instead of a run gives a message that each of its trials is a run."""
     assert sweep("s", "--input", "names.txt", "--trials", 1, "--num-steps", 2, cwd=folder).returncode == 0
     refused = microgpt_process("report", "s", "-o", "s.html", cwd=folder)
     assert refused.returncode == 1
-    assert refused.stderr == (
-        "microgpt: s: expected a run's directory, found that of a sweep, of which each trial is a run\n"
-    )
+    assert refused.stderr == "microgpt: s: expected a run's directory, found a sweep's; each of its trials is a run\n"
