@@ -50,8 +50,8 @@ class Ranks:
         """This rank's part of the shards.  Raises ConfigError if the ranks cannot form a binary tree over them."""
         if self.size & (self.size - 1) or self.size > len(shards):
             raise ConfigError(
-                f"{named('mpi')}: expected a power of two of at most {len(shards)} ({named('shards')}) "
-                f"as the number of processes, found {self.size}"
+                f"{named('mpi')}: expected a number of processes that is a power of two and at most "
+                f"{named('shards')} {len(shards)}, found {self.size}"
             )
         n = len(shards) // self.size
         return shards[self.rank * n : (self.rank + 1) * n]

@@ -140,7 +140,7 @@ def test_a_finished_run(folder):
 
 
 def test_more_steps(folder):
-    """With a larger --num-steps, the learning rate follows the longer schedule from there on, and a notice says so."""
+    """With a larger --num-steps the learning rate follows the longer schedule from there on, and a notice says so."""
     train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
     longer = train("--resume", "run", "--num-steps", 20, cwd=folder)
     assert "the learning rate now follows the longer schedule" in longer.stderr
