@@ -96,7 +96,7 @@ INLINE int lags_back(vec *reach, const int32_t *position, int t, int n_tokens)
     return lags;
 }
 
-/* reach of keys s .. s + W - 1: how many tokens follow in the document; -1 past the end.  Returns the number of lags. */
+/* reach of keys s .. s + W - 1: how many tokens follow in the document; -1 past the end.  Returns the lag count. */
 INLINE int lags_ahead(vec *reach, const int32_t *position, int s, int n_tokens)
 {
     real lane[W];
