@@ -26,9 +26,8 @@ def uniform(tokens: Tokens) -> float:
 
 
 def bigram(training: Sequence[str], measured: Sequence[str], tokens: Tokens, block_size: int) -> float:
-    """The loss of the `measured` documents under bigram counts of `training`, each count increased by one.
-
-    Only the first block_size tokens of a document count, as for a model."""
+    """The loss of the `measured` documents under bigram counts of `training`, each count increased by one.  Only the
+    first block_size tokens of a document count, as for a model."""
     seen, counts = np.unique(pairs(tokens.encode(training), tokens.size), return_counts=True)
     of_first = np.bincount(seen // tokens.size, counts, tokens.size)
     wanted = pairs(tokens.encode(measured), tokens.size)
