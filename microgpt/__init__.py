@@ -1,16 +1,18 @@
 """microgpt: Karpathy's microgpt as explicit matrix code, with the kernels in C and the graph in Python.
 
-    train(...)    train a model                load(path)    load one
-    Model         sample, score, evaluate,     kernels       the C kernels as NumPy functions
-                  report, export
-    sweep(...)    train with many settings     plot(...)     draw the losses of runs, or a sweep
-    Config, Trainer   for a training loop of your own
-    Optimizer         for an update rule of your own
+    train(...)        train a model
+    load(path)        load a trained model
+    Model             sample, score, evaluate, report, export
+    sweep(...)        train with many settings
+    plot(...)         plot the losses of runs, or a sweep
+    kernels           the C kernels as NumPy functions
+    Config, Trainer   write your own training loop
+    Optimizer         write your own update rule
     checkpoint        checkpoint files: checkpoint.load(path)
-    get_include() the directory of the C sources, for those who compile them
+    get_include()     the directory of the C sources, to compile them
 
-The errors that these raise are ConfigError, DataError, CheckpointError,
-NotFiniteError and SamplingError.
+They raise ConfigError, DataError, CheckpointError, NotFiniteError and
+SamplingError.
 """
 
 from importlib import import_module
@@ -41,9 +43,11 @@ __all__ = [
 
 
 def get_include() -> str:
-    """The directory of kernels.h and of f32.c, f64.c and common.c: another C or cffi project compiles these.
+    """Return the directory of the C sources: kernels.h, and f32.c, f64.c and common.c to compile into a C project.
 
-    With whatever flags, and -ffp-contract=off, on which the same bits rest; -ffast-math is refused.
+    Compile them with -ffp-contract=off to get bit-identical results; with -ffast-math they do not compile.
+
+    >>> microgpt.get_include()   # doctest: +SKIP
     """
     return beside("csrc")
 
@@ -63,7 +67,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        """Import what is used only when it is used: the command line needs little of it."""
+        """Import a public name when it is first used: importing all of them would slow down the command line."""
         if name in ("kernels", "checkpoint"):
             return import_module(".kernels" if name == "kernels" else ".runs.checkpoint", __name__)
         for module, names in (

@@ -1,4 +1,4 @@
-"""python -m microgpt: runs a command, and ends with its exit code and at most one line of what went wrong."""
+"""python -m microgpt: runs a command and exits with its code, after at most one line about what went wrong."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ def execute(argv: list[str] | None) -> int:
         code: int | None = arguments.function(arguments)
         sys.stdout.flush()
         return code or EXIT_DONE
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # such as `| head`, which has read enough
         drop_stdout()
         end_job("", EXIT_DONE)
         return EXIT_DONE
@@ -54,20 +54,20 @@ def execute(argv: list[str] | None) -> int:
 
 
 def end_job(line: str, code: int) -> None:
-    """End the other processes of an MPI job, if this is one of it: they would wait for this one for ever."""
+    """End the other processes of this MPI job, if it is one: they would wait for this process forever."""
     ranks = sys.modules.get("microgpt.runs.ranks")
     if ranks is not None and ranks.Ranks.job is not None:
         ranks.Ranks.job.end_all(line, code)
 
 
 def drop_stdout() -> None:
-    """Let what is still to be written to a stdout that failed go nowhere, instead of failing again at the exit."""
+    """Discard what stdout still buffers: after a failed write, Python would fail again when it flushes it at exit."""
     with suppress(OSError, ValueError):  # stdout need not be a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(error: Exception) -> int | None:
-    """The exit code of an error that a user can cause, None for a bug."""
+    """The exit code of an error that a user can cause, or None for a bug."""
     if isinstance(error, ConfigError):
         return EXIT_USAGE
     if isinstance(error, ArithmeticError):  # NotFiniteError, SamplingError

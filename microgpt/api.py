@@ -1,4 +1,4 @@
-"""microgpt from Python: train a model or load one, then sample from it, score texts, and measure it.
+"""The Python API: train or load a model, sample from it, score texts, and export it.
 
 >>> import microgpt
 >>> model = microgpt.train("input.txt", num_steps=1000, out="runs/first")           # doctest: +SKIP
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training(Config):
-    """What train() may be given: a run's settings, and its files.  Of this class only the signature is used."""
+    """The arguments of train(): only the signature of this class is used."""
 
-    input: AnyPath = Config.input  # type: ignore[assignment]  # more than a Config keeps
+    input: AnyPath = Config.input  # type: ignore[assignment]  # a Config keeps only text
     _: KW_ONLY
     recipe: str | None = None
     out: AnyPath | None = None
@@ -48,15 +48,30 @@ class Training(Config):
 
 @accepts(Training)
 def train(given: Given) -> "Model":
-    """Train a model on a text file; returns it.
+    """Train a model on a text file and return the Model; its `history` holds the loss of each step.
 
-    The settings are those of the command line, and `recipe` names a set of them.  With `out`, a directory, the run can
-    be resumed with `resume`, which then says all that is not given; `metrics` is a file for each step's loss; `threads`
-    is how many work, by default as many as there are cores and the work can feed, and changes no bit; `progress` shows
-    a bar.  Raises ConfigError, DataError, CheckpointError, NotFiniteError or OSError; after Ctrl-C, when the run is
-    saved, KeyboardInterrupt.
+    Every argument is optional, and all but `input` are given by name:
+
+    - `input`: path of a UTF-8 text file; by default input.txt, or the names that come with microgpt if there is none
+    - `recipe`: name of a set of settings to start from, such as "reference"; settings that you give replace its values
+    - `out`: directory in which to save the run; it is created if needed, and must not contain another run
+    - `resume`: directory of a saved run to continue, instead of `out`; settings that you do not give keep their values
+    - `metrics`: file for the loss and the learning rate of each step, one line of JSON per step
+    - `threads`: number of threads; by default, as many as there are cores and the work can keep busy;
+      the results are bit-identical for any number
+    - `progress`: True shows a progress bar, if tqdm is installed
+
+    The settings and their defaults:
 
     SETTINGS
+
+    Raises TypeError for an unknown setting, ConfigError for a wrong value, DataError for a file that cannot be used,
+    CheckpointError for a run that cannot be resumed, NotFiniteError if the loss becomes infinite or NaN, and OSError if
+    the run cannot be saved.  Ctrl-C finishes the current step, saves the run if there is one, and raises
+    KeyboardInterrupt.
+
+    >>> model = microgpt.train("input.txt", num_steps=2000, n_embd=32, out="runs/wide")   # doctest: +SKIP
+    >>> model.history.losses[-1]   # doctest: +SKIP
     """
     given = dict(given)
     recipe, threads, progress = (given.pop(name, None) for name in ("recipe", "threads", "progress"))
@@ -80,10 +95,14 @@ def train(given: Given) -> "Model":
 
 
 def load(path: AnyPath, threads: int | None = None) -> "Model":
-    """The Model of a run's directory, a checkpoint file or a .safetensors file of export.
+    """Load a trained model and return it as a Model.
 
-    `threads` is how many threads sampling and measuring use, by default as many as there are cores and the work can
-    feed.  Raises CheckpointError.
+    - `path`: directory of a run, a checkpoint file (.npz), or a .safetensors file that Model.export() wrote
+    - `threads`: number of threads; by default, as many as there are cores and the work can keep busy
+
+    Loading runs no code from the file.  Raises CheckpointError if the file is missing, damaged or not a checkpoint.
+
+    >>> model = microgpt.load("runs/first")   # doctest: +SKIP
     """
     from .runs import run
 
@@ -92,26 +111,48 @@ def load(path: AnyPath, threads: int | None = None) -> "Model":
 
 
 class Model(Trained):
-    """A trained model: `config` (its settings), `vocab` (characters by id), `params` (arrays by name, a mapping) and
-    `history` (the losses of its training)."""
+    """A trained model, as train() and load() return it.
+
+    - `config`: its settings, a Config
+    - `vocab`: list of its characters; the index of a character is its id
+    - `params`: mapping from names, such as "layer0.attn_wq", to NumPy arrays of `config.dtype`.  A matrix is outputs x
+      inputs; the embeddings have a column for each token (`wte`) and for each position (`wpe`)
+    - `history`: the losses of its training
+    - `threads`: number of threads, or None for as many as there are cores and the work can keep busy
+
+    Losses are in nats: the negative natural logarithm of a probability.
+
+    >>> model = microgpt.load("runs/first")   # doctest: +SKIP
+    >>> model.sample(3, temperature=0.7, prompt="ka")   # doctest: +SKIP
+    >>> model.score("kamon").loss   # doctest: +SKIP
+    """
 
     def save(self, path: AnyPath) -> None:
-        """Write a checkpoint file, PATH.npz, which load() and the commands take.  Raises ConfigError, OSError."""
+        """Write a checkpoint file, which load() and the commands read.
+
+        `path` is the file's name and must end in .npz.  Raises ConfigError for another ending, and OSError if the file
+        cannot be written.
+
+        >>> model.save("model.npz")   # doctest: +SKIP
+        """
         name = path_text(path, "path")
         if not name.endswith(".npz"):
-            raise ConfigError(
-                f"save: expected a name that ends in .npz, found {name!r}; microgpt export writes other kinds"
-            )
+            raise ConfigError(f"save: expected a name that ends in .npz, found {name!r}; export() writes other formats")
         from .runs import checkpoint
 
         files.write(name, checkpoint.to_bytes(self._saved))
 
     def report(self, path: AnyPath, texts: list[str] | None = None) -> None:
-        """Write a page, PATH.html, that shows what the model learned and lets a reader try it in a browser.
+        """Write a web page that shows what the model learned and runs the model in the browser.
 
-        `texts` are looked at position by position; by default some of those it was trained on, or held out.  Raises
-        ConfigError for another ending or a text that the model does not take, DataError for a file that cannot be
-        written.
+        - `path`: name of the page, which must end in .html
+        - `texts`: texts to show in detail, one character at a time; by default, a few from the training text or the
+          held-out set
+
+        Raises ConfigError for another ending, for unknown characters or for a text longer than the context, and
+        DataError if the file cannot be written.
+
+        >>> model.report("report.html", texts=["kamon"])   # doctest: +SKIP
         """
         from .report.report import report_model
 
@@ -119,11 +160,17 @@ class Model(Trained):
             report_model(self, path_text(path, "path"), texts)
 
     def export(self, path: AnyPath) -> None:
-        """Write the model as a file of the kind that its ending says: .html (a page on which it runs), .safetensors
-        (weights, which load() takes too), .onnx (a graph) or .py (a program in plain Python).
+        """Write the model in another format, chosen by the ending of `path`:
 
-        Raises ConfigError for another ending, DataError for a file that cannot be written, ExtraError where a library
-        is not installed that the kind needs.
+        - .html: a web page that runs the model
+        - .safetensors: the weights, which load() and PyTorch read
+        - .onnx: an ONNX graph
+        - .py: a program in plain Python without dependencies
+
+        Raises ConfigError for another ending, DataError if the file cannot be written, and ExtraError if a library that
+        the format needs is not installed.
+
+        >>> model.export("model.safetensors")   # doctest: +SKIP
         """
         from .export.formats import export
 
@@ -132,27 +179,44 @@ class Model(Trained):
             export(self, os.path.splitext(os.path.basename(name))[0], name)
 
     def to_torch(self) -> "GPT":
-        """The model as a PyTorch module, whose state_dict() is the .safetensors file.  Raises ExtraError."""
+        """Return a copy of the model as a torch.nn.Module, with the tensor names of the .safetensors file.
+
+        Raises ExtraError if PyTorch is not installed.
+
+        >>> module = model.to_torch()   # doctest: +SKIP
+        """
         return gpt("to_torch()")(self)
 
     @classmethod
     def from_torch(cls, module: "GPT", threads: int | None = None) -> "Model":
-        """The Model of a module that to_torch() gave, with the weights, and in the precision, that it has by now.
+        """Return a Model with the current weights and precision of a module from to_torch().
 
-        Raises ConfigError for another precision than float64 or float32, other shapes, or numbers that are not finite.
+        - `module`: the module; for one that torch.compile() returned, pass the original
+        - `threads`: number of threads; by default, as many as there are cores and the work can keep busy
+
+        Raises TypeError for another object; ConfigError for a precision other than float64 or float32, for changed
+        shapes, or for weights that are not finite; and ExtraError if PyTorch is not installed.
+
+        >>> model = microgpt.Model.from_torch(module)   # doctest: +SKIP
         """
         if not isinstance(module, gpt("from_torch()")):
-            found = f"{type(module).__name__}; of a compiled one give the module that was compiled"
-            raise TypeError(f"module: expected what to_torch() gave, found {found}")
+            found = f"{type(module).__name__}; for a compiled module, pass the original one"
+            raise TypeError(f"module: expected a module from to_torch(), found {found}")
         return cls(module.checkpoint(), threads)
 
 
 def plot(runs: AnyPath | Iterable[AnyPath], path: AnyPath, log_x: bool = False, raw: bool = True) -> None:
-    """Draw the losses of runs, or a sweep, into a picture, PATH.png or PATH.svg; needs matplotlib.
+    """Plot the losses of runs, or the results of a sweep, and save the picture.  Needs matplotlib.
 
-    `runs` are directories of runs or metrics files, one or several, or the directory of one sweep.  Of runs, `log_x`
-    makes the scale of the steps logarithmic, and raw=False leaves only the smoothed losses.  Raises ConfigError for
-    another ending, PlotError (a DataError) for what cannot be read or written, ExtraError without matplotlib.
+    - `runs`: a run's directory or a metrics file, or a list of them; or the directory of one sweep
+    - `path`: name of the picture, which must end in .png or .svg
+    - `log_x`: True makes the axis of the steps logarithmic (runs only)
+    - `raw`: False shows only the smoothed losses (runs only)
+
+    Raises ConfigError for another ending, DataError if a file cannot be read or written, and ExtraError if matplotlib
+    is not installed.
+
+    >>> microgpt.plot(["runs/first", "runs/wide"], "losses.png", log_x=True)   # doctest: +SKIP
     """
     from .sweeps.plot import plot_runs_or_sweep
 
@@ -163,7 +227,7 @@ def plot(runs: AnyPath | Iterable[AnyPath], path: AnyPath, log_x: bool = False, 
 
 
 def gpt(what: str) -> "type[GPT]":
-    """The class of PyTorch modules.  Raises ExtraError, which says what needs it."""
+    """The class of PyTorch modules.  Raises ExtraError, which names `what` needs PyTorch."""
     optional("torch", "torch", what)
     from .export.pytorch import GPT
 

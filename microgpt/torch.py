@@ -1,4 +1,4 @@
-"""The kernels as PyTorch functions on CPU tensors, each backward pass being the one in C.
+"""The kernels as PyTorch functions on CPU tensors, with the backward passes in C.
 
     >>> import torch
     >>> from microgpt.torch import matmul, softmax
@@ -9,9 +9,12 @@
     tensor([[ 0.2500,  0.5000],
             [-0.2500, -0.5000]], dtype=torch.float64)
 
-Shapes, formulas and errors are those of microgpt.kernels: a matrix is features x tokens.  Results are column-major, as
-is x.t() of a contiguous x, and column-major tensors are read in place; others are copied.  Each function can be
-differentiated once: create_graph=True is a RuntimeError.  Needs PyTorch, an optional extra ([torch]).
+A matrix is features x tokens, one column per token, float32 or float64; all tensors of a call have one dtype.  Results
+are column-major, like x.t() of a contiguous x.  Column-major tensors are read in place; others are copied first.
+
+TypeError reports a wrong type, dtype or device; ValueError reports a wrong shape or range.  Each names the argument.
+Each function can be differentiated once: create_graph=True raises RuntimeError.  PyTorch must be installed
+(`pip install torch`).
 """
 
 from __future__ import annotations
@@ -29,10 +32,13 @@ from . import kernels
 
 
 def _array(x: Tensor) -> Any:
-    """The tensor as an array; what cannot be one as it is, which kernels refuses, naming it."""
+    """The tensor as an array.
+
+    Anything that cannot be converted is returned unchanged; the kernel then raises an error that names it.
+    """
     try:
         return x.detach().numpy()
-    except (AttributeError, TypeError, RuntimeError):  # no tensor; bfloat16; not on the CPU
+    except (AttributeError, TypeError, RuntimeError):  # not a tensor; bfloat16; not on the CPU
         return x
 
 
@@ -41,17 +47,15 @@ def _tensors(*arrays: Any) -> Any:
 
 
 def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A backward pass that cannot be differentiated itself, and says so instead of giving gradients without it.
+    """Make a backward pass raise an error if it is differentiated itself, because its gradient would be missing.
 
-    PyTorch's own once_differentiable lets some graphs through.
+    PyTorch's own once_differentiable misses some graphs.
     """
 
     @wraps(backward)
     def checked(ctx: Any, *gradients: Any) -> Any:
-        if torch.is_grad_enabled():  # within a backward pass: only for create_graph=True
-            raise RuntimeError(
-                "microgpt.torch: each function can be differentiated once; create_graph=True asks for more"
-            )
+        if torch.is_grad_enabled():  # in a backward pass, only with create_graph=True
+            raise RuntimeError("create_graph: expected False, as microgpt.torch has first derivatives only, found True")
         return backward(ctx, *gradients)
 
     return checked
@@ -148,7 +152,7 @@ class _Attention(Function):
     @staticmethod
     @_once
     def backward(ctx: Any, dout: Tensor) -> Any:
-        q, k, v = map(_array, ctx.saved_tensors)  # the cache has them too, but here a change since is an error
+        q, k, v = map(_array, ctx.saved_tensors)  # unlike the cache, they report a change since forward()
         cache = ctx.cache._replace(q=q, k=k, v=v)
         return *_tensors(*kernels.attention_backward(_array(dout), cache)), None, None
 
@@ -171,40 +175,119 @@ class _CrossEntropy(Function):
 
 
 def matmul(w: Tensor, x: Tensor) -> Tensor:
-    """w x."""
+    """Matrix product y = w x, with gradients for w and x.
+
+    - `w`: (m, k), and `x`: (k, n), float32 or float64
+
+    Returns y: (m, n), a new tensor.  Raises TypeError for a wrong type, dtype or device, ValueError for a wrong shape.
+
+    >>> matmul(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]))
+    tensor([[11.]])
+    """
     return _MatMul.apply(w, x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def softmax(x: Tensor) -> Tensor:
-    """Softmax down each column."""
+    """Softmax of each column: p[:, j] = exp(x[:, j]) / sum(exp(x[:, j])), with a gradient for x.
+
+    - `x`: (m, n), float32 or float64
+
+    Returns p: (m, n), a new tensor.  Raises TypeError for a wrong type, dtype or device, ValueError for a wrong shape.
+
+    >>> softmax(torch.zeros(2, 1))
+    tensor([[0.5000],
+            [0.5000]])
+    """
     return _Softmax.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def rmsnorm(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """x / sqrt(mean(x**2) + eps) down each column."""
+    """Root mean square normalization of each column: y = x / sqrt(mean(x**2) + eps), with a gradient for x.
+
+    - `x`: (m, n), float32 or float64
+    - `eps`: a number from 0 to 3e38
+
+    Returns y: (m, n), a new tensor.  Raises TypeError for a wrong type, dtype or device, ValueError for a wrong shape
+    or eps.
+
+    >>> rmsnorm(torch.tensor([[2.0], [2.0]]), eps=0.0)
+    tensor([[1.],
+            [1.]])
+    """
     return _RMSNorm.apply(x, eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(0, x)."""
+    """Rectified linear unit y = max(0, x), elementwise, with a gradient for x.
+
+    - `x`: (m, n), float32 or float64
+
+    Returns y: (m, n), a new tensor.  Raises TypeError for a wrong type, dtype or device, ValueError for a wrong shape.
+
+    >>> relu(torch.tensor([[-1.0, 2.0]]))
+    tensor([[0., 2.]])
+    """
     return _ReLU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
-    """a + b, of one shape."""
+    """Elementwise sum y = a + b of two matrices of one shape, with gradients for both.
+
+    - `a`, `b`: (m, n), float32 or float64
+
+    Returns y: (m, n), a new tensor.  Raises TypeError for a wrong type, dtype or device, ValueError for a wrong shape.
+
+    >>> add(torch.tensor([[1.0]]), torch.tensor([[2.0]]))
+    tensor([[3.]])
+    """
     return _Add.apply(a, b)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def embedding(wte: Tensor, wpe: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
-    """wte[:, tokens] + wpe[:, positions]."""
+    """Sum of token and position embeddings x = wte[:, tokens] + wpe[:, positions], with gradients for wte and wpe.
+
+    - `wte`: (n_embd, vocab_size), and `wpe`: (n_embd, block_size), float32 or float64
+    - `tokens`: (n_tokens,), integers in range(vocab_size), and `positions`: (n_tokens,), integers in range(block_size)
+
+    Returns x: (n_embd, n_tokens), a new tensor.  Raises TypeError for a wrong type, dtype or device, ValueError for a
+    wrong shape or an index out of range.
+
+    >>> embedding(torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0]]), torch.tensor([1]), torch.tensor([0]))
+    tensor([[12.]])
+    """
     return _Embedding.apply(wte, wpe, tokens, positions)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, n_head: int) -> Tensor:
-    """Causal multi-head attention within each document, offsets saying where one begins and the last ends."""
+    """Causal multi-head attention within each document, with gradients for q, k and v.
+
+    - `q`, `k`, `v`: (n_embd, n_tokens), float32 or float64; the columns of the documents side by side
+    - `offsets`: (number of documents + 1,), integers.  Document i has the columns offsets[i] to offsets[i + 1] - 1; the
+      first offset is 0 and the last is n_tokens.
+    - `n_head`: the number of heads, a divisor of n_embd
+
+    Returns out: (n_embd, n_tokens), a new tensor; `microgpt.kernels.attention_forward` has the formulas.  Raises
+    TypeError for a wrong type, dtype or device, ValueError for a wrong shape, offset or n_head.
+
+    >>> x = torch.tensor([[1.0, 2.0]])
+    >>> attention(0 * x, x, x, offsets=torch.tensor([0, 2]), n_head=1)
+    tensor([[1.0000, 1.5000]])
+    """
     return _Attention.apply(q, k, v, offsets, n_head)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The mean over columns of -log softmax(logits)[target], or their sum with these weights (not differentiated)."""
+    """Cross-entropy loss in nats: the mean over columns of -log softmax(logits)[target], with a gradient for logits.
+
+    - `logits`: (m, n), float32 or float64
+    - `targets`: (n,), integers in range(m)
+    - `weights`: (n,), of the dtype of logits, to get the weighted sum over columns instead of the mean; it gets no
+      gradient
+
+    Returns the loss, a 0-D tensor of the dtype of logits.  Raises TypeError for a wrong type, dtype or device,
+    ValueError for a wrong shape or a target out of range.
+
+    >>> cross_entropy(torch.zeros(2, 1), torch.tensor([0]))
+    tensor(0.6931)
+    """
     return _CrossEntropy.apply(logits, targets, weights)  # type: ignore[no-any-return, no-untyped-call]

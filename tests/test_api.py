@@ -1,4 +1,4 @@
-"""The Python API: what the command line does, without it."""
+"""The Python API does what the command line does."""
 
 import json
 import subprocess
@@ -20,9 +20,9 @@ from microgpt.runs import run
 
 
 def test_train_and_load(tmp_path):
-    """train() returns a model, and load() the same one from its directory."""
+    """train() returns a model, and load() returns the same model from the run's directory."""
     out = str(tmp_path / "run")
-    names = Path(write_names(tmp_path / "names.txt"))  # a path is as good as its text
+    names = Path(write_names(tmp_path / "names.txt"))  # a Path works like a str
     trained = microgpt.train(input=names, out=out, metrics=str(tmp_path / "m"), **TINY)
     loaded = microgpt.load(out)
     assert trained.sample(9) == loaded.sample(9) and trained.score("ab") == loaded.score("ab")
@@ -31,7 +31,7 @@ def test_train_and_load(tmp_path):
 
 
 def test_history(tmp_path):
-    """The history has the losses of the metrics, those of a resumed run from its first step on; load() finds all."""
+    """The history has the losses in the metrics: after a resume, those of the new steps; after load(), all of them."""
     out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
 
     def lines(first):
@@ -51,7 +51,7 @@ def test_history(tmp_path):
 
 
 def test_save(tmp_path):
-    """A saved model is the run's checkpoint, byte for byte, whichever way it came to be a model."""
+    """save() writes the run's checkpoint, byte for byte, whether the model was trained or loaded."""
     out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
     model = microgpt.train(names, out=out, **TINY)
     wanted = (out / run.CHECKPOINT).read_bytes()
@@ -64,14 +64,14 @@ def test_save(tmp_path):
         model.save(1)
     for name in ("model.safetensors", "model.py", "model"):
         with pytest.raises(
-            microgpt.ConfigError, match=f"save: expected a name that ends in .npz, found '.*{name}'; .* export"
+            microgpt.ConfigError, match=f"save: expected a name that ends in .npz, found '.*{name}'; export"
         ):
             model.save(tmp_path / name)
         assert not (tmp_path / name).exists()
 
 
 def test_what_commands_do(tmp_path, monkeypatch):
-    """A model writes the report and the exports that the commands write of its run, and plot() the same picture."""
+    """report(), export() and plot() write the same bytes as the commands do for the run."""
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     write_names(tmp_path / "names.txt")
@@ -91,7 +91,7 @@ def test_what_commands_do(tmp_path, monkeypatch):
 
 
 def test_what_is_wrong_with_a_path(tmp_path):
-    """Messages about the file to write name the argument `path`, those about texts `texts`."""
+    """Messages name the argument: `path` for the file to write, `texts` for texts, `runs` for runs."""
     model = microgpt.Model(tiny_trainer(tmp_path).checkpoint())
     for write in (model.report, model.export, lambda path: microgpt.plot("run", path)):
         with pytest.raises(microgpt.ConfigError, match=r"^path: expected a name that ends in .*, found 'model.txt'$"):
@@ -107,7 +107,7 @@ def test_what_is_wrong_with_a_path(tmp_path):
 
 
 def test_short_texts_of_objects(tmp_path):
-    """At the end of a notebook's cell every public object is one line, however large it is."""
+    """The repr of every public object is one short line, however large the object is."""
     trainer = tiny_trainer(tmp_path)
     model = microgpt.Model(trainer.checkpoint())
     text = "abba" * 1000
@@ -120,7 +120,7 @@ def test_short_texts_of_objects(tmp_path):
 
 
 def test_a_saved_model_is_as_it_was(tmp_path):
-    """A model made from a trainer stays what it was when the trainer goes on."""
+    """A model made from a trainer does not change when the trainer makes another step."""
     trainer = tiny_trainer(tmp_path)
     trainer.step()
     model = microgpt.Model(trainer.checkpoint())
@@ -131,7 +131,7 @@ def test_a_saved_model_is_as_it_was(tmp_path):
 
 
 def test_recipe(tmp_path):
-    """A recipe's settings are those of its file, and what is given besides comes first; one has the defaults."""
+    """A recipe has the settings of its file, given settings override them, and `reference` is the defaults."""
     assert Config(**read_recipe("reference")) == Config()
     names = write_names(tmp_path / "names.txt")
     small = {"num_steps": 1, "n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 4, "warmup_steps": 0}
@@ -156,7 +156,7 @@ def test_progress(tmp_path, monkeypatch, capsys, fails):
 
 
 def test_it_is_the_reference(tmp_path):
-    """With the defaults the weights are those of the reference."""
+    """With the default settings, the trained weights are those of the reference."""
     model = microgpt.train(input=str(INPUT))
     for name, (_, first, last) in golden("input_default")["final_params_sum_first_last"].items():
         assert model.params[name][0, 0] == pytest.approx(first, abs=1e-10)
@@ -164,7 +164,7 @@ def test_it_is_the_reference(tmp_path):
 
 
 def test_errors(tmp_path):
-    """Mistakes are the errors that the package names, each a ValueError or an ArithmeticError."""
+    """Each mistake raises the public error for it, which is a ValueError or an ArithmeticError."""
     names = write_names(tmp_path / "names.txt")
     with pytest.raises(microgpt.ConfigError, match="n_embd"):
         microgpt.train(input=names, n_embd="16")
@@ -184,7 +184,7 @@ def test_errors(tmp_path):
 
 
 def test_a_failed_run_is_closed(tmp_path):
-    """After an error the directory is free for the next."""
+    """After an error, the run's directory is unlocked."""
     names, out = write_names(tmp_path / "names.txt"), str(tmp_path / "run")
     with pytest.raises(microgpt.NotFiniteError):
         microgpt.train(input=names, out=out, beta2=0, beta1=0.9, init_std=1, learning_rate=1000, num_steps=500)
@@ -192,7 +192,7 @@ def test_a_failed_run_is_closed(tmp_path):
 
 
 def test_what_is_refused_leaves_no_trace(tmp_path):
-    """An input that cannot be used makes no directory, and a directory that cannot be used empties no metrics file."""
+    """A bad input creates no directory, and a bad directory leaves the metrics file unchanged."""
     out, metrics = tmp_path / "run", tmp_path / "m"
     with pytest.raises(microgpt.DataError):
         microgpt.train(tmp_path / "missing.txt", out=out)
@@ -206,7 +206,7 @@ def test_what_is_refused_leaves_no_trace(tmp_path):
 
 
 def test_a_directory_that_is_not_empty(tmp_path):
-    """A new run is begun in no other's directory; --resume is the way on only where there is a checkpoint."""
+    """A new run is refused in the directory of another; the message suggests resume only if there is a checkpoint."""
     out = tmp_path / "run"
     out.mkdir()
     (out / "config.toml").write_text("")
@@ -218,7 +218,7 @@ def test_a_directory_that_is_not_empty(tmp_path):
 
 
 def test_names():
-    """Every public name is there, whichever modules have been imported, and no other; only two are modules."""
+    """Every public name can be imported, and no other; only two of them are modules."""
     for name in microgpt.__all__:
         assert isinstance(getattr(microgpt, name), ModuleType) == (name in ("kernels", "checkpoint"))
     with pytest.raises(AttributeError):
@@ -226,12 +226,11 @@ def test_names():
 
 
 def test_default_input_elsewhere(tmp_path, monkeypatch, capsys):
-    """train() without an input takes the names that come with the package where there is no input.txt, and its model
-    knows what was held out of them."""
+    """Without input.txt in the directory, train() uses the names that come with the package, and so does held_out()."""
     monkeypatch.chdir(tmp_path)
     settings = {**TINY, "val_fraction": 0.1}
     found = microgpt.train(**settings)
-    assert "none in this directory" in capsys.readouterr().err
+    assert "not found in this directory" in capsys.readouterr().err
     same = microgpt.train(str(INPUT), **settings)
     assert found.history.losses == same.history.losses
     assert found.held_out() == same.held_out(INPUT)
@@ -239,8 +238,7 @@ def test_default_input_elsewhere(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(PACKAGE.parent != ROOT, reason="needs a checkout")
 def test_every_file_is_installed(tmp_path):
-    """What is installed has every file of the package, its recipes too, without which no command would run; the C
-    sources, and the default input."""
+    """An installation has every file of the package, including recipes, the C sources and the default input."""
     setup = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q"]
     command = [*setup, "egg_info", "--egg-base", tmp_path, "build_py", "--build-lib", tmp_path]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -253,7 +251,7 @@ def test_every_file_is_installed(tmp_path):
 
 
 def test_import_is_light():
-    """Importing the package, and training, import nothing that is only used elsewhere."""
+    """Importing the package, or training, imports no module that only other features need."""
     heavy = [
         "zipfile",
         "tomllib",
@@ -272,12 +270,12 @@ def test_import_is_light():
 
 
 def test_integers_for_reals():
-    """A whole number is a number: learning_rate=1 is 1.0, as the run's settings then say."""
+    """A setting that is a float accepts an int: learning_rate=1 becomes 1.0."""
     assert type(Config(learning_rate=1).learning_rate) is float
 
 
 def test_numbers_of_numpy():
-    """NumPy's scalars are numbers, and a run remembers them as Python's."""
+    """Settings accept NumPy scalars and store them as Python numbers."""
     config = Config(num_steps=np.int64(5), learning_rate=np.float32(0.5), eps=np.float64(1e-6))
     assert (config.num_steps, config.learning_rate, config.eps) == (5, 0.5, 1e-6)
     assert {type(config.num_steps), type(config.learning_rate), type(config.eps)} == {int, float}
@@ -287,13 +285,13 @@ def test_numbers_of_numpy():
 
 
 def test_settings_of_a_trainer(tmp_path):
-    """A trainer keeps the settings it was given."""
+    """A trainer keeps its settings."""
     assert tiny_trainer(tmp_path, n_layer=3).config.n_layer == 3
 
 
 @pytest.mark.parametrize("error", [microgpt.NotFiniteError(7, float("nan")), MemoryError()], ids=repr)
 def test_metrics_of_a_failed_evaluation(tmp_path, monkeypatch, error):
-    """When measuring the held-out part fails, the steps before it are in the metrics all the same."""
+    """If an evaluation fails, the steps before it are still in the metrics."""
 
     def fail(trainer):
         raise error

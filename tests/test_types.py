@@ -1,4 +1,4 @@
-"""What a type checker, help() and a call say of the Python functions: the settings, by their names, types, defaults."""
+"""A type checker, signatures and calls know the name, type and default of every setting."""
 
 import inspect
 import os
@@ -53,7 +53,7 @@ microgpt.trian("names.txt")  # attr-defined
 
 
 def test_type_checker(tmp_path):
-    """mypy --strict finds each mistake, and the types of what is returned, where the comments above have them."""
+    """mypy --strict reports the mistakes and return types in the comments above, and nothing else."""
     pytest.importorskip("mypy")
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "program.py"]
@@ -71,7 +71,7 @@ def test_type_checker(tmp_path):
     (microgpt.Model.sample, Sampling, ["self"]), (microgpt.Model.sample_probs, Sampling, ["self"]),
 ])  # fmt: skip
 def test_signatures(function, settings, more):
-    """The signature has every setting and its default, the first of them by place and the others by name alone."""
+    """The signature has every setting with its default; only the first is positional."""
     found = inspect.signature(function).parameters
     assert {f.name for f in fields(settings)} == set(found) - set(more) and set(more) <= set(found)
     assert all(found[f.name].default == f.default for f in fields(settings))
@@ -80,12 +80,12 @@ def test_signatures(function, settings, more):
 
 
 def test_resume_takes_what_is_given(tmp_path):
-    """When a run goes on, what is not given is the run's own, and what is given counts, default or not."""
+    """A resumed run keeps the settings that are not given; given ones count even if they equal the default."""
     settings = TINY | {"val_fraction": 0.1, "num_samples": 3}
     microgpt.train(write_names(tmp_path / "names.txt"), out=tmp_path / "run", **settings)
     config = microgpt.train(resume=tmp_path / "run", patience=5, num_steps=9, num_samples=20).config
     assert (config.n_embd, config.val_fraction, config.patience, config.num_samples) == (TINY["n_embd"], 0.1, 5, 20)
-    with pytest.raises(microgpt.ConfigError, match=r"^n_embd: expected 4, with which the run to resume began"):
+    with pytest.raises(microgpt.ConfigError, match=r"^n_embd: expected 4, as in the run to resume"):
         microgpt.train(resume=tmp_path / "run", n_embd=16)
     with pytest.raises(microgpt.ConfigError, match=r"^num_steps: expected a whole number, found '9'$"):
         microgpt.train(resume=tmp_path / "run", num_steps="9")

@@ -1,4 +1,4 @@
-"""What the control groups say that this process is in: a container has one of its own."""
+"""The limits of the control groups (cgroups) that this process is in: a container has its own cgroup."""
 
 import os
 from contextlib import suppress
@@ -8,9 +8,9 @@ ROOT = "/sys/fs/cgroup"
 
 
 def limits(controller: str, file: str, file1: str) -> list[str]:
-    """What stands in this file (or in file1, of version 1) of our groups and those around them.
+    """The contents of `file` (`file1` in cgroup version 1) of the process's cgroups and their ancestors.
 
-    A container may see its own group as the root.
+    The root counts too, because a container may see its own cgroup as the root.
     """
     texts = []
     for line in read(GROUPS).splitlines():
@@ -24,7 +24,7 @@ def limits(controller: str, file: str, file1: str) -> list[str]:
 
 
 def read(path: str) -> str:
-    """The text of a file, empty if there is none."""
+    """The text of a file, or "" if it cannot be read."""
     with suppress(OSError), open(path, errors="replace") as file:
         return file.read()
     return ""

@@ -1,4 +1,4 @@
-"""Files of settings, in TOML: those of --config, a run's config.toml, and the recipes that come with the package."""
+"""Settings files, in TOML: those of --config, a run's config.toml, and the recipes that come with the package."""
 
 import os
 from dataclasses import fields
@@ -11,14 +11,14 @@ from .package import PACKAGE
 from .settings import check, flag, suggestion
 from .terminal import reason, shown
 
-PATHS = "paths"  # a table that is no setting
+PATHS = "paths"  # a table beside the settings
 RECIPES = os.path.join(PACKAGE, "recipes")
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """{name: value} of a file of settings, `num-steps = 1000` and so on.
+    """{name: value} of a settings file, which has lines such as `num-steps = 1000`.
 
-    Raises ConfigError, or DataError for a file that cannot be read now.
+    Raises ConfigError; DataError for a file that exists but cannot be read now.
     """
     table = parse_toml(path)
     table.pop(PATHS, None)
@@ -31,7 +31,7 @@ def read_toml(path: str) -> dict[str, Any]:
             meant = suggestion(name, known)
             raise ConfigError(f"--config: {path}: expected the name of a setting, found {key!r}{meant}")
         if f.name in values:
-            raise ConfigError(f"--config: {path}: expected {key!r} once, found it in two spellings")
+            raise ConfigError(f"--config: {path}: expected each setting once, found {key!r} in two spellings")
         try:
             check(f, value)
         except ConfigError as error:
@@ -41,12 +41,12 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def recipes() -> list[str]:
-    """The names of the recipes, sets of settings that come with the package."""
+    """The names of the recipes, which are the settings files that come with the package."""
     return sorted(name[: -len(".toml")] for name in os.listdir(RECIPES) if name.endswith(".toml"))
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """{name: value} of a recipe.  Raises ConfigError, which names the recipes."""
+    """{name: value} of a recipe.  Raises ConfigError, with the names of all recipes, if there is none of this name."""
     if name not in (known := recipes()):
         meant = suggestion(name, known) if isinstance(name, str) else ""
         raise ConfigError(f"expected one of {', '.join(known)}, found {shown(name)}{meant}", argument="recipe")
@@ -61,30 +61,32 @@ def parse_toml(path: str) -> dict[str, Any]:
             return tomllib.load(file)
     except (OSError, MemoryError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not TOML
         message = f"--config: expected a TOML file of settings, found {path!r}: {reason(error)}"
-        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in NO_FILE)
-        raise (DataError if passing else ConfigError)(message) from None
+        transient = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in NO_FILE)
+        raise (DataError if transient else ConfigError)(message) from None
 
 
 def remembered_input(path: str) -> str | None:
-    """Where the input was, by a run's file of settings, or None; DataError when that cannot be read now."""
+    """The path of the input in a run's settings file, or None.  Raises DataError when the file cannot be read now."""
     try:
         paths = parse_toml(path).get(PATHS)
-    except ConfigError:  # there is none, or it is not one
+    except ConfigError:  # no such file, or not a settings file
         return None
     found = paths.get("input") if isinstance(paths, dict) else None
     return found if isinstance(found, str) else None
 
 
 def to_toml(config: Config, input: str | None = None) -> str:
-    """The text of a file that --config reads back as the same Config, and remembered_input as `input`."""
+    """The text of a settings file: --config reads back the same Config, and remembered_input() the path `input`."""
     lines = [f"{flag(name)[2:]} = {toml_value(value)}\n" for name, value in config.as_dict().items()]
     if input is not None:
-        lines.append(f"\n[{PATHS}]  # where it was, which does not matter to the run\ninput = {toml_value(input)}\n")
+        lines.append(
+            f"\n[{PATHS}]  # where the input was; the run does not depend on it\ninput = {toml_value(input)}\n"
+        )
     return "".join(lines)
 
 
 def toml_value(value: object) -> str:
     import json
 
-    # a JSON string is a TOML string but for DEL, which TOML wants escaped
+    # a JSON string is a TOML string, except that TOML requires DEL to be escaped
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if type(value) is str else repr(value)

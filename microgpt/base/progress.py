@@ -1,5 +1,6 @@
 """What a run prints while it trains: step lines on stdout, a progress bar on a terminal or in a notebook."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -7,29 +8,30 @@ from typing import Any
 from .config import LINE, RUNNING_TEXT, Config
 from .terminal import escaped, notice, printable
 
-NARROW = 70  # columns, below which the bar says less
+NARROW = 70  # columns; a narrower bar shows only the smoothed loss
 
 
 def smoothed(mean: float, loss: float, n: int) -> float:
-    """What the bar and plots show: a mean of n losses in which the last tenth, and at most a hundred, weigh most.
+    """The smoothed loss after n losses, from the one before (`mean`), for the bar and plots.
 
-    `mean` is that of the loss before.  So it follows the fall at the beginning, and stands beside held-out losses.
+    It averages over about the last tenth of the losses, at most 100.  So it follows the fast fall at the beginning and
+    is smooth enough later to compare with held-out losses.
     """
     return mean + (loss - mean) / min(1 + n // 10, 100)
 
 
 class Reporter:
-    """Told of all steps, it prints the lines that are due, and moves the bar, if there is one."""
+    """Receives every step's loss, prints the lines that are due, and updates the bar, if there is one."""
 
     def __init__(self, config: Config, first_step: int = 0, bar: Any = None, lines: str = "due") -> None:
-        """`lines` are those of the steps that are "due", of the "last" one alone, or of "none"."""
+        """`lines` selects the step lines to print: those that are "due", only the "last", or "none"."""
         self.config, self.bar, self.lines = config, bar, lines
         self.smoothed, self.n_losses = 0.0, 0
-        self.val_loss = ""  # as the bar says it, where no line does
+        self.val_loss = ""  # the held-out loss for the bar, when no line shows it
         self._first, self._started, self._next = first_step, time.monotonic(), 0.0
 
     def steps(self, first: int, losses: list[float]) -> None:
-        """The losses of the steps from `first` on, only the last of which can be due for a line."""
+        """Receive the losses of the steps from `first` on; only the last can be due for a line."""
         config, step, loss = self.config, first + len(losses) - 1, losses[-1]
         last = step == config.num_steps
         due = self.lines == "due" and (step % config.log_every == 0 or step == 1)
@@ -40,15 +42,16 @@ class Reporter:
             now = time.monotonic()
             if now >= self._next or last:
                 self._next = now + 0.1
-                self.bar.set_postfix_str(self._say(loss, (step - self._first) / (now - self._started)), refresh=False)
+                rate = (step - self._first) / (now - self._started)
+                self.bar.set_postfix_str(self._postfix(loss, rate), refresh=False)
                 self.bar.update(step - self.bar.n)
         if due or (last and self.lines != "none"):
             self._print(f"{self._place(step)} | loss {loss:.4f}")
 
-    def _say(self, loss: float, steps_a_second: float) -> str:
+    def _postfix(self, loss: float, steps_per_second: float) -> str:
         if (self.bar.ncols or NARROW) < NARROW:
             return f"loss {self.smoothed:.2f}"
-        rate, unit = steps_a_second * self.config.batch_size, "docs"
+        rate, unit = steps_per_second * self.config.batch_size, "docs"
         if self.config.split == RUNNING_TEXT:
             rate, unit = rate * self.config.block_size, "chars"
         return f"loss {loss:.2f}, smoothed {self.smoothed:.2f}{self.val_loss}, {rate:,.0f} {unit}/s"
@@ -57,7 +60,8 @@ class Reporter:
         if self.lines == "none":
             self.val_loss = f", held out {loss:.2f}"
         else:
-            self._print(f"{self._place(step)} | held-out loss {loss:.4f}")
+            bits = loss / math.log(2)
+            self._print(f"{self._place(step)} | held-out loss {loss:.4f} ({bits:.3f} bits per character)")
 
     def samples(self, step: int, texts: list[str]) -> None:
         escape = printable if self.config.split == LINE else escaped
@@ -79,13 +83,13 @@ class Reporter:
 
 
 def on_terminal(config: Config, first_step: int) -> Reporter:
-    """The command line's: a bar when stderr is a terminal, and then no step lines on it but the last."""
+    """The command line's Reporter: a bar if stderr is a terminal; if stdout is one too, only the last step line."""
     bar = progress_bar(config.num_steps, first_step) if sys.stderr.isatty() else None
     return Reporter(config, first_step, bar, "due" if bar is None or not sys.stdout.isatty() else "last")
 
 
 def progress_bar(total: int, first: int = 0, notebook: bool = False) -> Any:
-    """A tqdm bar, one of the notebook's in a notebook; None where tqdm is not installed."""
+    """A tqdm bar, for a terminal or a notebook; None if tqdm is not installed."""
     try:
         if notebook:
             from tqdm.auto import tqdm

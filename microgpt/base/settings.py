@@ -1,8 +1,9 @@
-"""Settings: a table's rows, each with a name, a default, a range and a help text, and how a value is checked or read.
+"""Settings: each has a name, a default, a range and a help text; values are checked and parsed.
 
-The command line, files of settings, and the signatures of the Python functions are made from such tables (config.py).
+The command line, settings files and the signatures of the Python functions are made from tables of them (config.py).
 """
 
+import inspect
 import numbers
 import operator
 import re
@@ -13,12 +14,13 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 from .terminal import shown
 
-# the types in a table of which another has several values for a setting
+# the types of settings in RunSettings: int, float and str in a Config, several values in a sweep
+T = TypeVar("T")
 Int = TypeVar("Int")
 Float = TypeVar("Float")
 Str = TypeVar("Str")
 TYPES: dict[object, type] = {Int: int, Float: float, Str: str, int: int, float: float, str: str}
-Given = dict[str, Any]  # the settings that somebody gave, by name, without those left at their defaults
+Given = dict[str, Any]  # explicitly given settings by name, without those left at their defaults
 
 
 def flag(name: str) -> str:
@@ -28,7 +30,7 @@ def flag(name: str) -> str:
 
 @dataclass(frozen=True)
 class Range:
-    """low <= value <= high, or low < value, or value < high, where the ends are open."""
+    """low <= value <= high, or with < in place of <= at an open end."""
 
     low: float
     high: float
@@ -47,17 +49,26 @@ class Range:
 
 
 def setting(
-    default: object, help: str, range: Range | None = None, choices: tuple[str, ...] | None = None, free: bool = False
+    default: object,
+    help: str,
+    range: Range | None = None,
+    choices: tuple[str, ...] | None = None,
+    free: bool = False,
+    needs: str = "",
+    before: object = None,
 ) -> Any:
-    return field(default=default, metadata={"help": help, "range": range, "choices": choices, "free": free})
+    """A field of Settings.
+
+    `free` settings may change when a run is resumed.  A setting that `needs` another is stored only if that one is set.
+    `before` is what checkpoints that are older than the setting were computed with, if not with the default.
+    """
+    metadata = {"help": help, "range": range, "choices": choices, "free": free, "needs": needs, "before": before}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every table of settings does: each value is checked, and NumPy's numbers are made Python's.
-
-    Whole numbers stand for the numbers they are.
-    """
+    """Base of the tables of settings: checks each value, and converts NumPy's numbers, and an int for a float."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -68,11 +79,13 @@ class Settings:
             object.__setattr__(self, f.name, value)  # frozen
 
     def as_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """The settings by name, without those that need another that is not set."""
+        needed = {f.name: f.metadata["needs"] for f in fields(self)}
+        return {name: getattr(self, name) for name, needs in needed.items() if not needs or getattr(self, needs)}
 
 
 def kind(f: Field[Any]) -> type:
-    """int, float or str, which a flag, a file and Python can all say."""
+    """The type of a setting: int, float or str, which a flag, a file and Python can all express."""
     found = TYPES.get(f.type)
     if found is None:
         raise TypeError(f"{f.name}: expected a setting that is an int, a float or a str, found {f.type}")
@@ -80,7 +93,7 @@ def kind(f: Field[Any]) -> type:
 
 
 def plain(value: Any) -> Any:
-    """A number of another library, such as NumPy's, as Python's; all else as it is."""
+    """A number of another library, such as NumPy, as an int or a float; anything else unchanged."""
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):
@@ -89,7 +102,7 @@ def plain(value: Any) -> Any:
 
 
 def check(f: Field[Any], value: Any) -> None:
-    """Raise ConfigError unless value is of the setting's type, and within its range or choices."""
+    """Raise ConfigError unless the value is of the setting's type, and within its range or choices."""
     limits, choices = f.metadata["range"], f.metadata["choices"]
     if choices is not None and (type(value) is not str or value not in choices):
         raise ConfigError(f"expected one of {', '.join(choices)}, found {shown(value)}", argument=f.name)
@@ -100,13 +113,13 @@ def check(f: Field[Any], value: Any) -> None:
 
 
 KIND = {int: "a whole number", float: "a number", str: "text"}
-WRITTEN = {int: r"[+-]?[0-9]{1,30}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
+PATTERN = {int: r"[+-]?[0-9]{1,30}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
 
 
 def parse(f: Field[Any], text: str) -> Any:
-    """The value written in `text`: plain decimal numbers only, so no nan, inf, 1_000 or other scripts' digits."""
+    """The value written in `text`.  Numbers are plain decimal ones: no nan, inf, 1_000 or digits of other scripts."""
     limits = f.metadata["range"]
-    if kind(f) in WRITTEN and not re.fullmatch(WRITTEN[kind(f)], text):
+    if kind(f) in PATTERN and not re.fullmatch(PATTERN[kind(f)], text):
         expected = f"{KIND[kind(f)]} {limits}" if limits else KIND[kind(f)]
         raise ConfigError(f"expected {expected}, found {shown(text)}", argument=f.name)
     value = kind(f)(text)
@@ -115,12 +128,23 @@ def parse(f: Field[Any], text: str) -> Any:
 
 
 def parsed(settings: type[Settings], texts: dict[str, Any]) -> dict[str, Any]:
-    """{name: value} of the texts that are not None, by the fields of a Settings class."""
+    """{name: value} parsed from the texts that are not None."""
     return {f.name: parse(f, texts[f.name]) for f in fields(settings) if texts.get(f.name) is not None}
 
 
+def described(settings: Any) -> str:
+    """A line for each setting of the table: its name, default and help."""
+    return "\n".join(f"{f.name} = {f.default!r}: {f.metadata['help']}" for f in fields(settings) if f.metadata)
+
+
+def documented(settings: type[T]) -> type[T]:
+    """Decorate a table of settings: SETTINGS in its docstring becomes their descriptions."""
+    settings.__doc__ = settings.__doc__ and inspect.cleandoc(settings.__doc__).replace("SETTINGS", described(settings))
+    return settings
+
+
 def suggestion(word: str, words: Iterable[str]) -> str:
-    """'; did you mean ...?' when one of the words is near: one with such a part, such initials, or such a spelling."""
+    """'; did you mean ...?' with the closest of the words: by a part of it, its initials or its spelling; or ''."""
     import difflib
 
     def split(text: str) -> list[str]:

@@ -15,7 +15,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def handled(handle: Handler) -> Iterator[None]:
-    """Let handle(number, frame) take the signals, but for those that our starter ignores (nohup)."""
+    """Handle the signals with handle(number, frame), except those that the parent process had ignored (nohup)."""
     wanted = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in wanted}
     try:
@@ -26,17 +26,18 @@ def handled(handle: Handler) -> Iterator[None]:
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """End the process at once.  An exception could be lost, or turned into another, within somebody's import."""
+    """End the process immediately: an import that is under way could swallow or replace an exception."""
     os._exit(128 + number)
 
 
-BOUNCE_SECONDS = 0.5  # within which one Ctrl-C may arrive twice: a terminal sends it, and so does a wrapper
+BOUNCE_SECONDS = 0.5  # one Ctrl-C may arrive twice within this time: from the terminal and from a wrapper
 
 
 def stopper(stop: list[signal.Signals], at_once: Handler) -> Handler:
-    """A handler that adds each signal to the list `stop`; a Ctrl-C that comes again, later, goes to at_once instead.
+    """A handler that appends each signal to `stop`; a second, later Ctrl-C calls `at_once`.
 
-    A process that was forked from this one looks at no such list: SIGTERM, by which pools end theirs, ends it at once.
+    A process forked from this one does not check the list: SIGTERM, with which pools end their processes, ends it
+    immediately.
     """
     first, owner = 0.0, os.getpid()
 
@@ -55,7 +56,7 @@ def stopper(stop: list[signal.Signals], at_once: Handler) -> Handler:
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[signal.Signals]]:
-    """A list to which a signal adds itself, for a loop to see; a second Ctrl-C ends the process at once."""
+    """A list to which signals are appended, for a loop to check; a second Ctrl-C ends the process immediately."""
 
     def at_once(number: int, frame: FrameType | None) -> None:
         os.write(2, b"microgpt: stopped at once, without saving\n")
@@ -68,10 +69,10 @@ def stop_on_signals() -> Iterator[list[signal.Signals]]:
 
 @contextmanager
 def interrupt_at_the_end() -> Iterator[list[signal.Signals]]:
-    """A list to which Ctrl-C adds itself, for a loop to see; then a KeyboardInterrupt, when the loop has saved all.
+    """A list to which Ctrl-C is appended, for a loop to check; raises KeyboardInterrupt after the loop has saved.
 
-    A second one is a KeyboardInterrupt at once.  Where Ctrl-C means something else, or no signal can be caught because
-    this is not the main thread, the list stays empty.
+    A second Ctrl-C raises KeyboardInterrupt immediately.  The list stays empty if the program handles Ctrl-C itself,
+    or in a thread other than the main one, which cannot catch signals.
     """
     stop: list[signal.Signals] = []
     default = signal.default_int_handler

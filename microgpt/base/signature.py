@@ -3,10 +3,9 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_args, get_origin, overload
 
-from .settings import Given, suggestion
+from .settings import Given, described, suggestion
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -14,9 +13,10 @@ T = TypeVar("T")
 
 
 class accepts(Generic[P]):  # noqa: N801 - a decorator
-    """@accepts(Sampling) gives a function or method of one Given the signature of Sampling instead.
+    """@accepts(Sampling) lets a function or method of one Given be called with the arguments of Sampling.
 
-    To a caller and a type checker it takes the settings by their names, with their types and defaults.
+    Its signature, also for type checkers, has the settings' names, types and defaults.  SETTINGS in its docstring
+    becomes their descriptions.
     """
 
     def __init__(self, settings: Callable[P, object]) -> None:
@@ -24,8 +24,7 @@ class accepts(Generic[P]):  # noqa: N801 - a decorator
         parameters = signature.parameters.values()
         known = [each.replace(annotation=types.get(each.annotation, each.annotation)) for each in parameters]
         self.signature = signature.replace(parameters=known)
-        helps = [f for f in fields(settings) if f.metadata]  # type: ignore[arg-type]
-        self.described = "\n".join(f"{f.name} = {f.default!r}: {f.metadata['help']}" for f in helps)
+        self.described = described(settings)
 
     @overload
     def __call__(self, function: Callable[[Given], R]) -> Callable[P, R]: ...
@@ -53,7 +52,9 @@ class accepts(Generic[P]):  # noqa: N801 - a decorator
             parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in self.signature.parameters.values()
         )
         if len(args) > most:
-            raise TypeError(f"{name}: expected all but the first argument by name, found {len(args)} without")
+            raise TypeError(
+                f"{name}: positional arguments: expected at most {most}, found {len(args)}; name the others"
+            )
         try:
             return self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -61,7 +62,7 @@ class accepts(Generic[P]):  # noqa: N801 - a decorator
 
 
 def type_arguments(settings: object) -> dict[object, object]:
-    """What the type variables of a generic table of settings stand for in this one."""
+    """{type variable: type} of a table of settings derived from a generic one."""
     bases = [base for cls in getattr(settings, "__mro__", ()) for base in getattr(cls, "__orig_bases__", ())]
     pairs = [zip(getattr(get_origin(base), "__parameters__", ()), get_args(base)) for base in bases]
     return {variable: argument for each in pairs for variable, argument in each}

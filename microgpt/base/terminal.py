@@ -1,4 +1,4 @@
-"""What speaks to a terminal: notices, and text in a form that a terminal does not obey."""
+"""Notices, and text made safe to print on a terminal."""
 
 import sys
 from contextvars import ContextVar
@@ -7,35 +7,35 @@ _quiet = ContextVar("quiet", default=False)
 
 
 def escaped(text: str) -> str:
-    """The text with line ends and control characters, which a terminal would obey, as escapes."""
+    """The text with line ends and control characters, which a terminal would act on, as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable(text: str) -> str:
-    """The text for stdout: as it is, or escaped where that is a terminal."""
+    """The text for stdout: escaped if stdout is a terminal, otherwise unchanged."""
     return escaped(text) if sys.stdout.isatty() else text
 
 
 def quiet() -> None:
-    """No notices from here on in this context: those of a hundred runs at once would be noise."""
+    """Print no more notices in this context: a sweep would print those of hundreds of runs."""
     _quiet.set(True)
 
 
 def notice(message: object) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     if not _quiet.get():
         print(f"microgpt: {escaped(str(message))}", file=sys.stderr)
 
 
 def reason(error: Exception) -> object:
-    """Why the system refused something, in its words."""
+    """The system's reason for an error."""
     if isinstance(error, MemoryError):
-        return str(error) or "expected memory for it, found too little"
+        return str(error) or "not enough memory"
     return getattr(error, "strerror", None) or error
 
 
 def shown(value: object) -> str:
-    """The value as a message has it: short, and an integer that Python does not write out is said to be one."""
+    """The value for a message: at most about 100 characters, even of an integer too long for repr()."""
     try:
         text = repr(value)
     except ValueError:

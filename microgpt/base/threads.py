@@ -1,6 +1,6 @@
-"""How many threads work: by default as many as there are cores, and no more than the work can feed.
+"""The number of threads: by default one per core, but no more than the work can keep busy.
 
-The bits of a result do not depend on it.
+Results are bit-identical for any number of threads.
 """
 
 import math
@@ -12,33 +12,35 @@ from .errors import ConfigError, EnvironmentVariableError
 from .settings import plain
 from .terminal import shown
 
-MOST = 256
-SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # of a core: the same text for each
-FEED = 200_000  # multiply-adds of a step, without which one thread more costs time
+MAX_THREADS = 256
+SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"  # the same text for all threads of a core
+MULTIPLIES_PER_THREAD = 200_000  # of a step; with fewer, an additional thread costs time
 
 
 def number(threads: int | None, n_multiplies: float = float("inf")) -> int:
-    """`threads`, if it says how many; or else as many of the default as steps of so many multiply-adds can feed."""
+    """`threads`, or else the default, limited to what a step of `n_multiplies` multiply-adds can keep busy."""
     if threads is not None:
         return check(threads)
-    return max(1, int(min(default(), n_multiplies / FEED)))
+    return max(1, int(min(default(), n_multiplies / MULTIPLIES_PER_THREAD)))
 
 
 def check(threads: object) -> int:
-    """`threads` as an int.  Raises ConfigError unless it is a number of threads."""
+    """`threads` as an int.  Raises ConfigError if it is not a valid number of threads."""
     value = plain(threads)
-    if type(value) is not int or not 1 <= value <= MOST:
-        raise ConfigError(f"expected a whole number from 1 to {MOST}, found {shown(threads)}", argument="threads")
+    if type(value) is not int or not 1 <= value <= MAX_THREADS:
+        raise ConfigError(
+            f"expected a whole number from 1 to {MAX_THREADS}, found {shown(threads)}", argument="threads"
+        )
     return value
 
 
 def parse(text: str) -> int:
-    """The number that the text says."""
+    """The number of threads written in the text."""
     return check(int(text) if re.fullmatch("[0-9]{1,4}", text) else text)
 
 
 def default() -> int:
-    """MICROGPT_THREADS, or as many as there are cores to use."""
+    """MICROGPT_THREADS, or else the number of usable cores."""
     text = os.environ.get("MICROGPT_THREADS", "")
     try:
         return parse(text) if text else cores()
@@ -47,9 +49,9 @@ def default() -> int:
 
 
 def cores() -> int:
-    """The cores that this process may use, and that its container pays for.
+    """The number of cores that this process may use within its container's CPU quota.
 
-    Hyperthreads share a core's arithmetic, of which a kernel takes all: they count as one.
+    The hyperthreads of a core count as one, because they share the arithmetic units, which a kernel keeps busy.
     """
     if hasattr(os, "sched_getaffinity"):
         n = len({cgroup.read(SIBLINGS.format(cpu)) or cpu for cpu in os.sched_getaffinity(0)})

@@ -1,4 +1,4 @@
-"""microgpt eval and score: what a trained model loses on a file, and on each character of some texts."""
+"""microgpt eval and score: a trained model's mean loss on a file, and its loss on each character of some texts."""
 
 import argparse
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 from ..base.errors import renamed
 from ..base.terminal import printable
 from .parser import add_command, add_json, add_threads, n_threads
-from .printing import characters, notice_cut, to_json
+from .printing import characters, to_json
 
 
 def add(commands: Any) -> None:
-    purpose = "measure a trained model on a file: mean loss and bits per character"
+    purpose = "measure a trained model's mean loss and bits per character on a file"
     command = add_command(commands, evaluate, "eval", purpose, trained=True)
     add_threads(command)
-    command.add_argument("--input", metavar="FILE", help="text file (default: the run's own)")
-    command.add_argument("--held-out", action="store_true", help="only what was held out of training")
+    command.add_argument("--input", metavar="FILE", help="text file to measure on (default: the run's own)")
+    command.add_argument("--held-out", action="store_true", help="measure only on the documents held out of training")
     add_json(command, "print the result as JSON")
 
-    purpose = "how much each character of some texts surprises a trained model"
+    purpose = "show how much each character of some texts surprises a trained model, in bits"
     command = add_command(commands, score, "score", purpose, trained=True)
     add_threads(command)
-    command.add_argument("texts", metavar="TEXT", nargs="+", help="a document")
+    command.add_argument("texts", metavar="TEXT", nargs="+", help="text to score, as one document")
     add_json(command, "print each text's scores as a line of JSON")
 
 
@@ -34,14 +34,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
     with renamed("documents", subject=path):
         result = model.evaluate(texts)
-    notice_cut(path, model.config, result)
     if arguments.json:
         print(to_json({"input": path, **result._asdict()}))
     else:
-        print(f"input: {printable(path)}{' (what was held out)' * arguments.held_out}")
+        print(f"input: {printable(path)}{' (held-out documents)' * arguments.held_out}")
         print(f"num docs: {result.n_documents}")
-        print(f"loss: {result.loss:.4f} (mean over the {result.loss_is_mean_of})")
-        print(f"bits per character: {result.bits_per_character:.4f} (mean over the {result.bits_are_mean_of})")
+        print(f"loss: {result.loss:.4f} (mean over the {result.loss_is_mean_of}, in nats)")
+        print(f"bits per character: {result.bits_per_character:.4f} (the same in bits)")
+        if result.document_loss is not None:
+            print(f"document loss: {result.document_loss:.4f} (mean over the documents of their mean losses, in nats)")
 
 
 def score(arguments: argparse.Namespace) -> None:

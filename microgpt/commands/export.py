@@ -1,4 +1,4 @@
-"""microgpt export: write a trained model as a file of another kind."""
+"""microgpt export: write a trained model in another format."""
 
 import argparse
 from typing import Any
@@ -8,10 +8,10 @@ from .printing import print_written
 
 
 def add(commands: Any) -> None:
-    command = add_command(commands, export, "export", "write a trained model as a file for elsewhere", trained=True)
-    kinds = "FILE.html (a page), .safetensors (weights), .onnx (a graph) or .py (a program)"
+    command = add_command(commands, export, "export", "export a trained model to another format", trained=True)
+    formats = ".html (web page), .safetensors (weights), .onnx (ONNX graph) or .py (Python program)"
     command.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help=f"the file, a kind by its ending: {kinds}"
+        "-o", "--output", metavar="FILE", required=True, help=f"file to write; its extension is {formats}"
     )
 
 

@@ -1,4 +1,4 @@
-"""microgpt info: version, paths, compiler, instruction set and threads."""
+"""microgpt info: show the version, paths, compiler, instruction set and number of threads."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from .parser import add_command
 
 
 def add(commands: Any) -> None:
-    add_command(commands, info, "info", "version, paths, compiler, instruction set, threads")
+    add_command(commands, info, "info", "show the version, paths, compiler, instruction set and number of threads")
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -26,5 +26,5 @@ def info(arguments: argparse.Namespace) -> None:
     print(f"python       {platform.python_version()} ({sys.executable})")
     print(f"numpy, cffi  {numpy.__version__}, {version('cffi')}")
     print(f"compiler     {compiled.compiler()}")
-    print(f"kernels      {compiled.ISA} (MICROGPT_ISA forces another)")
-    print(f"threads      {threads.default()} (--threads or MICROGPT_THREADS says how many)")
+    print(f"kernels      {compiled.ISA} (MICROGPT_ISA selects another)")
+    print(f"threads      {threads.default()} (--threads or MICROGPT_THREADS sets another number)")

@@ -1,4 +1,4 @@
-"""The parser: commands, the flags that several of them have, and errors of one line."""
+"""The parser of the command line, with one-line errors and the flags that several commands share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..base.package import __version__
 from ..base.settings import Settings, flag, kind, parsed, suggestion
 from ..base.terminal import escaped
 
-TRAINED_HELP = "a run's directory, a checkpoint file, or a .safetensors file of export"
-THREADS_HELP = "how many work (default MICROGPT_THREADS, or as many as there are cores and the work can feed)"
+TRAINED_HELP = "a run's directory, a checkpoint file, or a .safetensors file written by microgpt export"
+THREADS_HELP = "number of threads (default: MICROGPT_THREADS, or as many cores as the work can keep busy)"
 
-Function = Callable[[argparse.Namespace], int | None]  # a command: it returns its exit code, or None for success
+Function = Callable[[argparse.Namespace], int | None]  # runs a command; returns its exit code, or None for success
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, which leads to the help of the command it is about."""
+    """An ArgumentParser whose errors are one line that refers to the command's help."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments, unknown = self.parse_known_args(args, namespace)
@@ -42,15 +42,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def new_parser() -> tuple[Parser, Any]:
-    """A parser without commands, and what add_command() adds them to."""
-    parser = Parser(prog="microgpt", description="Train a small GPT on a file of names, and invent new ones.",
+    """A parser without commands, and the object to which add_command() adds them."""
+    parser = Parser(prog="microgpt", description="Train a small GPT on a text file, and generate new text.",
                     allow_abbrev=False)  # fmt: skip
     parser.add_argument("--version", action="version", version=f"microgpt {__version__}")
     return parser, parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
 
 def add_command(commands: Any, function: Function, name: str, help: str, trained: bool = False) -> Parser:
-    """A new command, which takes a trained model first if `trained` says so."""
+    """A new command; with `trained` its first argument is a trained model."""
     command: Parser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
     command.set_defaults(function=function, parser=command)
     if trained:
@@ -67,7 +67,7 @@ def add_json(command: Parser, help: str) -> None:
 
 
 def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) -> None:
-    """A flag for each setting of the table."""
+    """Add a flag for each setting of the table."""
     for f in fields(settings):
         default = f" (default {f.default})" if f.default != "" else ""
         text = f.metadata["help"].replace("%", "%%") + default
@@ -76,23 +76,23 @@ def add_settings(command: argparse._ActionsContainer, settings: type[Settings]) 
 
 
 def add_run_settings(command: argparse._ActionsContainer) -> None:
-    """The settings of a run, and the recipes and files that have some of them."""
+    """Add the flags of a run's settings, --recipe and --config."""
     add_settings(command, Config)
-    command.add_argument("--recipe", metavar="NAME", help=f"settings to begin with: {', '.join(recipes())}")
-    command.add_argument("--config", metavar="FILE", help="TOML file of these settings, such as a run's config.toml")
+    command.add_argument("--recipe", metavar="NAME", help=f"recipe to start from: {', '.join(recipes())}")
+    command.add_argument("--config", metavar="FILE", help="TOML file of settings, such as a run's config.toml")
 
 
 def base_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a run that --recipe and --config give."""
+    """The settings given by --recipe and --config, which takes precedence."""
     settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
     return settings | (read_toml(arguments.config) if arguments.config is not None else {})
 
 
 def run_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a run that were given: a flag counts more than --config, and that more than --recipe."""
+    """The given settings of a run: flags take precedence over --config, and --config over --recipe."""
     return base_settings(arguments) | parsed(Config, vars(arguments))
 
 
 def n_threads(arguments: argparse.Namespace) -> int | None:
-    """The number that --threads gives, if any."""
+    """The value of --threads, or None."""
     return None if arguments.threads is None else threads.parse(arguments.threads)

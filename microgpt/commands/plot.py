@@ -1,4 +1,4 @@
-"""microgpt plot: draw the losses of runs, or a sweep."""
+"""microgpt plot: plot the losses of runs or of a sweep."""
 
 import argparse
 from typing import Any
@@ -8,11 +8,13 @@ from .printing import print_written
 
 
 def add(commands: Any) -> None:
-    command = add_command(commands, plot, "plot", "draw the losses of runs, or of a sweep (needs matplotlib)")
-    command.add_argument("paths", metavar="RUN", nargs="+", help="a run's directory or metrics file; or one sweep's")
-    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture: FILE.png or FILE.svg")
-    command.add_argument("--log-x", action="store_true", help="steps on a logarithmic scale")
-    command.add_argument("--no-raw", action="store_true", help="only the smoothed losses")
+    command = add_command(commands, plot, "plot", "plot the losses of runs or of a sweep (needs matplotlib)")
+    command.add_argument(
+        "paths", metavar="RUN", nargs="+", help="a run's directory or metrics file, or one sweep's directory"
+    )
+    command.add_argument("-o", "--output", metavar="FILE", required=True, help="picture to write: FILE.png or FILE.svg")
+    command.add_argument("--log-x", action="store_true", help="show steps on a logarithmic scale")
+    command.add_argument("--no-raw", action="store_true", help="show only the smoothed losses")
 
 
 def plot(arguments: argparse.Namespace) -> None:

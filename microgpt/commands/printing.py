@@ -1,4 +1,4 @@
-"""What several commands print: texts with their numbers, JSON, and which part of a file is not used."""
+"""Output that several commands share: numbered texts, JSON, and the notice about truncated documents."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from ..base.terminal import notice, printable
 
 if TYPE_CHECKING:
     from ..core.data import Dataset
-    from ..runs.trained import Evaluation
 
 
 def numbered(i: int, text: str, config: Config, escape: Callable[[str], str] = printable) -> str:
-    """A sample with its number: on a line, or on lines of its own."""
+    """A sample with its number: on one line if documents are lines, otherwise on lines of its own."""
     if config.split == LINE:
         return f"sample {i:2d}: {escape(text)}"
     return "\n".join([f"sample {i:2d}:", *map(escape, text.split("\n")), ""])
 
 
 def characters(text: str, numbers: list[float], form: str) -> str:
-    """'a 0.12  b 0.34  <end> 0.56': each character, and the end if it has one, with its number."""
+    """'a 0.12  b 0.34  <end> 0.56': each character with its number, and the end if there is a number for it."""
     return "  ".join(f"{printable(char)} {number:{form}}" for char, number in zip([*text, "<end>"], numbers))
 
 
@@ -35,12 +34,12 @@ def print_written(output: str) -> None:
     print(f"wrote {printable(output)}")
 
 
-def notice_cut(path: str, config: Config, d: Dataset | Evaluation) -> None:
-    """Say how many documents are longer than the context, and which part of the characters is lost."""
+def notice_cut(path: str, config: Config, d: Dataset) -> None:
+    """Print a notice if documents are longer than the context, with the fraction of the characters that is lost."""
     if d.n_truncated:
         what = "line" if config.split == LINE else "paragraph"
         notice(
             f"{path}: {d.n_truncated} {what}{'s' * (d.n_truncated > 1)} longer than --block-size {config.block_size}: "
-            f"{d.n_lost / d.n_characters:.1%} of the characters are not used; --block-size {d.longest} keeps them all, "
-            f"and --split none takes the file as one running text"
+            f"{d.n_lost / d.n_characters:.1%} of the characters are not used; --block-size {d.longest} uses all of "
+            f"them, and --split none reads the file as running text"
         )

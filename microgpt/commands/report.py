@@ -1,4 +1,4 @@
-"""microgpt report: show what a run learned, on one page."""
+"""microgpt report: write a web page that shows what a run learned."""
 
 import argparse
 from typing import Any
@@ -8,12 +8,12 @@ from .printing import print_written, to_json
 
 
 def add(commands: Any) -> None:
-    command = add_command(commands, report, "report", "show what a run learned, on one page to open in a browser")
+    command = add_command(commands, report, "report", "write a web page that shows what a run learned")
     command.add_argument(
-        "paths", metavar="RUN", nargs="+", help=f"{TRAINED_HELP}; of all but the first only the losses"
+        "paths", metavar="RUN", nargs="+", help=f"{TRAINED_HELP}; runs after the first show only losses"
     )
-    command.add_argument("-o", "--output", metavar="FILE", help="the page: FILE.html")
-    command.add_argument("--texts", metavar="TEXT,...", help="texts to look at (default: some of the run's own)")
+    command.add_argument("-o", "--output", metavar="FILE", help="page to write: FILE.html")
+    command.add_argument("--texts", metavar="TEXT,...", help="texts to show (default: some of the run's own)")
     add_json(command, "print the page's numbers as JSON")
 
 

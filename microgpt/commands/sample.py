@@ -1,4 +1,4 @@
-"""microgpt sample: invent texts with a trained model."""
+"""microgpt sample: generate documents with a trained model."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from .printing import characters, numbered, to_json
 
 
 def add(commands: Any) -> None:
-    command = add_command(commands, sample, "sample", "invent documents with a trained model", trained=True)
+    command = add_command(commands, sample, "sample", "generate documents with a trained model", trained=True)
     add_threads(command)
     add_settings(command, Sampling)
     command.add_argument("--probs", action="store_true", help="show the model's probability of each character")

@@ -1,4 +1,4 @@
-"""microgpt sweep: train with many settings, and compare their held-out losses."""
+"""microgpt sweep: train with many settings and compare the held-out losses."""
 
 import argparse
 import sys
@@ -11,24 +11,25 @@ from ..base.terminal import notice, printable
 from .parser import add_command, add_json, add_run_settings, add_settings, add_threads, base_settings, n_threads
 from .printing import to_json
 
-THREADS_HELP = "how many work on a trial (default 1, or with process:N the cores shared out)"
+THREADS_HELP = "threads per trial (default: 1; with process:N, the cores divided by N)"
 EXECUTOR_HELP = (
-    "what trials run on: process:N (the default, with N the cores), thread:N, dask:ADDRESS, mpi, or MODULE:CALLABLE, "
-    "which returns a concurrent.futures.Executor"
+    "where trials run: process:N (the default; without :N, one per core), thread:N, dask:ADDRESS, mpi, or "
+    "MODULE:CALLABLE, a callable that returns a concurrent.futures.Executor"
 )
 SETTINGS_HELP = (
-    "of the trials: a value, a,b,c or, of numbers, low..high[:log]; --val-fraction is 0.1 unless it is given"
+    "Settings to try: one value, a list a,b,c or, for numbers, a range low..high[:log]. "
+    "--val-fraction is 0.1 unless you give it."
 )
 
 
 def add(commands: Any) -> None:
-    command = add_command(commands, sweep, "sweep", "train with many settings and compare their last held-out losses")
+    command = add_command(commands, sweep, "sweep", "train with many settings and compare the final held-out losses")
     add_threads(command, THREADS_HELP)
-    command.add_argument("out", metavar="DIR", nargs="?", help="directory for the sweep, and each trial's run in it")
+    command.add_argument("out", metavar="DIR", nargs="?", help="directory to save the sweep and its runs in")
     add_settings(command, Sweep)
     command.add_argument("--executor", metavar="NAME", default="process", help=EXECUTOR_HELP)
-    command.add_argument("--resume", metavar="DIR", help="go on with the sweep in this directory; needs no other flag")
-    add_json(command, "print each trial as a line of JSON, the best first")
+    command.add_argument("--resume", metavar="DIR", help="resume the sweep in this directory; needs no other flag")
+    add_json(command, "print each trial as a line of JSON, best first")
     add_run_settings(command.add_argument_group("settings", SETTINGS_HELP))
 
 
@@ -49,9 +50,10 @@ def sweep(arguments: argparse.Namespace) -> int | None:
     print("\n".join(lines), flush=True)
     if stop:
         n, where = done.plan.config.trials, done.folder.path
-        notice(f"stopped by {stop[0].name} after {len(trials)} of {n} trials; microgpt sweep --resume {where} goes on")
+        ended = f"stopped by {stop[0].name} after {len(trials)} of {n} trials"
+        notice(f"{ended}; resume with: microgpt sweep --resume {where}")
         return 128 + stop[0]
     if all(t.status != "done" for t in trials):
-        notice(f"none of {len(trials)} trials came to its end")
+        notice(f"0 of {len(trials)} trials finished")
         return 1
     return None

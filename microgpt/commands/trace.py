@@ -1,4 +1,4 @@
-"""microgpt trace: write down all that the first steps of a run compute."""
+"""microgpt trace: write every number that the first steps of a run compute."""
 
 import argparse
 from typing import Any
@@ -11,11 +11,11 @@ from .printing import print_written
 
 
 def add(commands: Any) -> None:
-    purpose = "write down all that the first steps of a run compute, for those who port it"
+    purpose = "write every number that a run's first steps compute, to check a port against"
     command = add_command(commands, trace, "trace", purpose)
     add_settings(command, Tracing)
     add_run_settings(command)
-    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file: FILE.safetensors")
+    command.add_argument("-o", "--output", metavar="FILE", required=True, help="file to write: FILE.safetensors")
 
 
 def trace(arguments: argparse.Namespace) -> None:

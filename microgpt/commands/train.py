@@ -1,4 +1,4 @@
-"""microgpt train: train a model, and sample from it."""
+"""microgpt train: train a model and sample from it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from ..runs.ranks import Ranks
     from ..runs.run import Run
 
-INVENTED = {"line": "names", "blank-line": "paragraphs", "none": "text"}
+GENERATED = {"line": "names", "blank-line": "paragraphs", "none": "text"}
 
 
 def add(commands: Any) -> None:
     command = add_command(commands, train, "train", "train a model and sample from it")
     add_threads(command)
-    command.add_argument("file", metavar="FILE", nargs="?", help="text file, the same as --input")
+    command.add_argument("file", metavar="FILE", nargs="?", help="text file to train on, same as --input")
     add_run_settings(command)
     command.add_argument("--metrics", metavar="FILE", help="write each step's loss and learning rate as a line of JSON")
-    command.add_argument("--out", metavar="DIR", help="directory for the run: checkpoints, metrics and settings")
-    command.add_argument("--resume", metavar="DIR", help="go on with the run in this directory; needs no other flag")
-    command.add_argument("--mpi", action="store_true", help="share out the shards to the processes of mpiexec")
+    command.add_argument("--out", metavar="DIR", help="directory to save the run in: checkpoints, metrics and settings")
+    command.add_argument("--resume", metavar="DIR", help="resume the run in this directory; needs no other flag")
+    command.add_argument("--mpi", action="store_true", help="divide the shards among the processes started by mpiexec")
 
 
 def train(arguments: argparse.Namespace) -> int | None:
@@ -39,13 +39,13 @@ def train(arguments: argparse.Namespace) -> int | None:
 
     if arguments.file is not None:
         if arguments.input is not None:
-            raise ConfigError(f"expected none with FILE {arguments.file!r}, found {arguments.input!r}", "input")
+            raise ConfigError(f"cannot be given with FILE {arguments.file!r}, found {arguments.input!r}", "input")
         arguments.input = arguments.file
     settings = run_settings(arguments)
     files = arguments.out, arguments.resume, arguments.metrics, arguments.config
     threads, ranks = n_threads(arguments), ranks_of(arguments)
     if threads is None and ranks is not None and ranks.n_here > 1:
-        threads = 1  # the others have the other cores
+        threads = 1  # the other processes use the other cores
     with training(settings, *files, threads, ranks) as (trainer, run, metrics):
         stop = run_steps(trainer, run, metrics, ranks)
         if stop:
@@ -58,7 +58,7 @@ def train(arguments: argparse.Namespace) -> int | None:
 
 
 def ranks_of(arguments: argparse.Namespace) -> Ranks | None:
-    """The processes of the MPI job that --mpi says this is one of."""
+    """The processes of this MPI job, or None without --mpi."""
     if not arguments.mpi:
         return None
     from ..runs.ranks import Ranks
@@ -69,7 +69,7 @@ def ranks_of(arguments: argparse.Namespace) -> Ranks | None:
 
 
 def run_steps(trainer: Trainer, run: Run | None, metrics: Metrics | None, ranks: Ranks | None) -> list[Signals]:
-    """Train to the end, or to the first signal; returns the signals."""
+    """Train to the end or to the first signal; returns the signals received."""
     from ..runs import loop
 
     try:
@@ -78,22 +78,22 @@ def run_steps(trainer: Trainer, run: Run | None, metrics: Metrics | None, ranks:
             stop = signals if ranks is None else ranks.stop(signals)
             loop.train(trainer, run, metrics, reporter, stop)
     except BrokenPipeError:
-        notice(stopped("since nobody reads stdout any longer", trainer, run))
+        notice(stopped("because stdout was closed", trainer, run))
         raise
     return stop
 
 
 def print_start(trainer: Trainer, run: Run | None) -> None:
-    """Print what there is to train, and notices of what is unusual about it."""
+    """Print the sizes of the data and the model, and notices about anything unusual."""
     config = trainer.config
     documents = trainer.documents
     if documents.had_bom:
-        notice(f"{trainer.input}: dropped a byte-order mark")
+        notice(f"{trainer.input}: removed the byte-order mark")
     notice_cut(trainer.input, config, trainer.dataset)
     if run is not None and run.num_steps_before is not None:
-        notice(f"{run.path}: goes on after step {trainer.step_count} of {run.num_steps_before}")
+        notice(f"{run.path}: resuming after step {trainer.step_count} of {run.num_steps_before}")
         if config.num_steps > run.num_steps_before:
-            notice(f"--num-steps {config.num_steps}: from here on the learning rate is that of the longer run")
+            notice(f"--num-steps {config.num_steps}: the learning rate now follows the longer schedule")
     print(f"num {'chars' if documents.running else 'docs'}: {documents.count}")
     if documents.n_held_out:
         print(f"num held out: {documents.n_held_out}")
@@ -102,36 +102,36 @@ def print_start(trainer: Trainer, run: Run | None) -> None:
 
 
 def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
-    saved = f"microgpt train --resume {run.path} goes on" if run is not None else "nothing is saved without --out"
+    saved = f"resume with: microgpt train --resume {run.path}" if run is not None else "nothing is saved without --out"
     return f"stopped {why} after step {trainer.step_count}; {saved}"
 
 
 def notice_early_end(trainer: Trainer, run: Run | None) -> None:
-    """Say that training stopped early, and where the best weights are when the last ones are not."""
+    """Print notices that training stopped early, and of where the best weights are if they are not the last ones."""
     config = trainer.config
     if trainer.step_count < config.num_steps:
         notice(
-            f"stopped early: no better held-out loss in {config.patience} measurements; --patience 0 with --resume "
-            f"goes on"
+            f"stopped early: no lower held-out loss in {config.patience} measurements; to continue, use --resume with "
+            f"--patience 0"
         )
     if trainer.n_worse:
         notice(place_of_best(trainer, run))
 
 
 def place_of_best(trainer: Trainer, run: Run | None) -> str:
-    """Where the weights of the lowest held-out loss are: training on made the model worse on unseen texts."""
+    """The notice for a held-out loss that was lower before the end, as happens when a model overfits."""
     from ..runs.run import BEST
 
-    weights = f"{run.file(BEST)} has those weights" if run is not None else "with --out they would have been kept"
+    weights = f"{run.file(BEST)} has those weights" if run is not None else "--out would have saved those weights"
     n = trainer.n_worse
     ago = f"{n} measurement{'s' * (n > 1)} before the last"
-    return f"the held-out loss was lowest, {trainer.best_val_loss:.4f}, {ago}; {weights}"
+    return f"the held-out loss was lowest ({trainer.best_val_loss:.4f}) {ago}; {weights}"
 
 
 def print_samples(trainer: Trainer) -> None:
     from ..core.sample import Sampler
 
     config, sampler = trainer.config, Sampler(trainer.params)
-    print(f"\n--- inference (new, hallucinated {INVENTED[config.split]}) ---")
+    print(f"\n--- inference (new, hallucinated {GENERATED[config.split]}) ---")
     for i in range(1, config.num_samples + 1):
         print(numbered(i, sampler.sample(trainer.rng, config.temperature), config))

@@ -17,10 +17,11 @@ from .program import Program, Replay
 
 
 class Activations(dict[str, Any]):
-    """An array for every name that model.py gives: rows x tokens, one column for each token.
+    """A mapping from each name in model.py to its array: rows x tokens, one column for each token.
 
-    "logits" and "probs" (vocab_size x tokens) predict what follows each token, "losses" (1 x tokens) are the losses of
-    what does follow, and "layer0.attn.probs" (n_head x tokens x tokens) has each token's attention to the others.
+    "logits" and "probs" (vocab_size x tokens) predict the token after each token.  "losses" (1 x tokens) are the losses
+    of the tokens that do follow.  "layer0.attn.probs" (n_head x tokens x tokens) is how much each token attends to each
+    other.
     """
 
     def __repr__(self) -> str:
@@ -32,7 +33,7 @@ class Activations(dict[str, Any]):
 
 
 def activations(params: Parameters, ids: Sequence[int]) -> Activations:
-    """The activations of the tokens ids[:-1]; what they are to predict is ids[1:]."""
+    """The activations of the tokens ids[:-1]; their targets are ids[1:]."""
     config, n = params.config, len(ids) - 1
     columns = {
         "tokens": np.array(ids[:-1], np.int32),
@@ -49,7 +50,7 @@ def activations(params: Parameters, ids: Sequence[int]) -> Activations:
 def collect_activations(ops: Program, replay: Replay, offsets: Any, config: Config) -> Activations:
     """The arrays of a program that has just run on a batch.
 
-    `offsets` are the columns at which the batch's documents begin, and the column after the last.
+    `offsets` are the columns at which the batch's documents begin; the last entry is where the last document ends.
     """
     n, found = int(offsets[-1]), Activations()
     for name, _, fixed in ops.arrays.values():
@@ -57,10 +58,10 @@ def collect_activations(ops: Program, replay: Replay, offsets: Any, config: Conf
         if name in ops.own_layout and not (layer and not last):
             continue
         found[name] = replay.values[name] if fixed else replay.values[name][:, :n]
-        if layer and not last:  # as the kernel lays them out they are no matrices
+        if layer and not last:  # the kernel has its own layout: compute the matrices again
             q, k, v = (found[layer + x] for x in "qkv")
             _, cache = kernels.attention_forward(q, k, v, offsets, config.n_head)
-            found[name] = np.zeros((config.n_head, n, n), config.dtype)  # no document looks at another
+            found[name] = np.zeros((config.n_head, n, n), config.dtype)  # no document attends to another
             for i, (begin, end) in enumerate(pairwise(offsets)):
                 found[name][:, begin:end, begin:end] = kernels.attention_weights(cache, i)
     return found

@@ -1,4 +1,4 @@
-"""Data: documents as the columns that the model takes, of which a batch is a slice."""
+"""Data: documents as columns for the model; a batch is a slice of them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from ..base.errors import DataError
 from .generator import permutation
 from .tokens import Tokens
 
-MAX_COUNT = 2**31 - 1  # what int32 can count
-STRETCH = 2**18  # columns that are there at once, or as many as a batch has
-EPOCHS = 10**9  # more than anybody will see
+MAX_COUNT = 2**31 - 1  # the largest int32
+STRETCH = 2**18  # columns in memory at once, unless a batch has more
+EPOCHS = 10**9  # more than any run reaches
 
 
 class Dataset:
-    """Documents packed side by side: column t of `arrays` has its tokens[t], positions[t] (in the document), targets[t]
-    and weights[t], the names of model.py.
+    """Documents packed side by side.
 
-    A document's columns predict ids + [end] from [start] + ids, cut to block_size.  Running text is cut into windows,
-    which are the documents then: block_size columns each; with a `key` their beginnings and their order are drawn anew
-    for every epoch.  A batch is `batch_size` documents in a row; past the last one comes the first again.
+    Column t of `arrays` has tokens[t], positions[t] (in the document), targets[t] and weights[t], the names of
+    model.py.  A document's columns predict ids + [end] from [start] + ids, truncated to block_size.
 
-    A weight is 1 / (batch_size * columns of the document), which makes a weighted sum of losses the mean over documents
-    of their mean losses.
+    Running text is cut into windows of block_size columns, which are then its documents; their beginnings and their
+    order are drawn from `key` anew for every epoch.  A batch is `batch_size` consecutive documents; the first document
+    follows the last.  `whole` truncates nothing: a document longer than the context becomes several windows.
 
-    The arrays have room for a stretch of documents, and are filled when one of them is asked for.  With `n_batches`, of
-    which no more will be asked for, no more documents are encoded than these have.
+    A weight is 1 / (batch_size * columns of the document), so a weighted sum of losses is the mean over documents of
+    their mean losses.
+
+    `arrays` has room for part of the documents and is filled on demand.  `n_batches` limits how many batches will be
+    requested, and so how many documents are encoded.
     """
 
     def __init__(
@@ -44,18 +46,22 @@ class Dataset:
         batch_size: int = 1,
         n_batches: int | None = None,
         key: int | None = None,
+        whole: bool = False,
     ) -> None:
         self.batch_size, self._tokens, self._key, self._dtype = batch_size, tokens, key, config.dtype
         sizes = np.fromiter(map(len, documents), np.int64, len(documents))
         if (found := int(sizes.sum()) + len(sizes)) > MAX_COUNT:
-            raise DataError(f"expected at most {MAX_COUNT} characters and ends, found {found}")
-        begins, lengths = np.cumsum(sizes + 1) - sizes - 1, sizes + (tokens.end is not None)  # in the ids
-        if tokens.end is None:
-            begins, lengths = windows(begins, lengths, config.block_size, moving=key is not None)
-        self._spare = found - len(sizes) - int(lengths.sum())  # how far the windows may move
+            raise DataError(f"expected at most {MAX_COUNT} characters and ends of documents, found {found}")
+        begins, lengths = np.cumsum(sizes + 1) - sizes - 1, sizes + (tokens.end is not None)  # positions in the ids
+        context = np.zeros_like(lengths)
+        if whole:
+            begins, lengths, context = overlapping_windows(begins, lengths, config.block_size)
+        elif tokens.end is None:
+            begins, lengths = moving_windows(begins, lengths, config.block_size)
+        self._spare = found - len(sizes) - int(lengths.sum())  # characters by which the windows may move
         self.longest = int(lengths.max(initial=0))
         self.n_truncated = int(np.count_nonzero(lengths > config.block_size))
-        self.n_lost = int((lengths - 1 - config.block_size).clip(0).sum())  # characters that are no target
+        self.n_lost = int((lengths - 1 - config.block_size).clip(0).sum())  # characters that are not targets
         self.n_characters = found - len(sizes)
         lengths = np.minimum(lengths, config.block_size)
 
@@ -63,17 +69,17 @@ class Dataset:
         if n == 0:
             raise DataError("expected at least one character, found none")
         self._period = n if key is None else EPOCHS * n
-        again = batch_size - 1
-        if tokens.end is not None and n_batches is not None and n_batches * batch_size <= n:  # no document comes again
-            n, again = n_batches * batch_size, 0
+        n_repeated = batch_size - 1
+        if tokens.end is not None and n_batches is not None and n_batches * batch_size <= n:  # none is used twice
+            n, n_repeated = n_batches * batch_size, 0
             documents, begins = documents[:n], begins[:n]
-        self._documents, self._begins = documents, begins
-        self.offsets = np.concatenate(([0], np.cumsum(np.resize(lengths[:n], n + again))))
+        self._documents, self._begins, self._context = documents, begins, context
+        self.offsets = np.concatenate(([0], np.cumsum(np.resize(lengths[:n], n + n_repeated))))
         if (found := int(self.offsets[-1])) > MAX_COUNT:
             raise DataError(f"expected at most {MAX_COUNT} tokens, found {found}")
         self.max_columns = self.widest(batch_size)
         self._room = min(found, max(STRETCH, self.max_columns))
-        self._first, self._starts = 0, [0]  # the stretch: its first document, and where each begins and the last ends
+        self._first, self._starts = 0, [0]  # what the arrays hold: the first document, and all boundaries
         self._moved: tuple[int, Any] | None = None  # an epoch, and where its windows begin
 
     def __repr__(self) -> str:
@@ -81,12 +87,12 @@ class Dataset:
 
     @property
     def n_bytes(self) -> int:
-        """How much memory encoding takes, at most."""
+        """An upper bound for the memory that encoding takes."""
         return 8 * self.n_characters + 40 * (len(self.offsets) + self.n_documents + self._room)
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """tokens, positions, targets and weights, to be filled by batch() and find()."""
+        """tokens, positions, targets and weights; batch(), part() and find() fill them."""
         dtypes = {"tokens": "i4", "positions": "i4", "targets": "i4", "weights": self._dtype}
         return {name: np.zeros(self._room, dtype) for name, dtype in dtypes.items()}
 
@@ -95,21 +101,29 @@ class Dataset:
         memory.require(self.n_bytes, f"{self.n_documents} documents")
         return self._tokens.encode(self._documents)
 
+    @property
+    def counted(self) -> Any:
+        """Which columns are counted: all but those that a window repeats to have a context."""
+        lengths = np.diff(self.offsets)
+        return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], lengths) >= np.repeat(self._context, lengths)
+
     def widest(self, count: int) -> int:
-        """The most columns that so many documents in a row have."""
+        """The largest number of columns in `count` consecutive documents."""
         return int(np.max(self.offsets[count:] - self.offsets[:-count]))
 
     def batch(self, step: int) -> tuple[int, int]:
-        """The first column of this step's batch and how many columns it has."""
+        """The first column of this step's batch, and its number of columns."""
         return self.find(step * self.batch_size % self._period, self.batch_size)
 
     def part(self, step: int, begin: int, count: int) -> tuple[int, int]:
-        """The same of so many documents of the batch, from document `begin` of it on."""
+        """The first column and the number of columns of `count` documents of the batch, from its document `begin`."""
         return self.find(step * self.batch_size % self._period + begin, count)
 
     def find(self, first: int, count: int) -> tuple[int, int]:
-        """The same of `count` documents from document `first` on, which are at most as many as a batch has, or fit into
-        STRETCH columns."""
+        """The first column and the number of columns of `count` documents, from document `first`.
+
+        They must be at most batch_size documents, or fit into STRETCH columns.
+        """
         i, starts = first - self._first, self._starts
         if not 0 <= i < len(starts) - count:
             self._fill(first)
@@ -118,7 +132,7 @@ class Dataset:
         return start, starts[i + count] - start
 
     def _fill(self, first: int) -> None:
-        """Have as many documents as there is room for, from this one on, in the arrays."""
+        """Fill the arrays with as many documents as they have room for, from document `first`."""
         epoch, begin = divmod(first, self.n_documents)
         end = int(np.searchsorted(self.offsets, self.offsets[begin] + self._room, "right")) - 1
         starts = self.offsets[begin : end + 1] - self.offsets[begin]
@@ -145,14 +159,22 @@ class Dataset:
         return self._moved[1]
 
 
-def windows(begins: Any, lengths: Any, size: int, moving: bool) -> tuple[Any, Any]:
-    """Where the windows begin of texts that begin there and are so long, and how long they are.
+def moving_windows(begins: Any, lengths: Any, size: int) -> tuple[Any, Any]:
+    """Where the windows of a running text begin, and their length: they leave room for each to move by one length."""
+    n = max(1, lengths[0] // size - 1)
+    return begins[0] + size * np.arange(n), np.full(n, min(size, lengths[0]))
 
-    Windows that move have one length, and leave as much of the text as one has.
+
+def overlapping_windows(begins: Any, lengths: Any, size: int) -> tuple[Any, Any, Any]:
+    """Where the windows of texts begin, their lengths, and how many of their first columns are context alone.
+
+    A text that is longer than the context is cut as sampling does it: when the context is full, the older half is
+    dropped.  So each window begins with the newer half of the one before, and every token is counted once.
     """
-    if moving:
-        n = max(1, lengths[0] // size - 1)
-        return begins[0] + size * np.arange(n), np.full(n, min(size, lengths[0]))
-    counts = -(-lengths // size)
-    within = size * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
-    return np.repeat(begins, counts) + within, np.minimum(size, np.repeat(lengths, counts) - within)
+    half = size // 2
+    step = size - half
+    counts = np.where(lengths > 0, 1 + -(-(lengths - size).clip(0) // step), 0)
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # of each window in its text
+    starts = number * step
+    ends = np.minimum(starts + size, np.repeat(lengths, counts))
+    return np.repeat(begins, counts) + starts, ends - starts, np.where(number > 0, half, 0)

@@ -1,11 +1,11 @@
-"""Evaluation: the loss of documents that are not trained on, and of each of their characters."""
+"""Evaluation: the loss of held-out documents, and of each of their characters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,25 +17,41 @@ from .data import Dataset
 from .params import Parameters, arrays
 from .program import Program, Replay
 
-COLUMNS = 1024  # at once for each thread, or as many as the longest document has
+COLUMNS = 1024  # per thread and call, unless the longest document has more
+
+
+class Measure(NamedTuple):
+    """Mean losses in nats."""
+
+    loss: float  # over all tokens: characters and, except for running text, the documents' ends
+    document_loss: float | None  # the mean of per-document means, as in training; None for running text
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.loss / math.log(2)
 
 
 class Evaluator:
-    """The losses of some documents, again and again as the parameters change.  All characters must be known.
+    """Computes the losses of some documents repeatedly, as the parameters change.
 
-    Running text is cut into windows, from its beginning on.  Raises DataError where there is nothing to predict.
+    All characters must be in the vocabulary.  Every character and every document's end is predicted, whatever the
+    context length: beyond it, the older half of a full context is dropped, as in sampling.  Raises DataError if there
+    is nothing to predict.
     """
 
     def __init__(self, params: Parameters, documents: Sequence[str], threads: int | None = None) -> None:
         self.params, config = params, params.config
-        self.dataset = d = Dataset(documents, params.tokens, config)
+        self.dataset = d = Dataset(documents, params.tokens, config, whole=True)
+        has_end = params.tokens.end is not None
+        self.lengths = np.array([len(document) + has_end for document in documents])  # predictions of each document
+        self._counted = d.counted
         n_threads = number(threads, params.flat.size * d.offsets[-1])
         max_tokens = min(int(d.offsets[-1]), max(d.max_columns, COLUMNS * n_threads))
         ops = record(config, params.tokens.size)
         self._replay = Replay(ops, config.dtype, max_tokens, {**params.views, **d.arrays}, n_threads)
 
     def losses(self) -> Any:
-        """-log probability of each character, and of each document's end, one document after the other: float64."""
+        """-log probability of each character and of each document's end, document by document, as float64."""
         offsets, most = self.dataset.offsets, self._replay.max_tokens
         losses = np.empty(offsets[-1])
         first = 0
@@ -45,25 +61,22 @@ class Evaluator:
             self._replay.over(start, n)
             losses[offsets[first] : offsets[end]] = self._replay.values["losses"].reshape(-1, order="F")[:n]
             first = end
-        return losses
+        return losses[self._counted]
 
-    def mean(self, losses: Any) -> float:
-        """What training lowers: the mean over documents of their means, or over the characters of running text."""
-        return mean(losses, None if self.params.tokens.end is None else np.diff(self.dataset.offsets))
-
-    def loss(self) -> float:
-        return self.mean(self.losses())
+    def measure(self) -> Measure:
+        losses = self.losses()
+        return Measure(mean(losses), None if self.params.tokens.end is None else mean(losses, self.lengths))
 
 
 def record(config: Config, vocab_size: int) -> Program:
-    """The program of the losses alone."""
+    """The program that computes only the losses."""
     ops = Program()
     model.loss(ops, model.forward(ops, arrays(config, vocab_size), config, ops.attention_forward))
     return ops
 
 
-def mean(losses: Any, lengths: Any) -> float:
-    """The mean over documents, so long and one after the other, of their means; without lengths that of all losses."""
+def mean(losses: Any, lengths: Any = None) -> float:
+    """The mean of the losses; with the lengths of consecutive documents, the mean of per-document means."""
     if lengths is None:
         return total(losses) / len(losses)
     weighted = np.repeat(1 / np.asarray(lengths), lengths)
@@ -71,15 +84,10 @@ def mean(losses: Any, lengths: Any) -> float:
     return total(weighted) / len(lengths)
 
 
-def bits_per_character(losses: Any) -> float:
-    """The mean over all characters and ends, in bits."""
-    return total(losses) / len(losses) / math.log(2)
-
-
 def total(losses: Any) -> float:
-    """The exact sum, so that the order and the machine do not matter; SamplingError when it is not finite."""
+    """The exact sum, independent of order and machine.  Raises SamplingError if it is not finite."""
     found = math.nan
-    with suppress(OverflowError):  # beyond the largest number; no loss is below 0, so infinities have one sign
+    with suppress(OverflowError):  # the sum is too large; no loss is negative, so infinities have one sign
         found = math.fsum(losses)
     if not math.isfinite(found):
         raise SamplingError(f"expected a finite loss, found {found}: the model's weights are too large")

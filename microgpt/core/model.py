@@ -1,7 +1,7 @@
 """The model: a GPT as a list of kernel calls, forward and then backward.
 
-Every activation is features x tokens, one column per token, whichever documents the columns belong to.  `ops` records
-the calls (see program.py): what each makes, then what it takes.  `p` has the parameters' Arrays, `g` their gradients'.
+Every activation is features x tokens, one column per token, for all documents of a batch.  `ops` records the calls (see
+program.py): outputs first, then inputs.  `p` maps names to the parameters' Arrays, `g` to those of their gradients.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from ..base.config import Config
 from ..kernels import RMSNORM_EPS
 from .program import Array, Program
 
-# what comes with a batch: one for each column
+# the inputs of a batch: one number for each column
 TOKENS, POSITIONS, TARGETS, WEIGHTS = Array("tokens"), Array("positions"), Array("targets"), Array("weights")
 
 
 def forward(ops: Program, p: Mapping[str, Array], config: Config, attention: Callable[..., Array]) -> Array:
-    """logits: vocab_size x tokens.  `attention` is ops.attention_forward, or ops.attention_cached to sample."""
+    """The logits: vocab_size x tokens.  `attention` is ops.attention_forward, or ops.attention_cached to sample."""
     sizes = {"n_head": config.n_head, "block_size": config.block_size}
     x = ops.embedding_forward("embedding", p["wte"], p["wpe"], TOKENS, POSITIONS)  # n_embd x tokens, like most
     x = ops.rmsnorm_forward("x", x, eps=RMSNORM_EPS)
@@ -48,11 +48,11 @@ def loss(ops: Program, logits: Array) -> None:
 
 
 def backward(ops: Program, p: Mapping[str, Array], g: Mapping[str, Array], config: Config, keep: bool = False) -> None:
-    """The gradient of the loss in g, line by line the forward pass from its end.
+    """The gradients of the loss in g: the forward pass line by line, from its end.
 
-    The gradient of a value is called after it, with a d; within a layer that is one array for all layers, unless every
-    one is to be kept.  That of the residual stream goes on to both sides of
-    x = x + branch: it is the branch's dy, and a copy of it then has the branch's own dx added.
+    The gradient of a value has the value's name with a d.  Within a layer, all layers share its array unless `keep` is
+    True.  At x = x + branch, the gradient of the residual stream goes to both terms: it is the branch's dy, and the
+    branch's own dx is added to a copy of it.
     """
     a = ops.arrays
     sizes = {"n_head": config.n_head, "block_size": config.block_size}

@@ -1,7 +1,7 @@
 """Optimizers: how gradients change parameters.
 
-Adam (Kingma & Ba 2015), bias-corrected, with decoupled weight decay (Loshchilov & Hutter 2019), is one kernel of C.
-Others subclass Optimizer.  The learning rate of each step comes from schedule.py, by way of the trainer.
+Adam (Kingma & Ba 2015), with bias correction and decoupled weight decay (Loshchilov & Hutter 2019), is one C kernel.
+Other optimizers subclass Optimizer.  The trainer passes each step's learning rate, which comes from schedule.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,23 @@ from .program import aligned
 
 
 class Optimizer:
-    """An update rule for one flat buffer of parameters.  Subclass it, and write step().
+    """The base class of optimizers: an update rule for one flat array of parameters.  Subclass it and define step().
 
-    `params` and `grads` are flat arrays of the same length and dtype, which step() reads and changes in place.
-    `arrays` and `scalars` hold the optimizer's state by name, and start here: __init__() fills them, step() changes
-    them, and checkpoints store them.  A name is an ASCII identifier; an array has the length and dtype of `params`.
-    `n_threads` is how many threads step() may use.
+    A Trainer creates it with optimizer(params, grads, config).  Its attributes:
+
+    - `params`, `grads`: 1-D arrays of one length and dtype (float32 or float64).  step() reads both and changes
+      `params` in place.
+    - `config`: the run's Config
+    - `arrays`, `scalars`: dicts with the optimizer's state by name.  Both start empty: __init__() fills them, step()
+      changes them, and checkpoints store them.  A name is an ASCII identifier.  An array has the length and dtype of
+      `params`; a scalar is a float.
+    - `n_threads`: how many threads step() may use
+
+    An example is gradient descent, for microgpt.Trainer(config, optimizer=GradientDescent):
+
+        class GradientDescent(microgpt.Optimizer):
+            def step(self, learning_rate):
+                self.params -= learning_rate * self.grads
     """
 
     n_threads = 1
@@ -35,11 +46,19 @@ class Optimizer:
         self.scalars: dict[str, float] = {}
 
     def step(self, learning_rate: float) -> None:
-        """Change `params` by `grads`, which the trainer has clipped, after the trainer has decayed `params`."""
+        """Change `params` in place by one step, from `grads`.
+
+        - `learning_rate`: a float, this step's rate from the schedule
+
+        The trainer has clipped `grads` and applied weight decay to `params` before.
+        """
         raise NotImplementedError(f"{type(self).__name__}: expected a method step(learning_rate), found none")
 
     def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, float]) -> None:
-        """Take over the state of a checkpoint.  Raises CheckpointError unless its names are this optimizer's."""
+        """Copy the state of a checkpoint into `arrays` and `scalars`.
+
+        Raises CheckpointError if the names in it are not this optimizer's.
+        """
         if arrays.keys() != self.arrays.keys() or scalars.keys() != self.scalars.keys():
             raise CheckpointError(
                 f"expected a checkpoint of {type(self).__name__}, with {names(self.arrays, self.scalars)}, "
@@ -51,12 +70,12 @@ class Optimizer:
 
 
 class Adam(Optimizer):
-    """Adam with weight decay and clipping: step() does all three, as the fused step of Trainer.step() does."""
+    """Adam with decoupled weight decay and gradient clipping, all in one call of C."""
 
     def __init__(self, params: Any, grads: Any, config: Config) -> None:
         super().__init__(params, grads, config)
         self.arrays = {name: aligned(params.size, params.dtype) for name in ("m", "v")}
-        # beta^t by multiplication: the platform's pow need not give the same bits everywhere
+        # beta^t by multiplication, because pow may give other bits on other platforms
         self.scalars = {"beta1_t": 1.0, "beta2_t": 1.0}
         self._clip = config.grad_clip
         n_blocks = compiled.n_blocks(params.size) if self._clip else 0
@@ -65,18 +84,18 @@ class Adam(Optimizer):
         self._alone: Callable[..., float] | None = None
 
     def fused(self, over: Any, losses: Any, weights: Any) -> Callable[..., float]:
-        """A function of start, n and numbers() that does what `over` does, and the update; it returns the loss."""
+        """A function of start, n and numbers() that runs `over`, then the update, and returns the loss."""
         arrays = self.params, self.arrays["m"], self.arrays["v"], self.grads
         return compiled.stepping(over, losses, weights, arrays, self._squares, self._clip)
 
     def numbers(self, rate: float) -> tuple[float, ...]:
-        """What C needs to know of an update: learning rate, betas, eps, both corrections, the factor of decay."""
+        """What C needs for an update: learning rate, betas, eps, both bias corrections, the weight decay factor."""
         beta1, beta2, eps, weight_decay = self._constants
         beta1_t, beta2_t = self.scalars.values()
         return rate, beta1, beta2, eps, 1 - beta1_t * beta1, 1 - beta2_t * beta2, 1 - rate * weight_decay
 
     def advance(self) -> None:
-        """Count an update that C has done.  Raises FloatingPointError when it did none: the norm is not finite."""
+        """Count an update by C.  Raises FloatingPointError if C skipped it: the gradient's norm is not finite."""
         if self._clip and not math.isfinite(self._squares.sum()):
             raise FloatingPointError
         scalars, (beta1, beta2, _, _) = self.scalars, self._constants
@@ -84,7 +103,7 @@ class Adam(Optimizer):
         scalars["beta2_t"] *= beta2
 
     def step(self, learning_rate: float) -> None:
-        """One update.  Raises FloatingPointError, and changes nothing, unless the norm of the gradient is finite."""
+        """One update.  Raises FloatingPointError, and changes nothing, if the gradient's norm is not finite."""
         if self._alone is None:
             nothing = np.zeros(1, self.params.dtype)
             over = compiled.recorded(self.params.dtype, [], n_threads=self.n_threads)
@@ -93,29 +112,29 @@ class Adam(Optimizer):
         self.advance()
 
     def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, float]) -> None:
-        """Take over the state of a checkpoint.  Raises CheckpointError for one that Adam cannot have had."""
+        """Copy the state of a checkpoint.  Raises CheckpointError if Adam cannot have this state."""
         super().restore(arrays, scalars)
         if (arrays["v"] < 0).any():
-            raise CheckpointError("expected no negative numbers in v, found some")
+            raise CheckpointError("expected v without negative numbers, found some")
         for name, power in scalars.items():
             if not 0 <= power <= 1:
-                raise CheckpointError(f"expected {name} to be 0 to 1, found {power}")
+                raise CheckpointError(f"expected {name} from 0 to 1, found {power}")
 
 
-def clip(grads: Any, most: float) -> None:
-    """Scale a gradient to a 2-norm of at most `most`, as Adam's kernel does.
+def clip(grads: Any, max_norm: float) -> None:
+    """Scale the gradient to a 2-norm of at most `max_norm`, as Adam's kernel does.
 
-    Raises FloatingPointError, and changes nothing, unless the norm is finite.
+    Raises FloatingPointError, and changes nothing, if the norm is not finite.
     """
     with np.errstate(over="ignore"):
         squares = float(np.square(grads, dtype=np.float64).sum())
     if not math.isfinite(squares):
         raise FloatingPointError
-    factor = most / (math.sqrt(squares) + 1e-6)
+    factor = max_norm / (math.sqrt(squares) + 1e-6)
     if factor < 1:
         grads *= grads.dtype.type(factor)
 
 
 def names(arrays: Mapping[str, Any], scalars: Mapping[str, Any]) -> str:
-    """Both in words: "arrays m, v and scalars beta1_t, beta2_t"."""
+    """Both as text: "arrays m, v and scalars beta1_t, beta2_t"."""
     return f"arrays {', '.join(arrays) or 'none'} and scalars {', '.join(scalars) or 'none'}"

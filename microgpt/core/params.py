@@ -1,4 +1,4 @@
-"""Parameters: one flat buffer, and a column-major view of it for every name in one table."""
+"""Parameters: one flat array, and a column-major matrix in it for each name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..base.config import Config
 from .program import Array, aligned
 from .tokens import Tokens
 
-EMBEDDINGS = "wte", "wpe"  # of a token and a position
+EMBEDDINGS = "wte", "wpe"  # of tokens and positions
 
 
 def table(config: Config, vocab_size: int) -> list[tuple[str, int, int]]:
-    """(name, rows, columns) of every matrix, in the order in which they are drawn and lie in the buffer.
+    """(name, rows, columns) of every matrix, in the order in which they are drawn and stored.
 
-    The embeddings have one column per token and per position: what the reference calls a row of wte or wpe.
+    The embeddings have one column per token and per position; the reference has one row for each.
     """
     n = config.n_embd
     rows = [("wte", n, vocab_size), ("wpe", n, config.block_size), ("lm_head", vocab_size, n)]
@@ -29,33 +29,33 @@ def table(config: Config, vocab_size: int) -> list[tuple[str, int, int]]:
 
 
 def count(config: Config, vocab_size: int) -> int:
-    """How many parameters there are."""
+    """The number of parameters."""
     return sum(rows * columns for _, rows, columns in table(config, vocab_size))
 
 
 def arrays(config: Config, vocab_size: int) -> dict[str, Array]:
-    """The matrices as a program knows them, by name."""
+    """The matrices as a program's Arrays, by name."""
     return {name: Array(name, rows, columns) for name, rows, columns in table(config, vocab_size)}
 
 
 def by_rows(matrices: Mapping[str, Any]) -> dict[str, Any]:
-    """The matrices as others keep them, row by row: outputs x inputs, and a row for each token or position.
+    """The matrices with the layout of other libraries: outputs x inputs, and a row for each token or position.
 
-    Done twice it is undone: only the embeddings are turned.
+    Applying it twice gives the original: it only transposes the embeddings.
     """
     return {name: matrix.T if name in EMBEDDINGS else matrix for name, matrix in matrices.items()}
 
 
 def row_shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, int]]:
-    """Their shapes then."""
+    """The shapes of the matrices from by_rows()."""
     matrices = table(config, vocab_size)
     return {name: (columns, rows) if name in EMBEDDINGS else (rows, columns) for name, rows, columns in matrices}
 
 
 class Parameters(Mapping[str, Any]):
-    """A model: its settings, its vocabulary, and a flat buffer of its parameters (or of as many gradients).
+    """The parameters of a model, or as many gradients, with the model's settings and vocabulary.
 
-    `flat` is the buffer; the matrices in it are a mapping from their names: params["layer0.attn_wq"] and so on.
+    `flat` has all numbers.  The object is a mapping from names to the matrices in it, such as params["layer0.attn_wq"].
     """
 
     def __init__(self, config: Config, vocab: list[str]) -> None:
@@ -69,7 +69,7 @@ class Parameters(Mapping[str, Any]):
         return f"<Parameters: {self.flat.size} numbers in {len(self)} matrices, {self.config.dtype}>"
 
     def matrices(self, flat: Any) -> dict[str, Any]:
-        """Views by name of a buffer that is laid out as this one is, such as Adam's."""
+        """Views by name of another flat array with this layout, such as Adam's."""
         views, start = {}, 0
         for name, rows, columns in self.table:
             end = start + rows * columns
@@ -92,6 +92,6 @@ class Parameters(Mapping[str, Any]):
             rows[:] = np.array([rng.gauss(0, std) for _ in range(rows.size)]).reshape(rows.shape)
 
     def copy_from(self, arrays: Mapping[str, Any]) -> None:
-        """Fill with the arrays of the same names."""
+        """Copy the values from the arrays of the same names."""
         for name, view in self.views.items():
             view[:] = arrays[name]

@@ -1,13 +1,13 @@
-"""A program: kernel calls recorded once, given memory, and then replayed on batch after batch by one call of C.
+"""A program: kernel calls that are recorded once, then given memory, then replayed on each batch by one call of C.
 
-Recording needs no memory: it deals in Arrays, which are names and shapes.  The methods that record are the kernels (see
-csrc/table.h): outputs, inputs, and the sizes that no input has, as in
+Recording uses only Arrays, which are names and shapes, and needs no memory.  The methods that record are named after
+the kernels (see csrc/table.h).  Their arguments are outputs, inputs, and the sizes that no input has:
 
     q = program.matmul_forward("layer0.q", wq, x)
     _, dx = program.matmul_backward((dwq, "dx"), dq, wq, x, accumulate=(True, False))
 
-An output is an Array, or the name of one, which is made when it is new.  Arrays of one name are one: what is recorded
-under it later overwrites what came before, so a name that is used again for every layer takes memory once.
+An output is an Array or a name.  A new name makes a new Array; a known name is the same memory again, so a later call
+overwrites what an earlier one wrote.  Names that all layers use therefore take memory once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..kernels.table import KERNELS, OWN_LAYOUT, TOKENS, Kernel, Operand, extent
 
 
 class Array(NamedTuple):
-    """rows x columns numbers; `columns` is None where there is one for each token."""
+    """A matrix, rows x columns; `columns` is None for one column per token."""
 
     name: str
     rows: int = 1
@@ -36,7 +36,7 @@ class Call(NamedTuple):
 
     kernel: str
     arrays: list[str | None]  # outputs first; None for an output that is left out
-    added_to: tuple[bool, ...]  # whether each output but scratch is added to
+    added_to: tuple[bool, ...]  # for each output except scratch: whether it is added to
     eps: float
     sizes: dict[str, int]
 
@@ -50,7 +50,7 @@ class Call(NamedTuple):
 
     @property
     def reads(self) -> list[str | None]:
-        """What the call needs from before: its inputs, and the outputs that it adds to."""
+        """The arrays that the call reads: its inputs, and the outputs that it adds to."""
         return self.arrays[len(self.row.outputs) :] + [name for name, adds in zip(self.writes, self.added_to) if adds]
 
     @property
@@ -59,7 +59,7 @@ class Call(NamedTuple):
         return not any(name and operand.per_token for operand, name in zip(self.row.outputs, self.writes))
 
     def parts(self) -> list[Call]:
-        """The call as one for all results per token and one for each sum over tokens: threads share these out apart."""
+        """The call split in two kinds: one call for all results per token, and one for each sum over tokens."""
         outputs = self.row.outputs
         groups = [[operand for operand in outputs if operand.per_token]]
         groups += [[operand] for operand in outputs if not operand.per_token]
@@ -69,8 +69,8 @@ class Call(NamedTuple):
 
 class Program:
     def __init__(self) -> None:
-        self.arrays: dict[str, Array] = {}  # all that the calls make
-        self.own_layout: set[str] = set()  # those whose order only their kernel knows: scratch, attention's weights
+        self.arrays: dict[str, Array] = {}  # all outputs of the calls
+        self.own_layout: set[str] = set()  # arrays with a layout internal to their kernel: scratch, attention weights
         self.calls: list[Call] = []
 
     def __getattr__(self, kernel: str) -> Callable[..., Any]:
@@ -87,15 +87,15 @@ class Program:
         eps: float = 0.0,
         **sizes: int,
     ) -> Array | tuple[Array, ...]:
-        """Record a call; returns the outputs that were named: the Array of a name, or a tuple of them for a tuple.
+        """Record a call.  Returns the named outputs: an Array for one name or Array, a tuple for a tuple.
 
-        An output without a name is called after the first ("attn" leads to "attn.probs").  `accumulate` says which
-        outputs are added to: none, all, or one by one.
+        Other outputs are named after the first ("attn" leads to "attn.probs").  `accumulate` says which outputs are
+        added to: True or False for all, or one for each.
         """
         row = KERNELS[kernel]
         for operand, array in zip(row.inputs, inputs, strict=True):
             fit(kernel, operand, array, sizes)
-        # an Array is a tuple too
+        # test for Array first: it is a tuple too
         named: tuple[Array | str | None, ...] = (outputs,) if isinstance(outputs, (Array, str)) else outputs
         first = named[0].name if isinstance(named[0], Array) else named[0]
         others = [operand.name if operand.scratch else f"{first}.{operand.name}" for operand in row.outputs]
@@ -106,15 +106,15 @@ class Program:
         n_results = sum(not operand.scratch for operand in row.outputs)
         added_to = accumulate if isinstance(accumulate, tuple) else (accumulate,) * n_results
         if len(added_to) != n_results:
-            raise ValueError(f"{kernel}: accumulate: expected {n_results} of them, found {len(added_to)}")
+            raise ValueError(f"{kernel}: accumulate: expected {n_results} values, found {len(added_to)}")
         self.calls.append(Call(kernel, [array and array.name for array in (*made, *inputs)], added_to, eps, sizes))
         return made[0] if isinstance(outputs, (Array, str)) else tuple(made[: len(named)])
 
     def _output(self, kernel: str, operand: Operand, output: Array | str | None, sizes: dict[str, int]) -> Array | None:
-        """The Array of an output: the one that was given, or that of a name, or None for one that is left out."""
+        """The Array of an output, which is given as an Array or a name; None for an output that is left out."""
         if output is None:
             if not operand.optional:
-                raise ValueError(f"{kernel}: {operand.name}: expected an Array or the name of one, found None")
+                raise ValueError(f"{kernel}: {operand.name}: expected an Array or a name, found None")
             return None
         if isinstance(output, Array):
             fit(kernel, operand, output, sizes)
@@ -122,23 +122,23 @@ class Program:
         columns = None if operand.per_token else extent(operand.columns, sizes)
         array = Array(output, extent(operand.rows, sizes), columns)
         before = self.arrays.setdefault(output, array)
-        if operand.scratch:  # one array for all, as large as the largest needs it
+        if operand.scratch:  # all calls share one array of the largest size
             self.arrays[output] = max(before, array)
         elif before != array:
-            raise ValueError(f"{output}: expected {before}, as before, found {array}")
+            raise ValueError(f"{output}: expected {before}, as in an earlier call, found {array}")
         if operand.scratch or operand.own_layout:
             self.own_layout.add(output)
         return array
 
     def phases(self) -> list[list[Call]]:
-        """The calls in their order, in phases: what is computed per token, then sums, then per token again, and so on.
+        """The calls in order, in phases that alternate: results per token, then sums over tokens.
 
-        Threads share out tokens, or else parts of sums, and wait for each other between phases.  So a sum comes as late
-        as its inputs last, and no call needs another sum of its phase.
+        Threads divide the tokens, or else parts of sums, and wait for each other between phases.  A sum therefore comes
+        as late as its inputs allow, and no call reads another sum of its phase.
         """
         done: list[list[Call]] = []
         columns, sums = list[Call](), list[Call]()
-        read, written = set[str | None](), set[str | None]()  # by the sums of this phase
+        read, written = set[str | None](), set[str | None]()  # by this phase's sums
         for call in [part for recorded in self.calls for part in recorded.parts()]:
             writes = {name for name in call.writes if name}
             if not (written.isdisjoint([*call.reads, *writes]) and read.isdisjoint(writes)):
@@ -153,13 +153,13 @@ class Program:
         return [*done, columns, sums]
 
     def count(self, max_tokens: int, n_threads: int = 1) -> int:
-        """How many numbers the arrays take, with columns for this many tokens."""
+        """How many numbers the arrays hold, with columns for max_tokens tokens."""
         width = columns_for(max_tokens, n_threads)
         return sum(rows * (width if columns is None else columns) for _, rows, columns in self.arrays.values())
 
 
 def fit(kernel: str, operand: Operand, array: Array, sizes: dict[str, int]) -> None:
-    """Take the sizes that are not known yet from the array.  Raises ValueError unless the others are as known."""
+    """Add the array's sizes to `sizes`.  Raises ValueError if they contradict sizes that are already there."""
     for text, found in ((operand.rows, array.rows), (operand.columns, array.columns)):
         per_token = text in (TOKENS, OWN_LAYOUT)
         if text.isidentifier() and not per_token:
@@ -170,10 +170,10 @@ def fit(kernel: str, operand: Operand, array: Array, sizes: dict[str, int]) -> N
 
 
 def permits_early_updates(phases: list[list[Call]], gradients: Mapping[str, str]) -> bool:
-    """Whether each parameter may be updated as soon as its gradient is known; `gradients` has their names.
+    """Whether each parameter may be updated as soon as its gradient is complete.
 
-    That is so if one call alone makes the whole gradient, and no other call of its phase, or of a later one, reads the
-    parameter or the gradient.
+    `gradients` maps gradients to parameters.  The answer is yes if a single call computes the whole gradient, and no
+    other call of its phase, or of a later one, reads the parameter or the gradient.
     """
     for gradient, parameter in gradients.items():
         makers = [(i, call) for i, phase in enumerate(phases) for call in phase if gradient in call.writes]
@@ -187,13 +187,11 @@ def permits_early_updates(phases: list[list[Call]], gradients: Mapping[str, str]
 
 
 class Replay:
-    """A program with memory for batches of up to max_tokens, to be worked on by this many threads.
+    """A program with memory for batches of up to max_tokens, run by n_threads threads.
 
-    Threads share out whole documents, unless there are none: then each column stands for itself.
-
-    `given` has the memory of the arrays that the program does not make.  Those among them with a column for each token
-    may be longer than a batch, which is a slice of them.  `gradients` has the names of the parameters by those of their
-    gradients, if parameters are to be updated.
+    Threads divide whole documents, or single columns if `documents` is False.  `given` has the arrays that the program
+    does not compute.  Those with a column for each token may be longer than a batch, which is a slice of them.
+    `gradients` maps gradients to parameters if parameters are to be updated.
     """
 
     def __init__(
@@ -211,7 +209,7 @@ class Replay:
             program.count(max_tokens, n_threads) * np.dtype(dtype).itemsize, f"arrays of {max_tokens} tokens"
         )
         width = columns_for(max_tokens, n_threads)
-        self.values = {  # every array that the program makes, for inspection
+        self.values = {  # every array that the program computes, also for inspection
             name: aligned(rows * (columns or width), dtype).reshape(rows, columns or width, order="F")
             for name, rows, columns in program.arrays.values()
         }
@@ -224,7 +222,7 @@ class Replay:
         self.over = compiled.recorded(dtype, self.calls, positions, n_threads, self.early)
 
     def _record(self, call: Call) -> dict[str, Any]:
-        """The call as C has it: see struct microgpt_call in csrc/program.h."""
+        """The call as fields of struct microgpt_call (csrc/program.h)."""
         row = call.row
         known = {**self.values, **self._given}
         arrays: list[Any] = [None if name is None else known[name] for name in call.arrays]
@@ -244,7 +242,7 @@ class Replay:
         return record | self._sum(call, operands, arrays) if call.sums else record
 
     def _sum(self, call: Call, operands: list[Operand], arrays: list[Any]) -> dict[str, Any]:
-        """What the record says of a sum over tokens: its result, and how threads can share it out."""
+        """The fields of a sum over tokens: its result, and how threads divide it."""
         result = next(i for i, name in enumerate(call.arrays) if name)
         made, split = arrays[result], operands[result].columns
         found = {"sums": True, "result": result, "is_gradient": self.early and call.arrays[result] in self._gradients}
@@ -252,7 +250,7 @@ class Replay:
             return found | {"rows": made.size, "n_columns": 1, "split": -1}
 
         def part(operand: Operand, array: Any) -> int:
-            """Bytes from what an array has for one column of the result to the next."""
+            """The bytes between an array's data for one column of the result and for the next."""
             if array is None or split not in operand.shape:
                 return 0
             return int(array[..., :1].nbytes if operand.columns == split else array.itemsize)
@@ -263,12 +261,12 @@ class Replay:
 
 
 def columns_for(max_tokens: int, n_threads: int) -> int:
-    """How many columns every array has: those laid out by a kernel need a few more, for each thread."""
+    """How many columns every array has, with the padding that kernels with a layout of their own need per thread."""
     return compiled.attention_rows(max_tokens) + (n_threads - 1) * compiled.attention_rows(0)
 
 
 def aligned(size: int, dtype: Any) -> Any:
-    """A zeroed 1-D array that begins at a cache line."""
+    """A zeroed 1-D array that starts at a cache line."""
     itemsize = np.dtype(dtype).itemsize
     raw = np.zeros(size + 64 // itemsize, dtype)
     skip = -compiled.address(raw) % 64 // itemsize

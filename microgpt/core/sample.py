@@ -1,4 +1,4 @@
-"""Sampling: one token after another, from BOS until BOS comes again or the context is full."""
+"""Sampling: one token after another, from BOS until the next BOS or a full context."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from .generator import uniform
 from .params import Parameters
 from .program import Program, Replay
 
-ROW = 4096  # bytes of a feature of all documents that are drawn side by side, so that they stay in the cache
-CACHE = 2**21  # numbers, likewise, of their keys and values
-TEXT = 2**22  # characters that are drawn side by side
-WORTH_KEEPING = 0.75  # of the columns
+# limits on the documents drawn side by side: the first two keep their data in the processor's cache
+ROW = 4096  # bytes of one feature of all documents
+CACHE = 2**21  # numbers in their keys and values
+TEXT = 2**22  # characters in their texts
+MIN_ACTIVE = 0.75  # of the columns: with fewer, moving the active ones costs less than running all
 
 
 class Sampler:
-    """The model with a cache of keys and values, for up to `columns` documents that grow side by side."""
+    """The model with a cache of keys and values, for up to `columns` documents side by side."""
 
     def __init__(self, params: Parameters, columns: int = 1, n_threads: int = 1) -> None:
         self.config = config = params.config
@@ -54,26 +55,27 @@ class Sampler:
         ]
 
     def logits(self, tokens: Any, position: int) -> Any:
-        """vocab_size x len(tokens): what follows these tokens, all of them at this position.
+        """vocab_size x len(tokens): the logits of the token after each of these tokens, all of them at this position.
 
-        The earlier positions must have been run before, with the same columns.  Raises SamplingError; ValueError for
-        what is not an id, a position or so many columns.
+        The earlier positions must have been run before, with the same columns.  Raises SamplingError if a logit is not
+        finite, ValueError for a bad id, position or number of columns.
         """
-        tokens = indices("tokens", np.asarray(tokens), self.tokens.size)  # a copy, as it will be used
+        tokens = indices("tokens", np.asarray(tokens), self.tokens.size)  # a copy, which cannot change
         n = len(tokens)
         if not 0 < n <= self.columns or not 0 <= position < self.config.block_size:
             raise ValueError(
-                f"expected up to {self.columns} columns and a position in the context, found {n} at {position}"
+                f"expected 1 to {self.columns} columns and a position in range({self.config.block_size}), "
+                f"found {n} columns at position {position}"
             )
         self._tokens[:n] = tokens
         self._run(n, position)
         logits = self._logits[:, :n]
         if not np.isfinite(logits).all():
-            raise SamplingError("expected finite logits, found others: the model's weights are too large")
+            raise SamplingError("expected finite logits, found infinity or NaN: the model's weights are too large")
         return logits
 
     def keep(self, columns: Any, n: int, n_positions: int) -> None:
-        """Go on with these of the n columns only."""
+        """Continue with only these of the n columns."""
         for cache in self._caches:
             parts = [part for _, part in self._parts(cache, n, n_positions)]
             kept = np.take(np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0], columns, axis=1)
@@ -85,13 +87,13 @@ class Sampler:
         n_rows = n_positions * self.config.n_embd
         size = self.config.block_size * self.config.n_embd  # numbers of one column
         for thread in range(self.n_threads):
-            # as C shares out columns: before_thread in csrc/common.h
+            # the columns of a thread in C: see before_thread in csrc/common.h
             begin, end = n * thread // self.n_threads, n * (thread + 1) // self.n_threads
             start, width = compiled.part_offset(begin, thread) * size, compiled.token_rows(end - begin)
             yield begin, cache[start : start + n_rows * width].reshape(n_rows, width)[:, : end - begin]
 
     def sample(self, rng: random.Random, temperature: float) -> str:
-        """One new document, drawn with a random.Random as the reference draws."""
+        """One new document; `rng` is used exactly as in the reference."""
         token, ids = self.tokens.start, list[int]()
         for i in range(Sampling().n_draws(self.config)):
             position, n_again = place(i, self.config.block_size)
@@ -106,29 +108,25 @@ class Sampler:
     def batch(
         self, uniforms: Any, sampling: Sampling, want_probs: bool = False
     ) -> tuple[list[str], list[list[float]] | None]:
-        """(texts, probs): documents drawn side by side, each with its own of the n x length uniform numbers, of which
-        there is one for each character, those of the prompt too.
+        """(texts, probs): n documents drawn side by side.
 
-        probs, None unless asked for, has a list for each text: the probability of each of its characters, given those
-        before, and of the end if it has one.
+        `uniforms` is n x length: one uniform number for each character of each document, also for those of the prompt.
+        `probs` is None unless want_probs is True.  It has a list for each text: the probability of each character given
+        those before, and of the end if the text has one.
         """
         n, length = uniforms.shape
         prompt, end = self.tokens.ids(sampling.prompt), self.tokens.end
-        alone = end is None and bool(prompt)  # the context begins with the prompt, and what is before it is forgotten
-        ids = np.full((n, length), end or 0, np.int32)  # what each document says
+        forget_start = end is None and bool(prompt)  # then the context begins with the prompt
+        ids = np.full((n, length), end or 0, np.int32)  # of each document's characters
         lengths = np.full(n, length)
         probs = np.empty((n, length)) if want_probs else None
-        document = np.arange(n)  # that each column is
-        going = np.ones(n, bool)  # whether it has not ended
+        document = np.arange(n)  # the document in each column
+        active = np.ones(n, bool)  # whether a column's document has not ended
         self._tokens[:n] = self.tokens.start
         for i in range(length):
-            position, n_again = place(i - alone, self.config.block_size) if i else (0, 0)
+            position, n_again = place(i - forget_start, self.config.block_size) if i else (0, 0)
             if n_again:
-                latest = self._tokens[:n].copy()
-                for p in range(n_again):
-                    self._tokens[:n] = ids[document, i - 1 - n_again + p]
-                    self._run(n, p)
-                self._tokens[:n] = latest
+                self._run_again(ids[document, i - 1 - n_again : i - 1])
             self._run(n, position)
             tokens = self._tokens[:n]
             if i < len(prompt):
@@ -140,32 +138,38 @@ class Sampler:
                 probs[document, i] = kernels.softmax_forward(self._logits[:, :n])[tokens, np.arange(n)]
             if end is None:
                 continue
-            ended = going & (tokens == end)
+            ended = active & (tokens == end)
             lengths[document[ended]] = i
-            going &= ~ended
-            left = np.flatnonzero(going)
+            active &= ~ended
+            left = np.flatnonzero(active)
             if len(left) == 0:
                 break
-            if (
-                len(left) < WORTH_KEEPING * n
-            ):  # to go on with columns that have ended costs less than to move the others
+            if len(left) < MIN_ACTIVE * n:
                 self.keep(left, n, position + 1)
                 tokens[: len(left)] = tokens[left]
-                document, going, n = document[left], going[left], len(left)
+                document, active, n = document[left], active[left], len(left)
         return self._texts(ids, lengths.tolist(), probs)
 
+    def _run_again(self, ids: Any) -> None:
+        """Run the columns of ids (documents x tokens) at the positions from 0; the current tokens stay the same."""
+        n, current = len(ids), self._tokens[: len(ids)].copy()
+        for position in range(ids.shape[1]):
+            self._tokens[:n] = ids[:, position]
+            self._run(n, position)
+        self._tokens[:n] = current
+
     def _run(self, n: int, position: int) -> None:
-        """Run the model on the first n of the tokens, all of them at this position."""
+        """Run the model on the first n tokens, all of them at this position."""
         self._positions[:n] = position
         self._replay.over(0, n)
 
     def _draw_tokens(self, uniforms: Any, sampling: Sampling) -> None:
-        """The next token of each column, from its logits.  Raises SamplingError."""
+        """Draw the next token of each column from its logits.  Raises SamplingError."""
         n, vocab_size = len(uniforms), self.tokens.size
         self._uniforms[:n] = uniforms
         top_k = min(sampling.top_k, vocab_size) or vocab_size
         if not self._draw(n, sampling.temperature, top_k, sampling.top_p):
-            raise SamplingError("expected finite logits, found others: the model's weights are too large")
+            raise SamplingError("expected finite logits, found infinity or NaN: the model's weights are too large")
 
     def _texts(self, ids: Any, lengths: Sequence[int], probs: Any) -> tuple[list[str], list[list[float]] | None]:
         text = self.tokens.text(ids)
@@ -182,10 +186,10 @@ def samples(
     threads: int | None = None,
     columns: int | None = None,
 ) -> Iterator[tuple[list[str], list[list[float]] | None]]:
-    """What a Sampling wants, as Sampler.batch() gives it, batch by batch.
+    """The samples of a Sampling, batch by batch, as Sampler.batch() returns them.
 
-    Sample i has the numbers i * length and on of one random.Random(seed), one for each character that it may have, so
-    it is the same however many are drawn side by side, by however many threads.
+    Sample i uses the numbers from i * length of one random.Random(seed), one for each character that it may have.  So
+    it does not depend on how many samples are drawn side by side, nor on the number of threads.
     """
     config, num_samples = params.config, sampling.num_samples
     length = len(sampling.prompt) + sampling.n_draws(config)
@@ -206,9 +210,10 @@ def columns_for(config: Config, num_samples: int, length: int, n_threads: int = 
 
 
 def place(i: int, block_size: int) -> tuple[int, int]:
-    """(the position of a text's i-th token in the context, how many of those before it are run again before).
+    """(position, n_again): the position of a text's i-th token in the context, and how many earlier tokens to run again
+    first.
 
-    When the context is full its older half is dropped, and the rest run again.
+    When the context is full, its older half is dropped and the rest is run again from position 0.
     """
     if i < block_size:
         return i, 0
@@ -221,7 +226,7 @@ def place(i: int, block_size: int) -> tuple[int, int]:
 
 
 def draw(rng: random.Random, logits: Any, temperature: float) -> int:
-    """A token id drawn from softmax(logits / temperature) of a vocab_size x 1 array; at temperature 0 the likeliest."""
+    """A token id drawn from softmax(logits / temperature), vocab_size x 1; at temperature 0 the most likely one."""
     if temperature == 0:
         return int(logits.argmax())
     probs = tempered(logits, temperature)
@@ -229,11 +234,11 @@ def draw(rng: random.Random, logits: Any, temperature: float) -> int:
 
 
 def tempered(logits: Any, temperature: float) -> Any:
-    """softmax(logits / temperature), where a temperature too low for the precision is as good as 0."""
+    """softmax(logits / temperature); a temperature too low for the dtype counts as 0."""
     with np.errstate(all="ignore"):
         scaled = logits / temperature
     probs = kernels.softmax_forward(scaled)
-    overflown = np.isnan(probs).any(axis=0)
-    if overflown.any():
-        probs[:, overflown] = np.arange(len(logits))[:, None] == logits.argmax(axis=0)[overflown]
+    overflowed = np.isnan(probs).any(axis=0)
+    if overflowed.any():
+        probs[:, overflowed] = np.arange(len(logits))[:, None] == logits.argmax(axis=0)[overflowed]
     return probs

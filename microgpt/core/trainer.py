@@ -1,4 +1,4 @@
-"""The trainer: documents to batches, batches to losses and gradients, gradients to better parameters."""
+"""The trainer: turns documents into batches, batches into losses and gradients, and updates the parameters."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from . import evaluate, model
 from .checkpoint import Checkpoint
 from .data import MAX_COUNT, Dataset
 from .documents import Documents
+from .evaluate import Measure
 from .optimizer import Adam, Optimizer, clip
 from .params import Parameters, arrays, count
 from .program import Program, Replay
@@ -26,22 +27,41 @@ from .schedule import schedule
 from .shards import Ranks, Tree, cut
 from .tokens import Tokens
 
-SIZES = "n_embd", "n_layer", "block_size", "batch_size"  # the settings that make a model large
+SIZES = "n_embd", "n_layer", "block_size", "batch_size"  # the settings that determine a model's memory
 
 
 class Trainer:
-    """A training run in memory: its data, parameters, gradients and optimizer, and the program of one step.
+    """A training run in memory, for your own training loop: data, parameters, gradients and optimizer.
 
-    Everything random comes from one generator, `rng`, in the reference's order: the shuffle, then the weights.
-    With a `checkpoint` the run continues where that was; the documents must be the same.
-    `optimizer` is called with (params, grads, config), two flat arrays and the settings, and returns an Optimizer.
-    `threads` is how many to use: by default as many as there are cores and the work can feed.
-    `ranks` are the processes of an MPI job that share out the shards of each step.
-    `saves` reserves memory for writing checkpoints.  `input` is the path of the text, if the settings' path is not.
-    For users: `params` and `grads` (matrices by name), `optimizer`, `step_count`, `learning_rate(step)`, `documents`,
-    `vocab`, `config`, `rng`.
-    Raises DataError for a file that cannot be trained on, ConfigError for a model that does not fit into memory,
-    CheckpointError for a checkpoint of another optimizer.
+    - `config`: the settings, a Config; `config.input` names the text file
+    - `checkpoint`: a Checkpoint from which to resume; its documents must be the same.  None starts a new run.
+    - `optimizer`: called with (params, grads, config), two 1-D arrays and the settings; returns an Optimizer.  The
+      default is Adam.
+    - `saves`: True counts the memory for writing checkpoints when it checks the available memory
+    - `input`: the path of the text file, if it is no longer `config.input`
+    - `threads`: how many threads to use, from 1 to 256; None uses one per core as far as they speed up a step
+    - `ranks`: the MPI processes that divide the shards of each step; for `microgpt train`
+
+    Attributes for users:
+
+    - `params`, `grads`: mappings from names such as "layer0.attn_wq" to matrices, in the dtype of `config`.  `grads`
+      holds the gradient of the last call of gradients() or step().
+    - `optimizer`, `config`, `documents`, `vocab` (a list of characters), `rng` (a random.Random)
+    - `step_count`: the number of completed steps
+    - `learning_rate(n)`: the learning rate of the step after n steps
+
+    All random numbers come from `rng`, in the reference's order: the shuffle, then the initial weights.
+
+    Raises TypeError if `config` is not a Config, DataError for a file that cannot be trained on, ConfigError for a
+    model that does not fit into memory or differs from the checkpoint's, CheckpointError for a checkpoint of another
+    optimizer.
+
+    For example:
+
+        trainer = Trainer(Config(input="input.txt", num_steps=500, val_fraction=0.1))
+        while not trainer.done:
+            loss = trainer.step()
+        print(trainer.evaluate())
     """
 
     def __init__(
@@ -60,14 +80,14 @@ class Trainer:
         self.config, self.threads, self._ranks = config, threads, ranks
         self.rng = random.Random(config.seed)
         self._read(config.input if input is None else input, checkpoint)
-        self._share_out()
+        self._divide_work()
         self._check_memory(saves)
         self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
         self.optimizer = optimizer(self.params.flat, self.grads.flat, config)
         self.optimizer.n_threads = self.n_threads
-        self.learning_rate = schedule(config)  # of the step after so many
-        self.step_count = 0  # the steps that are done
-        self._ready = False  # whether `grads` waits for update()
+        self.learning_rate = schedule(config)  # of the step after n steps
+        self.step_count = 0  # completed steps
+        self._ready = False  # whether gradients() has filled `grads` since the last update
         self.best_val_loss: float | None = None
         self.n_worse = 0
         if checkpoint is None:
@@ -75,11 +95,11 @@ class Trainer:
         else:
             self._restore(checkpoint)
         self._prepare()
-        self._start = self.n_columns = 0  # of the last step, or of its last shard
+        self._start = self.n_columns = 0  # the columns of the last step, or of its last shard
         self._evaluator: evaluate.Evaluator | None = None
 
     def _read(self, input: str, checkpoint: Checkpoint | None) -> None:
-        """The documents, and what follows from them alone."""
+        """Read the documents, and set what depends on them alone."""
         config = self.config
         self.input, self.documents = input, Documents(config, input, self.rng)
         if checkpoint is not None:
@@ -92,8 +112,8 @@ class Trainer:
         batches = config.batch_size, config.num_steps, self.documents.key
         self.dataset = Dataset(self.documents.training, self.tokens, config, *batches)
 
-    def _share_out(self) -> None:
-        """What of each batch this process computes, how many columns at once, and by how many threads."""
+    def _divide_work(self) -> None:
+        """Set the shards of each batch that this process computes, the largest number of columns, and the threads."""
         config, offsets = self.config, self.dataset.offsets
         shards = cut(config.batch_size, config.shards)
         self.shards = shards if self._ranks is None else self._ranks.part(shards)
@@ -103,14 +123,14 @@ class Trainer:
         self.n_threads = number(self.threads, n_multiplies)
 
     def _prepare(self) -> None:
-        """Memory for the program, and the functions that run it."""
+        """Allocate the program's memory, and create the functions that run it."""
         config, optimizer = self.config, self.optimizer
         gradients = {gradient_of(name): name for name in self.params}
         views = {gradient_of(name): view for name, view in self.grads.views.items()}
         given = {**self.params.views, **views, **self.dataset.arrays}
         self.replay = Replay(self.program, config.dtype, self.max_columns, given, self.n_threads, gradients=gradients)
         self._tree = Tree(len(self.shards), self.grads.flat) if config.shards > 1 else None
-        self._adam: Adam | None = None  # whose update C does together with the gradients
+        self._adam: Adam | None = None  # if C does the update in the same call as the gradients
         if self._tree is None and isinstance(optimizer, Adam) and type(optimizer).step is Adam.step:
             losses, weights = self.replay.values["losses"], self.dataset.arrays["weights"]
             self._adam, self._fused = optimizer, optimizer.fused(self.replay.over, losses, weights)
@@ -120,9 +140,10 @@ class Trainer:
         return f"<Trainer at {steps}: {self.params.flat.size:,} parameters>"
 
     def step(self) -> float:
-        """One training step, gradients() and update(): the loss of its batch, before the update.
+        """Do one training step, gradients() and update(), and return the loss of its batch before the update, a float.
 
-        Raises NotFiniteError, and then has updated nothing; ValueError after the last step.
+        Raises NotFiniteError, without updating anything, if the loss or the gradient's norm is not finite; ValueError
+        if all steps are done.
         """
         adam, done = self._adam, self.step_count
         if adam is None:
@@ -130,7 +151,7 @@ class Trainer:
             self.update()
             return loss
         if done >= self.config.num_steps:
-            raise self._past_the_end()
+            raise self._all_done()
         self._ready = False
         self._start, self.n_columns = self.dataset.batch(done)
         loss = self._fused(self._start, self.n_columns, *adam.numbers(self.learning_rate(done)))
@@ -139,17 +160,17 @@ class Trainer:
         try:
             adam.advance()
         except FloatingPointError:
-            raise self._too_long() from None
+            raise self._not_finite() from None
         self.step_count = done + 1
         return loss
 
     def gradients(self) -> float:
-        """Fill `grads` with the gradient of the next batch's loss; returns the loss.
+        """Fill `grads` with the gradient of the next batch's loss, and return the loss, a float.
 
-        Raises NotFiniteError when the loss is not finite; ValueError after the last step.
+        Call update() next.  Raises NotFiniteError if the loss is not finite, ValueError if all steps are done.
         """
         if self.step_count >= self.config.num_steps:
-            raise self._past_the_end()
+            raise self._all_done()
         self._ready = False
         if self._tree is None:
             self._start, self.n_columns = self.dataset.batch(self.step_count)
@@ -163,34 +184,35 @@ class Trainer:
         return loss
 
     def update(self) -> None:
-        """Change the parameters by `grads`: clipping, weight decay and the optimizer's step.  This counts as a step.
+        """Update the parameters from `grads`: gradient clipping, weight decay and the optimizer's step.  This completes
+        a step.
 
-        Raises ValueError without gradients() before it; NotFiniteError, and then has updated nothing, when the norm of
-        the gradient is to be clipped and not finite.
+        Raises ValueError if gradients() was not called since the last update.  Raises NotFiniteError, without updating
+        anything, if the gradient is to be clipped and its norm is not finite.
         """
         if not self._ready:
-            raise ValueError("update: expected gradients() before it, found none since the last update")
+            raise ValueError("update: expected gradients() since the last update, found none: call gradients() first")
         config, rate = self.config, self.learning_rate(self.step_count)
         self._ready = False
         try:
-            if not isinstance(self.optimizer, Adam):  # which does both by itself
+            if not isinstance(self.optimizer, Adam):  # Adam does both itself
                 if config.grad_clip:
                     clip(self.grads.flat, config.grad_clip)
                 if config.weight_decay:
                     self.params.flat[:] *= 1 - rate * config.weight_decay
             self.optimizer.step(rate)
         except FloatingPointError:
-            raise self._too_long() from None
+            raise self._not_finite() from None
         self.step_count += 1
 
-    def _past_the_end(self) -> ValueError:
-        return ValueError(f"expected no more than num_steps {self.config.num_steps}, which have been done")
+    def _all_done(self) -> ValueError:
+        return ValueError(f"step: all {self.config.num_steps} steps are done: set a larger num_steps to train longer")
 
-    def _too_long(self) -> NotFiniteError:
-        return NotFiniteError(self.step_count + 1, "one that is not", "a gradient of finite length")
+    def _not_finite(self) -> NotFiniteError:
+        return NotFiniteError(self.step_count + 1, "infinity or NaN", "a finite gradient norm")
 
     def _sum_of_shards(self, tree: Tree) -> float:
-        """The loss of the batch, whose gradient is in grads then."""
+        """The loss of the batch; its gradient is then in `grads`."""
         losses, weights = self.replay.values["losses"], self.dataset.arrays["weights"]
         loss = 0.0
         for i, shard in enumerate(self.shards):
@@ -207,34 +229,44 @@ class Trainer:
             append(step())
 
     def evaluate(self) -> float:
-        """The loss of the held-out documents; changes nothing.  Raises ConfigError when there are none."""
+        """The mean loss over all tokens of the held-out documents, a float in nats.  Changes nothing.
+
+        Raises ConfigError if no documents are held out (val_fraction 0), NotFiniteError if the loss is not finite.
+        """
+        return self.measure().loss
+
+    def measure(self) -> Measure:
+        """evaluate(), and the mean over documents of their mean losses.  Raises what evaluate() does."""
         if not self.documents.held_out:
-            raise ConfigError(f"{named('val_fraction')}: expected a part to be held out, found none")
+            raise ConfigError(f"{named('val_fraction')}: expected a value above 0 to evaluate with, found 0")
         if self._evaluator is None:
             self._evaluator = evaluate.Evaluator(self.params, self.documents.held_out, self.threads)
         try:
-            return self._evaluator.loss()
+            return self._evaluator.measure()
         except SamplingError:
-            raise NotFiniteError(self.step_count, "another in the held-out part") from None
+            raise NotFiniteError(self.step_count, "infinity or NaN on the held-out documents") from None
 
     def record(self, val_loss: float) -> bool:
-        """Count a held-out loss for early stopping; True when it is the lowest so far."""
+        """Count an evaluation of the held-out loss for early stopping; returns True if it is the lowest so far."""
         best = self.best_val_loss is None or val_loss < self.best_val_loss
         self.best_val_loss, self.n_worse = (val_loss, 0) if best else (self.best_val_loss, self.n_worse + 1)
         return best
 
     @property
     def done(self) -> bool:
-        """True after the last step, or when early stopping has lost patience."""
+        """True after the last step, or when early stopping has run out of patience."""
         c = self.config
         return self.step_count >= c.num_steps or (c.patience > 0 and self.n_worse >= c.patience)
 
     def checkpoint(self) -> Checkpoint:
-        """The run as it is now, in arrays that the next step will change.  Raises NotFiniteError."""
+        """The current state of the run as a Checkpoint, for microgpt.Model(checkpoint).
+
+        Its arrays are not copies: the next step changes them.  Raises NotFiniteError if a number in them is not finite.
+        """
         optimizer = self.optimizer
         for name, array in {"weights": self.params.flat, **optimizer.arrays}.items():
             if not math.isfinite(array.min()) or not math.isfinite(array.max()):
-                raise NotFiniteError(self.step_count, f"others in {name}", "finite numbers")
+                raise NotFiniteError(self.step_count, "infinity or NaN", f"finite numbers in {name}")
         return Checkpoint(
             config=self.config,
             vocab=self.vocab,
@@ -249,17 +281,25 @@ class Trainer:
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
+        for name in "n_embd", "n_layer", "block_size":
+            if (found := getattr(self.config, name)) != (saved := getattr(checkpoint.config, name)):
+                raise ConfigError(f"expected {saved}, as in the checkpoint, found {found}", argument=name)
         self.params.copy_from(checkpoint.params)
         self.rng.setstate(checkpoint.rng_state)
         self.step_count = checkpoint.step
         self.best_val_loss, self.n_worse = checkpoint.best_val_loss, checkpoint.n_worse
-        if checkpoint.step or checkpoint.arrays or checkpoint.scalars:  # or it is weights alone
+        if checkpoint.step or checkpoint.arrays or checkpoint.scalars:  # else it has only weights
             self.optimizer.restore(checkpoint.arrays, checkpoint.scalars)
 
     def value(self, name: str) -> Any:
-        """An intermediate of the last step as a view: rows x columns, one column per token (see model.py for names)."""
+        """An intermediate of the last step, by its name in model.py: a view, rows x columns, with one column per token.
+
+        - `name`: such as "logits", "losses" or "layer0.q"
+
+        The next step overwrites it.  Raises ValueError for an unknown name, or before the first step.
+        """
         if self.n_columns == 0:
-            raise ValueError("expected a step before, found none")
+            raise ValueError("no step has been made yet: call step() first")
         names = [name for name in self.replay.values if name not in self.program.own_layout]
         if name not in names:
             raise ValueError(f"name: expected one of {', '.join(names)}, found {name!r}{suggestion(str(name), names)}")
@@ -267,11 +307,16 @@ class Trainer:
         return value[:, : self.n_columns] if columns is None else value
 
     def attention(self, layer: int) -> list[Any]:
-        """The last step's attention weights of a layer: for each document an array n_head x tokens x tokens."""
+        """The attention weights of the last step in a layer: for each document, an array n_head x tokens x tokens.
+
+        - `layer`: the layer's index, from 0
+
+        Raises ValueError for a layer that does not exist, or before the first step.
+        """
         if self.n_columns == 0:
-            raise ValueError("expected a step before, found none")
+            raise ValueError("no step has been made yet: call step() first")
         if layer not in range(self.config.n_layer):
-            raise ValueError(f"layer: expected one in range({self.config.n_layer}), found {layer!r}")
+            raise ValueError(f"layer: expected an integer in range({self.config.n_layer}), found {layer!r}")
         positions = self.dataset.arrays["positions"][self._start : self._start + self.n_columns]
         offsets = np.append(np.flatnonzero(positions == 0), self.n_columns)
         q, k, v = (self.value(f"layer{layer}.{name}") for name in "qkv")
@@ -279,15 +324,15 @@ class Trainer:
         return [kernels.attention_weights(cache, i) for i in range(len(offsets) - 1)]
 
     def _check_memory(self, saves: bool) -> None:
-        """ConfigError unless model, gradients, Adam, checkpoint, activations and data fit into what there is."""
+        """Raise ConfigError unless parameters, gradients, Adam, checkpoint, activations and data fit into memory."""
         c, d = self.config, self.dataset
         n_params = count(c, self.tokens.size)
-        n_levels = len(self.shards).bit_length() - 1  # of sums of gradients
+        n_levels = len(self.shards).bit_length() - 1  # of the tree that sums gradients
         numbers = (7 if saves else 4) * n_params + n_levels * n_params
         numbers += self.program.count(self.max_columns, self.n_threads)
         needed = d.n_bytes
         if self.documents.held_out:
-            needed += Dataset(self.documents.held_out, self.tokens, c).n_bytes
+            needed += Dataset(self.documents.held_out, self.tokens, c, whole=True).n_bytes
             columns = max(c.block_size, evaluate.COLUMNS * number(self.threads))
             numbers += evaluate.record(c, self.tokens.size).count(columns)
         needed += numbers * np.dtype(c.dtype).itemsize
@@ -301,7 +346,7 @@ class Trainer:
 
 
 def record(config: Config, vocab_size: int, keep: bool = False) -> Program:
-    """The program of a step; `keep` says that nothing it makes is to be overwritten."""
+    """The program of a step; with `keep`, each layer's gradients of activations keep arrays of their own."""
     parameters = arrays(config, vocab_size)
     gradients = {name: array._replace(name=gradient_of(name)) for name, array in parameters.items()}
     ops = Program()
@@ -311,5 +356,5 @@ def record(config: Config, vocab_size: int, keep: bool = False) -> Program:
 
 
 def gradient_of(name: str) -> str:
-    """What a program calls the gradient of the parameter of this name."""
+    """The name of a parameter's gradient in a program."""
     return "grad." + name

@@ -13,24 +13,24 @@
            [-0.1111, -0.1628],
            [-0.1111,  0.2227]])
 
-A matrix is features x tokens, one column per token.  What holds for every function:
+A matrix is features x tokens, one column per token.  A gradient is named after its value: dy is the gradient of the
+loss with respect to y.  These rules hold for every function:
 
-- Inputs are float32 or float64, all of one dtype, in any layout.  Column-major ones (order F, and blocks of rows or
-  columns of such an array where the kernel takes a leading dimension: matmul, softmax, rmsnorm) are read where they
-  are; any other is copied first.  Whatever has __dlpack__ or __array__, such as a PyTorch tensor, is read in place too.
-- Results are new column-major arrays, or go into `out` and are returned as it: exactly the right dtype and shape,
-  column-major, aligned, writeable, and overlapping no input and no other output.
-- `accumulate=True` adds a gradient to what `out` holds; otherwise `out` is overwritten, and a new result begins at 0.
-- TypeError for a wrong type or dtype, ValueError for a wrong shape, layout, range or overlap, each naming the argument;
-  no byte of an output has then changed.  Every size is below 2**30.
-- NaN and infinity spread as arithmetic has it.  Same arguments, same bits (but for which NaN a NaN is), on any machine
-  and in any number of threads: the kernels run without the GIL, keep no state, and no sum depends on a vector's width.
-
-Here are the functions and what they compute; what is asked of their arguments is in arguments.py.
+- Inputs are float32 or float64, all of one dtype, in any layout.  Column-major inputs (order F) are read in place;
+  matmul, softmax and rmsnorm also read blocks of rows or columns of such an array in place.  All others are copied
+  first.  Objects with __dlpack__ or __array__, such as PyTorch CPU tensors, are accepted too.
+- Results are new column-major arrays.  With `out`, they are written there and `out` is returned.  `out` must have
+  the right dtype and shape, be column-major, aligned and writeable, and overlap no input and no other output.
+- `accumulate=True` adds a gradient to what `out` holds.  Otherwise `out` is overwritten.  Without `out`, `accumulate`
+  has no effect.
+- TypeError reports a wrong type or dtype; ValueError reports a wrong shape, layout or range, or an overlap.  Each names
+  the argument, and no output has changed then.  Every size must be below 2**30.
+- NaN and infinity propagate as in IEEE arithmetic.  Equal arguments give equal bits (except for the payload of a NaN)
+  on any machine and with any number of threads.  The kernels release the GIL and keep no state.
 """
 
 # mypy: disable-error-code="no-any-return"
-# What comes from C has no type that mypy knows: the functions here say what it is.
+# mypy knows no types for the results of the compiled module.
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
-from ..base.threads import MOST
+from ..base.terminal import shown
+from ..base.threads import MAX_THREADS
 from . import compiled
 from .checks import (
     call,
@@ -86,24 +87,27 @@ Real = TypeVar("Real", np.float32, np.float64)
 Array = np.ndarray[Any, np.dtype[Real]]
 Integers = np.ndarray[Any, np.dtype[Any]]
 
-ISA = compiled.ISA  # of the kernels here
+ISA = compiled.ISA  # the kernels' instruction set
 
-RMSNORM_EPS = 1e-5  # the reference's
+RMSNORM_EPS = 1e-5  # as in the reference
 
 
 def set_threads(n: SupportsIndex) -> int:
-    """Let n threads work on one call, from 1 to 256, and return how many did before; it begins with 1.
+    """Set how many threads one kernel call may use, and return the previous number.
 
-    The bits stay the same.  Of the kernels on matrices, those of whole arrays that are large enough to gain by it take
-    more than one thread; while one call has them, others in the process take their own alone.
+    - `n`: an integer from 1 to 256; a process starts with 1
+
+    The results keep the same bits.  Extra threads serve matmul, softmax, rmsnorm, relu and add, if the arrays are
+    column-major without gaps and large enough to gain.  While one call uses the extra threads, calls from other threads
+    of the process use only their own.
 
     >>> set_threads(set_threads(2)), set_threads(1)
     (2, 1)
 
-    Raises TypeError for what is no integer, ValueError for another number.
+    Raises TypeError if n is not an integer, ValueError if it is out of range.
     """
-    if not 1 <= (value := count("n", n)) <= MOST:
-        raise ValueError(f"n: expected an integer from 1 to {MOST}, found {value}")
+    if not 1 <= (value := count("n", n)) <= MAX_THREADS:
+        raise ValueError(f"n: expected an integer from 1 to {MAX_THREADS}, found {value}")
     return compiled.set_threads(value)
 
 
@@ -111,10 +115,19 @@ def set_threads(n: SupportsIndex) -> int:
 
 
 def matmul_forward(w: Array[Real], x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
-    """y = w x.  w: (m, k), x: (k, n); y: (m, n).
+    """Matrix product: y = w x.
 
-    Sums run over k in order, by fused multiply-adds, so |y - exact| <= k u |w| |x| elementwise, u being half of eps
-    (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.5).  No zero is skipped: 0 * inf is NaN.
+    - `w`: (m, k), float32 or float64
+    - `x`: (k, n), of the same dtype
+    - `out`: (m, n), the array to write y to; None makes a new one
+
+    Returns y: (m, n), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
+
+    Each sum runs over k in order, by fused multiply-adds, so |y - exact| <= k u |w| |x| elementwise, where u is eps / 2
+    (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.5).  Zeros are not skipped: 0 * inf is NaN.
 
     >>> matmul_forward(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0], [10.0]]))
     array([[21.],
@@ -136,12 +149,33 @@ def matmul_backward(
     out: tuple[Array[Real] | None, Array[Real] | None],
     accumulate: bool = False,
 ) -> tuple[Array[Real] | None, Array[Real] | None]: ...
-def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: bool = False) -> Any:
-    """dw = dy x^T, dx = w^T dy.  dy: (m, n), w: (m, k), x: (k, n); dw: (m, k), dx: (k, n).
+def matmul_backward(
+    dy: Array[Real],
+    w: Array[Real],
+    x: Array[Real],
+    *,
+    out: tuple[Array[Real] | None, Array[Real] | None] | None = None,
+    accumulate: bool = False,
+) -> tuple[Array[Real] | None, Array[Real] | None]:
+    """Gradients of the matrix product y = w x: dw = dy x^T and dx = w^T dy.
 
-    out: (dw, dx); a gradient in whose place None stands is left out, and None is returned for it.
-    Sums run in order, over tokens for dw and over rows of w for dx (Giles, Collected Matrix Derivative Results for
-    Forward and Reverse Mode Algorithmic Differentiation, 2008, section 2.2).
+    - `dy`: (m, n), float32 or float64, the gradient of the loss with respect to y
+    - `w`: (m, k), of the same dtype, as given to `matmul_forward`
+    - `x`: (k, n), of the same dtype, as given to `matmul_forward`
+    - `out`: the tuple (dw, dx) of arrays to write to; None makes two new arrays.  None in the tuple skips that
+      gradient: `out=(dw, None)` computes only dw.
+    - `accumulate`: True adds the gradients to what `out` holds; False overwrites it.  It has no effect without `out`.
+
+    Inputs may have any layout, and are not changed.  Column-major ones are read in place; others are copied first.
+
+    Returns the tuple (dw, dx) with dw: (m, k) and dx: (k, n), column-major and of the inputs' dtype; or `out` if it is
+    given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape, an `out` that is not column-major,
+    aligned and writeable, or an `out` that overlaps an input or the other output; no output has changed then.
+
+    Sums run in order: over tokens (columns) for dw, over rows of w for dx.  Source: Giles, Collected Matrix Derivative
+    Results for Forward and Reverse Mode Algorithmic Differentiation, 2008, section 2.2.
 
     >>> dw, dx = matmul_backward(np.array([[1.0]]), np.array([[2.0, 3.0]]), np.array([[5.0], [7.0]]))
     >>> dw
@@ -149,6 +183,10 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
     >>> dx
     array([[2.],
            [3.]])
+    >>> _ = matmul_backward(np.array([[1.0]]), np.array([[2.0, 3.0]]), np.array([[5.0], [7.0]]),
+    ...                     out=(dw, None), accumulate=True)
+    >>> dw
+    array([[10., 14.]])
     """
     return call("matmul_backward", out, accumulate, 0.0, dy, w, x)
 
@@ -157,12 +195,23 @@ def matmul_backward(dy: Any, w: Any, x: Any, *, out: Any = None, accumulate: boo
 
 
 def softmax_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
-    """p[:, j] = exp(x[:, j]) / sum(exp(x[:, j])).  x: (m, n); p: (m, n).
+    """Softmax of each column: p[:, j] = exp(x[:, j]) / sum(exp(x[:, j])).
 
-    The largest element of a column is subtracted first, so nothing overflows.  A column with a NaN or a +inf, or all
-    of -inf, has no such quotient and becomes NaN; a -inf beside finite numbers gets 0, and an
-    exp(x - max) that would be subnormal counts as 0 (Bridle, Probabilistic Interpretation of Feedforward
-    Classification Network Outputs, 1990).
+    - `x`: (m, n), float32 or float64
+    - `out`: (m, n), the array to write p to; None makes a new one
+
+    Returns p: (m, n), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
+
+    The largest element of a column is subtracted first, so nothing overflows.  Special values:
+
+    - A column becomes NaN if it contains NaN or +inf, or only -inf.
+    - A -inf beside finite numbers gets probability 0.
+    - An exp(x - max) that would be subnormal counts as 0.
+
+    Source: Bridle, Probabilistic Interpretation of Feedforward Classification Network Outputs, 1990.
 
     >>> softmax_forward(np.array([[0.0], [-np.inf], [0.0]]))
     array([[0.5],
@@ -175,9 +224,20 @@ def softmax_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[
 def softmax_backward(
     dp: Array[Real], p: Array[Real], *, out: Array[Real] | None = None, accumulate: bool = False
 ) -> Array[Real]:
-    """dx[:, j] = p (dp - sum(dp p)), all of column j.  dp: (m, n), p: (m, n), softmax_forward's result; dx: (m, n).
+    """Gradient of the softmax of each column: dx = p (dp - sum(dp p)), elementwise within column j.
 
-    The formula is dp_i/dx_j = p_i ((i = j) - p_j), summed over i (Bridle 1990).
+    - `dp`: (m, n), float32 or float64, the gradient of the loss with respect to p
+    - `p`: (m, n), of the same dtype, the result of `softmax_forward`
+    - `out`: (m, n), the array to write dx to; None makes a new one
+    - `accumulate`: True adds the gradient to what `out` holds; False overwrites `out`
+
+    Returns dx: (m, n), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
+
+    From dp_i/dx_j = p_i ((i = j) - p_j), summed over i (Bridle, Probabilistic Interpretation of Feedforward
+    Classification Network Outputs, 1990).
 
     >>> softmax_backward(np.array([[1.0], [0.0]]), np.array([[0.5], [0.5]]))
     array([[ 0.25],
@@ -192,10 +252,21 @@ def softmax_backward(
 def rmsnorm_forward(
     x: Array[Real], eps: float = RMSNORM_EPS, *, out: tuple[Array[Real], Array[Real]] | None = None
 ) -> tuple[Array[Real], Array[Real]]:
-    """y[:, j] = x[:, j] rstd[j], rstd[j] = 1 / sqrt(mean(x[:, j]**2) + eps).  x: (m, n); y: (m, n), rstd: (n,).
+    """Root mean square normalization of each column: y[:, j] = x[:, j] rstd[j].
 
-    Zhang & Sennrich, Root Mean Square Layer Normalization, 2019, without their gain.  out: (y, rstd).
-    Where the sum of squares overflows (a float32 of 1.8e19, a float64 of 1.3e154), rstd and y are 0.
+    With rstd[j] = 1 / sqrt(mean(x[:, j]**2) + eps), and without a gain.
+
+    - `x`: (m, n), float32 or float64
+    - `eps`: a number from 0 to 3e38, added to the mean square
+    - `out`: the tuple (y, rstd) of arrays to write to; None makes new ones
+
+    Returns (y, rstd) with y: (m, n) and rstd: (n,), or `out` if it is given.  If the sum of squares overflows (numbers
+    near 1.8e19 in float32, 1.3e154 in float64), rstd and y are 0.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
+
+    Source: Zhang & Sennrich, Root Mean Square Layer Normalization, 2019.
 
     >>> y, rstd = rmsnorm_forward(np.array([[3.0], [4.0]]), eps=0.0)
     >>> (y / [[3.0], [4.0]] == rstd).all(), 1 / rstd**2
@@ -212,10 +283,19 @@ def rmsnorm_backward(
     out: Array[Real] | None = None,
     accumulate: bool = False,
 ) -> Array[Real]:
-    """dx[:, j] = rstd[j] (dy - y mean(dy y)), all of column j.  dy: (m, n); y: (m, n), rstd: (n,), the results of
-    rmsnorm_forward; dx: (m, n).
+    """Gradient of `rmsnorm_forward`: dx[:, j] = rstd[j] (dy - y mean(dy y)), elementwise within column j.
 
-    From d rstd / dx = -rstd**2 y / m (Zhang & Sennrich 2019, section 4).
+    - `dy`: (m, n), float32 or float64, the gradient of the loss with respect to y
+    - `y`: (m, n), and `rstd`: (n,), of the same dtype, the results of `rmsnorm_forward`
+    - `out`: (m, n), the array to write dx to; None makes a new one
+    - `accumulate`: True adds the gradient to what `out` holds; False overwrites `out`
+
+    Returns dx: (m, n), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
+
+    From d rstd / dx = -rstd**2 y / m (Zhang & Sennrich, Root Mean Square Layer Normalization, 2019, section 4).
 
     >>> rmsnorm_backward(np.array([[1.0], [0.0]]), np.array([[1.0], [1.0]]), np.array([2.0]))
     array([[ 1.],
@@ -228,9 +308,17 @@ def rmsnorm_backward(
 
 
 def relu_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
-    """y = max(0, x), a NaN staying one.  x: (m, n); y: (m, n).
+    """Rectified linear unit: y = max(0, x), elementwise; NaN stays NaN.
 
-    Nair & Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, 2010.
+    - `x`: (m, n), float32 or float64
+    - `out`: (m, n), the array to write y to; None makes a new one
+
+    Returns y: (m, n), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
+
+    Source: Nair & Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, 2010.
 
     >>> relu_forward(np.array([[-1.0, 2.0]]))
     array([[0., 2.]])
@@ -241,7 +329,17 @@ def relu_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Rea
 def relu_backward(
     dy: Array[Real], y: Array[Real], *, out: Array[Real] | None = None, accumulate: bool = False
 ) -> Array[Real]:
-    """dx = dy where y > 0, and 0 elsewhere.  dy: (m, n), y: (m, n), relu_forward's result (or its x); dx: (m, n).
+    """Gradient of `relu_forward`: dx = dy where y > 0, and 0 elsewhere.
+
+    - `dy`: (m, n), float32 or float64, the gradient of the loss with respect to y
+    - `y`: (m, n), of the same dtype, the result of `relu_forward` (its x gives the same gradient)
+    - `out`: (m, n), the array to write dx to; None makes a new one
+    - `accumulate`: True adds the gradient to what `out` holds; False overwrites `out`
+
+    Returns dx: (m, n), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
 
     >>> relu_backward(np.array([[5.0, 5.0]]), np.array([[0.0, 2.0]]))
     array([[0., 5.]])
@@ -250,9 +348,17 @@ def relu_backward(
 
 
 def add_forward(a: Array[Real], b: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
-    """y = a + b, the residual connection.  a, b: (m, n); y: (m, n).
+    """Elementwise sum of two matrices, the residual connection: y = a + b.
 
-    He, Zhang, Ren & Sun, Deep Residual Learning for Image Recognition, 2015.
+    - `a`, `b`: (m, n), float32 or float64, both of one dtype
+    - `out`: (m, n), the array to write y to; None makes a new one
+
+    Returns y: (m, n), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
+
+    Source: He, Zhang, Ren & Sun, Deep Residual Learning for Image Recognition, 2015.
 
     >>> add_forward(np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]]))
     array([[11., 22.]])
@@ -266,10 +372,20 @@ def add_backward(dy: Array[Real], *, out: None = None, accumulate: bool = False)
 def add_backward(
     dy: Array[Real], *, out: tuple[Array[Real] | None, Array[Real] | None], accumulate: bool = False
 ) -> tuple[Array[Real] | None, Array[Real] | None]: ...
-def add_backward(dy: Any, *, out: Any = None, accumulate: bool = False) -> Any:
-    """da = dy, db = dy.  dy: (m, n); da, db: (m, n).
+def add_backward(
+    dy: Array[Real], *, out: tuple[Array[Real] | None, Array[Real] | None] | None = None, accumulate: bool = False
+) -> tuple[Array[Real] | None, Array[Real] | None]:
+    """Gradients of `add_forward`: da = dy and db = dy.
 
-    out: (da, db); a gradient in whose place None stands is left out, and None is returned for it.
+    - `dy`: (m, n), float32 or float64, the gradient of the loss with respect to y
+    - `out`: the tuple (da, db) of arrays to write to; None makes two new arrays.  None in the tuple skips that
+      gradient.
+    - `accumulate`: True adds the gradients to what `out` holds; False overwrites `out`
+
+    Returns (da, db), both (m, n), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
 
     >>> add_backward(np.array([[3.0]]))
     (array([[3.]]), array([[3.]]))
@@ -283,11 +399,20 @@ def add_backward(dy: Any, *, out: Any = None, accumulate: bool = False) -> Any:
 def embedding_forward(
     wte: Array[Real], wpe: Array[Real], tokens: Integers, positions: Integers, *, out: Array[Real] | None = None
 ) -> Array[Real]:
-    """x[:, t] = wte[:, tokens[t]] + wpe[:, positions[t]].
+    """Sum of token and position embeddings: x[:, t] = wte[:, tokens[t]] + wpe[:, positions[t]].
 
-    wte: (n_embd, vocab_size), wpe: (n_embd, block_size), tokens and positions: (n_tokens,) of any integer dtype;
-    x: (n_embd, n_tokens).  Token and learned position embedding as in Radford et al., Improving Language Understanding
-    by Generative Pre-Training, 2018.  tokens and positions are always copied.
+    - `wte`: (n_embd, vocab_size), float32 or float64, one column per token of the vocabulary
+    - `wpe`: (n_embd, block_size), of the same dtype, one column per position
+    - `tokens`: (n_tokens,), of any integer dtype, in range(vocab_size)
+    - `positions`: (n_tokens,), of any integer dtype, in range(block_size)
+    - `out`: (n_embd, n_tokens), the array to write x to; None makes a new one
+
+    Returns x: (n_embd, n_tokens), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout, an index out of range, or an
+    overlap of `out` with another argument; no output has changed then.  `tokens` and `positions` are always copied.
+
+    Source: Radford et al., Improving Language Understanding by Generative Pre-Training, 2018.
 
     >>> embedding_forward(np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]]), np.array([1, 1]), np.array([0, 1]))
     array([[12., 22.]])
@@ -295,6 +420,7 @@ def embedding_forward(
     return call("embedding_forward", out, False, 0.0, wte, wpe, tokens, positions)
 
 
+@overload
 def embedding_backward(
     dx: Array[Real],
     tokens: Integers,
@@ -302,13 +428,44 @@ def embedding_backward(
     *,
     vocab_size: SupportsIndex,
     block_size: SupportsIndex,
-    out: tuple[Array[Real], Array[Real]] | None = None,
+    out: None = None,
     accumulate: bool = False,
-) -> tuple[Array[Real], Array[Real]]:
-    """dwte[:, tokens[t]] += dx[:, t], dwpe[:, positions[t]] += dx[:, t], for t in order; both start from 0.
+) -> tuple[Array[Real], Array[Real]]: ...
+@overload
+def embedding_backward(
+    dx: Array[Real],
+    tokens: Integers,
+    positions: Integers,
+    *,
+    vocab_size: SupportsIndex,
+    block_size: SupportsIndex,
+    out: tuple[Array[Real] | None, Array[Real] | None],
+    accumulate: bool = False,
+) -> tuple[Array[Real] | None, Array[Real] | None]: ...
+def embedding_backward(
+    dx: Array[Real],
+    tokens: Integers,
+    positions: Integers,
+    *,
+    vocab_size: SupportsIndex,
+    block_size: SupportsIndex,
+    out: tuple[Array[Real] | None, Array[Real] | None] | None = None,
+    accumulate: bool = False,
+) -> tuple[Array[Real] | None, Array[Real] | None]:
+    """Gradients of `embedding_forward`: dwte[:, tokens[t]] += dx[:, t] and dwpe[:, positions[t]] += dx[:, t].
 
-    dx: (n_embd, n_tokens), tokens and positions: (n_tokens,); dwte: (n_embd, vocab_size), dwpe: (n_embd, block_size).
-    out: (dwte, dwpe).
+    - `dx`: (n_embd, n_tokens), float32 or float64, the gradient of the loss with respect to x
+    - `tokens`, `positions`: (n_tokens,), integers, as given to `embedding_forward`
+    - `vocab_size`, `block_size`: how many columns wte and wpe have
+    - `out`: the tuple (dwte, dwpe) of arrays to write to; None makes two new arrays.  None in the tuple skips that
+      gradient.
+    - `accumulate`: True adds the gradients to what `out` holds; False overwrites `out`
+
+    Returns (dwte, dwpe) with dwte: (n_embd, vocab_size) and dwpe: (n_embd, block_size), or `out` if it is given.
+    The sums run over t in order.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout, an index out of range, or an
+    overlap of `out` with another argument; no output has changed then.
 
     >>> embedding_backward(np.array([[3.0, 4.0]]), np.array([1, 1]), np.array([0, 1]), vocab_size=2, block_size=2)
     (array([[0., 7.]]), array([[3., 4.]]))
@@ -321,23 +478,27 @@ def embedding_backward(
 
 
 class AttentionCache(NamedTuple):
-    """What attention_forward leaves for attention_backward and attention_weights: q, k and v themselves, not copies
-    (unless they had to be copied), which until then should stay as they are."""
+    """What `attention_forward` keeps for `attention_backward` and `attention_weights`.
 
-    probs: Any  # (compiled.attention_rows(n_tokens), n_head * block_size), in an order that is C's own
+    q, k and v are the arrays that were given, not copies, unless their layout required a copy.  Do not change them
+    while the cache is in use.
+    """
+
+    probs: Any  # (compiled.attention_rows(n_tokens), n_head * block_size), in a layout internal to C
     q: Any  # (n_embd, n_tokens)
     k: Any
     v: Any
     offsets: Any  # (number of documents + 1,)
     n_head: int
-    block_size: int  # the longest document's length, or more
+    block_size: int  # at least the length of the longest document
 
 
 def _documents(name: str, offsets: Any, n_tokens: int) -> tuple[Any, Any, int]:
-    """A copy of the offsets, the place of every token in its document, and the longest document's length."""
+    """A copy of the offsets, each token's position in its document, and the longest document's length."""
     offsets = indices(name, offsets, n_tokens + 1)
     if offsets.size == 0 or offsets[0] != 0 or offsets[-1] != n_tokens or (offsets[1:] < offsets[:-1]).any():
-        raise ValueError(f"{name}: expected 0, then no smaller one, and last {n_tokens}, found {offsets}")
+        found = shown(offsets.tolist())
+        raise ValueError(f"{name}: expected integers that never decrease, from 0 to {n_tokens}, found {found}")
     lengths = offsets[1:] - offsets[:-1]
     positions = np.arange(n_tokens, dtype=np.int32) - np.repeat(offsets[:-1], lengths)
     return offsets, positions, int(lengths.max(initial=0))
@@ -351,7 +512,7 @@ def _heads(name: str, n_head: Any, n_embd: int) -> int:
 
 
 def _alike(names: str, *arrays: Any) -> list[Any]:
-    """The input matrices, of one dtype and the first one's shape."""
+    """The input matrices, checked to have one dtype and one shape."""
     checked: list[Any] = []
     for name, a in zip(names.split(), arrays):
         checked.append(reals(name, a, checked[0].dtype if checked else None))
@@ -368,17 +529,25 @@ def attention_forward(
     *,
     out: Array[Real] | None = None,
 ) -> tuple[Array[Real], AttentionCache]:
-    """Causal multi-head attention within each document: out and a cache for the backward pass.
+    """Causal multi-head attention within each document.
 
-    q, k, v: (n_embd, n_tokens), the documents' columns side by side; out: the same.  offsets says where each document
-    begins, and last where all end: document i is the columns offsets[i] up to offsets[i + 1].  Head h has the n_embd /
-    n_head rows from h * n_embd / n_head on.  With s over the tokens of t's document up to t itself:
+    - `q`, `k`, `v`: (n_embd, n_tokens), float32 or float64, all of one dtype; the columns of the documents side by side
+    - `offsets`: (number of documents + 1,), integers.  Document i has the columns offsets[i] to offsets[i + 1] - 1; the
+      first offset is 0 and the last is n_tokens.
+    - `n_head`: the number of heads, a divisor of n_embd.  With d = n_embd / n_head, head h has the rows h d to
+      (h + 1) d - 1.
+    - `out`: (n_embd, n_tokens), the array to write the result to; None makes a new one
+
+    Returns (out, cache).  `cache` is for `attention_backward` and `attention_weights`; it holds about n_tokens *
+    n_head * (longest document) numbers.  With s over the tokens of t's document up to t itself, out is:
 
         weights[h, t, s] = softmax over s of (q_h[:, t] . k_h[:, s]) / sqrt(n_embd / n_head)
         out_h[:, t]      = sum over s of weights[h, t, s] v_h[:, s]
 
-    Vaswani et al., Attention Is All You Need, 2017, section 3.2.  The cache takes n_tokens * n_head * longest document
-    numbers and a few more.
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape, layout, offset or n_head, or an
+    overlap of `out` with another argument; no output has changed then.
+
+    Source: Vaswani et al., Attention Is All You Need, 2017, section 3.2.
 
     >>> x = np.array([[1.0, 2.0, 4.0]])
     >>> out, cache = attention_forward(0 * x, x, x, offsets=np.array([0, 2, 3]), n_head=1)
@@ -400,10 +569,10 @@ def attention_forward(
 
 
 def _attend(out: Any, q: Any, k: Any, v: Any, positions: Any, n_head: int, block_size: int) -> Any:
-    """attention_forward in C, all arguments being right; returns probs."""
+    """Run attention_forward in C on checked arguments; returns probs."""
     n_embd, n_tokens = q.shape
     rows = compiled.attention_rows(n_tokens)
-    # C leaves gaps in probs, and equal calls shall give equal caches
+    # zeros: C leaves gaps in probs, but equal calls must give equal caches
     probs = new((rows, n_head * block_size), q.dtype, np.zeros)
     work = new((rows, 4 * n_embd), q.dtype)
     sizes = {"m": n_embd, "n": n_tokens, "n_head": n_head, "block_size": block_size}
@@ -418,9 +587,18 @@ def attention_backward(
     out: tuple[Array[Real], Array[Real], Array[Real]] | None = None,
     accumulate: bool = False,
 ) -> tuple[Array[Real], Array[Real], Array[Real]]:
-    """dq, dk, dv.  dout: (n_embd, n_tokens), cache: attention_forward's; dq, dk, dv: (n_embd, n_tokens).
+    """Gradients of `attention_forward` with respect to q, k and v.
 
-    out: (dq, dk, dv).  The gradients of the two formulas of attention_forward, with softmax_backward's between.
+    - `dout`: (n_embd, n_tokens), of the cache's dtype, the gradient of the loss with respect to out
+    - `cache`: the cache that `attention_forward` returned
+    - `out`: the tuple (dq, dk, dv) of arrays to write to; None makes new ones
+    - `accumulate`: True adds the gradients to what `out` holds; False overwrites `out`
+
+    Returns (dq, dk, dv), each (n_embd, n_tokens), or `out` if it is given.  They differentiate the two formulas of
+    `attention_forward`, with the formula of `softmax_backward` between them.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout or an overlap of `out`
+    with another argument; no output has changed then.
 
     >>> x = np.array([[1.0, 2.0, 4.0]])
     >>> out, cache = attention_forward(0 * x, x, x, offsets=np.array([0, 2, 3]), n_head=1)
@@ -443,9 +621,12 @@ def attention_backward(
 
 
 def _checked(cache: Any) -> tuple[Any, Any, Any]:
-    """A cache with a copy of its offsets, its positions, and the offsets; all checked, for anyone can make a cache."""
+    """The cache with a copy of its offsets, the positions, and the offsets as given.
+
+    All fields are checked, because a user can construct a cache.
+    """
     if type(cache) is not AttentionCache:
-        raise TypeError(f"cache: expected attention_forward's, found {type(cache).__name__}")
+        raise TypeError(f"cache: expected the cache that attention_forward returned, found {type(cache).__name__}")
     q, k, v = _alike("cache.q cache.k cache.v", cache.q, cache.k, cache.v)
     probs = reals("cache.probs", cache.probs, q.dtype)
     n_embd, n_tokens = q.shape
@@ -460,14 +641,27 @@ def _checked(cache: Any) -> tuple[Any, Any, Any]:
 
 
 def attention_weights(cache: AttentionCache, document: SupportsIndex) -> Any:
-    """weights[h, t, s], how much token t of one document took from token s, in head h: a new (n_head, n, n) array.
+    """The attention weights of one document, for inspection.
 
-    Zero above the diagonal, and every row sums to 1."""
+    - `cache`: the cache that `attention_forward` returned
+    - `document`: the document's index
+
+    Returns a new array (n_head, n, n) for a document of n tokens.  Its element [h, t, s] is how much token t attends to
+    token s in head h.  It is 0 where s > t, and every row sums to 1.
+
+    Raises TypeError if an argument has a wrong type, ValueError for a document that does not exist.
+
+    >>> x = np.array([[1.0, 2.0]])
+    >>> _, cache = attention_forward(0 * x, x, x, offsets=np.array([0, 2]), n_head=1)
+    >>> attention_weights(cache, 0)
+    array([[[1. , 0. ],
+            [0.5, 0.5]]])
+    """
     (_, q, k, v, offsets, n_head, _), *_ = _checked(cache)
     i = count("document", document)
     if i >= len(offsets) - 1:
-        raise ValueError(f"document: expected one in range({len(offsets) - 1}), found {i}")
-    # by itself, a document has the same weights, and an order of them that is simple
+        raise ValueError(f"document: expected an integer in range({len(offsets) - 1}), found {i}")
+    # computed alone, a document has the same weights in a simpler layout
     q, k, v = (whole(a[:, offsets[i] : offsets[i + 1]]) for a in (q, k, v))
     n = q.shape[1]
     probs = _attend(np.empty_like(q), q, k, v, np.arange(n, dtype=np.int32), n_head, n)
@@ -490,13 +684,23 @@ def cross_entropy_forward(
     *,
     out: tuple[Array[Real], Array[Real]] | None = None,
 ) -> tuple[float, Array[Real], Array[Real]]:
-    """loss = sum over j of weights[j] losses[j], losses[j] = -log probs[targets[j], j], probs = softmax(logits).
+    """Weighted sum of the cross-entropy losses of all columns: loss = sum over j of weights[j] losses[j].
 
-    logits: (m, n), targets: (n,) of any integer dtype in range(m), weights: (n,), or None for the mean, each 1 / n;
-    losses: (n,), probs: (m, n).  out: (losses, probs).  Without columns the loss is 0.  The log is taken of the sum of
-    exponentials, not of the quotient, so a loss stays finite and exact where its probability is 0 in this precision;
-    where softmax gives NaN, so does the loss, and a target with a logit of -inf gives inf.  (Bishop, Pattern
-    Recognition and Machine Learning, 2006, section 4.3.4.)
+    With losses[j] = -log probs[targets[j], j] and probs = softmax(logits) down each column, in nats.
+
+    - `logits`: (m, n), float32 or float64
+    - `targets`: (n,), of any integer dtype, in range(m)
+    - `weights`: (n,), of the dtype of logits; None gives the mean (each weight is 1 / n)
+    - `out`: the tuple (losses, probs) of arrays to write to; None makes new ones
+
+    Returns (loss, losses, probs) with loss: a float (0 if n is 0), losses: (n,) and probs: (m, n).
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout, a target out of range, or an
+    overlap of `out` with another argument; no output has changed then.
+
+    The log is taken of the sum of exponentials, not of the quotient.  So a loss stays finite and exact even if the
+    probability rounds to 0.  Where softmax gives NaN, the loss is NaN; a target with the logit -inf has the loss inf.
+    Source: Bishop, Pattern Recognition and Machine Learning, 2006, section 4.3.4.
 
     >>> loss, losses, probs = cross_entropy_forward(np.zeros((4, 2)), np.array([0, 3]))
     >>> loss == np.log(4), probs[0, 0]
@@ -520,10 +724,19 @@ def cross_entropy_backward(
     out: Array[Real] | None = None,
     accumulate: bool = False,
 ) -> Array[Real]:
-    """dlogits[:, j] = weights[j] (probs[:, j] - onehot(targets[j])), the gradient of loss.
+    """Gradient of the loss of `cross_entropy_forward`: dlogits[:, j] = weights[j] (probs[:, j] - onehot(targets[j])).
 
-    probs: (m, n), cross_entropy_forward's; targets, weights: (n,), as given there; dlogits: (m, n).  (Bishop 2006,
-    section 4.3.4.)
+    - `probs`: (m, n), float32 or float64, as returned by `cross_entropy_forward`
+    - `targets`: (n,), integers, and `weights`: (n,) or None, as given to `cross_entropy_forward`
+    - `out`: (m, n), the array to write dlogits to; None makes a new one
+    - `accumulate`: True adds the gradient to what `out` holds; False overwrites `out`
+
+    Returns dlogits: (m, n), or `out` if it is given.
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape or layout, a target out of range, or an
+    overlap of `out` with another argument; no output has changed then.
+
+    Source: Bishop, Pattern Recognition and Machine Learning, 2006, section 4.3.4.
 
     >>> cross_entropy_backward(np.full((2, 2), 0.5), np.array([0, 1]))
     array([[-0.25,  0.25],

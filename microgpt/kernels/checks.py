@@ -1,8 +1,8 @@
-"""What is asked of a kernel's arguments before C sees them, whatever the kernel: its row of the table says the rest.
+"""Checks of a kernel's arguments, from its row in the table, before C gets them.
 
-Each argument is converted once, to an array or number of our own, and only that is checked and used: nothing can be one
-thing when it is looked at and another when it is used.  TypeError for a wrong type or dtype, ValueError for a wrong
-shape, layout, range or overlap, each naming the argument; no byte of an output has then changed.
+Each argument is converted once, to an array or number that no other code holds, and only that is checked and used.  So
+it cannot change between its check and its use.  TypeError reports a wrong type or dtype; ValueError reports a wrong
+shape, layout or range, or an overlap.  Each names the argument, and no byte of an output has changed then.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from ..base.terminal import shown
 from . import compiled
 from .table import KERNELS, Operand
 
-MAX_SIZE = 2**30 - 1  # of any one dimension, so that C's int sizes have room for their sums
+MAX_SIZE = 2**30 - 1  # of any one dimension, so that sums of sizes fit into C's int
 
 
 # ---- from anything to an ndarray ----
 
 
 def view(name: str, a: Any, copy: bool | None = None) -> Any:
-    """An ndarray over the memory of a that nobody else has, so that its shape and dtype stay what they are found to be.
+    """A new ndarray object over a's memory.
 
-    a may be another library's; copy=False: and then not a copy of its memory, which would be written to for nothing."""
+    No other code holds it, so its shape and dtype cannot change after they are checked.  `a` may come from another
+    library.  copy=False refuses one that can only be copied, because a result written to the copy would be lost.
+    """
     if type(a) is np.ndarray:
         return a.view()
     found = f"{name}: expected a numpy.ndarray (or an object with __dlpack__ or __array__), found {type(a).__name__}"
-    if isinstance(a, np.ndarray):  # a masked array is more than its data
+    if isinstance(a, np.ndarray):  # such as a masked array, whose mask would be lost
         raise TypeError(f"{name}: expected a numpy.ndarray, found its subclass {type(a).__name__}")
     if not (hasattr(a, "__dlpack__") or hasattr(a, "__array__")):
         raise TypeError(found)
@@ -40,20 +42,20 @@ def view(name: str, a: Any, copy: bool | None = None) -> Any:
 
     try:
         array = convert()
-        once_more = array if copy is None else convert()  # while the first is alive: a copy is elsewhere
+        once_more = array if copy is None else convert()  # a copy has another address while the first is alive
     except MemoryError:
         raise
-    except Exception as error:  # whatever the other library raises
+    except Exception as error:  # the other library may raise anything
         raise TypeError(f"{found}: {error}") from error
     if type(array) is not np.ndarray:
         raise TypeError(found)
     if array.size and array.ctypes.data != once_more.ctypes.data:
-        raise TypeError(f"{name}: expected memory to write to, found a {type(a).__name__} that gives copies of it")
+        raise TypeError(f"{name}: expected an array to write to, found a {type(a).__name__} that only gives copies")
     return array.view()
 
 
 def reals(name: str, a: Any, dtype: Any = None, ndim: int = 2) -> Any:
-    """The input a as an ndarray over the same memory, its type, dtype and number of dimensions being right."""
+    """The input a as an ndarray over the same memory, with its type, dtype and number of dimensions checked."""
     a = view(name, a)
     if dtype is None:
         if a.dtype not in compiled.REALS:
@@ -70,12 +72,13 @@ def reals(name: str, a: Any, dtype: Any = None, ndim: int = 2) -> Any:
 def indices(name: str, a: Any, limit: int) -> Any:
     """The integers a, each in range(limit), as int32.
 
-    Always a copy, so that nobody can change an index between this check and its use in C."""
+    Always a copy, so that no other thread can change an index between this check and its use in C.
+    """
     a = view(name, a)
     if a.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, found {a.dtype}")
     if a.ndim != 1 or a.size > MAX_SIZE:
-        raise ValueError(f"{name}: expected 1 dimension below 2**30, found shape {a.shape}")
+        raise ValueError(f"{name}: expected 1 dimension, shorter than 2**30, found shape {a.shape}")
     a = np.array(a)
     if a.size and not (a.min() >= 0 and a.max() < limit):
         wrong = a[(a < 0) | (a >= limit)][0]
@@ -84,7 +87,7 @@ def indices(name: str, a: Any, limit: int) -> Any:
 
 
 def number(name: str, x: Any) -> float:
-    """x as a float that float32 can hold too, and is not negative."""
+    """x as a float from 0 to 3e38, which float32 can hold too."""
     if not isinstance(x, (int, float, np.floating, np.integer)):
         raise TypeError(f"{name}: expected a number, found {type(x).__name__}")
     try:
@@ -99,7 +102,7 @@ def number(name: str, x: Any) -> float:
 
 
 def count(name: str, n: Any) -> int:
-    """n, or what it says that it is as an index, as an int from 0 to MAX_SIZE."""
+    """n, or the integer its __index__() returns, as an int from 0 to MAX_SIZE."""
     try:
         value = int.__index__(n) if isinstance(n, int) else operator.index(n)
     except TypeError:
@@ -115,7 +118,7 @@ def true_or_false(name: str, x: Any) -> bool:
     return x
 
 
-# ---- what C wants of an array ----
+# ---- shape, layout and memory ----
 
 
 def expect_shape(name: str, a: Any, expected: tuple[int, ...]) -> None:
@@ -124,7 +127,7 @@ def expect_shape(name: str, a: Any, expected: tuple[int, ...]) -> None:
 
 
 def leading_dimension(a: Any) -> int | None:
-    """ld, if element (i, j) of the matrix a lies at j*ld + i, aligned."""
+    """ld if element (i, j) of the matrix a lies at j*ld + i and a is aligned; otherwise None."""
     (m, _), (down, along), itemsize = a.shape, a.strides, a.itemsize
     if a.flags.f_contiguous and a.flags.aligned:
         return int(m)
@@ -134,32 +137,32 @@ def leading_dimension(a: Any) -> int | None:
 
 
 def whole(a: Any) -> Any:
-    """The input a, or a copy, column-major and without gaps between its columns."""
+    """The input a, copied unless it is column-major without gaps between its columns."""
     return a if a.flags.f_contiguous and a.flags.aligned else np.array(a, order="F")
 
 
 def overlap(a: Any, b: Any) -> bool:
-    patience: Any = 10_000  # for strides that only a long search could tell apart
+    max_work: Any = 10_000  # deciding exactly takes exponential time for some strides
     try:
-        return np.may_share_memory(a, b) and np.shares_memory(a, b, patience)
+        return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work)
     except np.exceptions.TooHardError:
         return True
 
 
 def expect_no_overlap(name: str, a: Any, other: Any) -> None:
     if overlap(a, other):
-        raise ValueError(f"{name}: expected memory of its own, found an overlap with another argument")
+        raise ValueError(f"{name}: expected memory that no other argument uses, found an overlap")
 
 
 def new(shape: tuple[int, ...], dtype: Any, make: Any = np.empty) -> Any:
     try:
         return make(shape, dtype, "F")
     except ValueError:
-        raise ValueError(f"out: expected a result that fits into an address space, found shape {shape}") from None
+        raise ValueError(f"out: expected a result that fits into the address space, found shape {shape}") from None
 
 
 def output(name: str, out: Any, shape: tuple[int, ...], dtype: Any, others: list[Any], strided: bool = False) -> Any:
-    """The output as an ndarray over the same memory, all about it being right, or a new one if it is None."""
+    """The checked output as an ndarray over the same memory, or a new array if `out` is None."""
     if out is None:
         return new(shape, dtype)
     a = view(name, out, copy=False)
@@ -181,13 +184,13 @@ def output(name: str, out: Any, shape: tuple[int, ...], dtype: Any, others: list
 
 
 def members(out: Any, operands: list[Operand]) -> tuple[Any, ...]:
-    """The arrays of an `out` that holds as many as there are operands: a tuple, or itself where there is one."""
+    """The output arrays in `out`: a tuple of one for each operand, or `out` itself if there is one operand."""
     if len(operands) == 1:
         return (out,)
     if out is None:
         return (None,) * len(operands)
     if type(out) is not tuple or len(out) != len(operands):
-        found = f"one of {len(out)}" if type(out) is tuple else type(out).__name__
+        found = f"a tuple of {len(out)}" if type(out) is tuple else type(out).__name__
         raise TypeError(f"out: expected a tuple of {len(operands)} arrays, found {found}")
     for i, (a, operand) in enumerate(zip(out, operands)):
         if a is None and not operand.optional:
@@ -199,7 +202,7 @@ def members(out: Any, operands: list[Operand]) -> tuple[Any, ...]:
 
 
 def careful(kernel: str, out: Any, accumulate: Any, eps: Any, *inputs: Any, **sizes: Any) -> Any:
-    """Run the kernel of this name, every argument checked; returns what it gives, which is `out` unless that is None.
+    """Check every argument and run the kernel of this name; returns `out`, or the new outputs if that is None.
 
     `sizes` are those that no input has.
     """
@@ -210,7 +213,7 @@ def careful(kernel: str, out: Any, accumulate: Any, eps: Any, *inputs: Any, **si
     dtype, arrays, memory = None, [], []
     for operand, a in zip(row.inputs, inputs, strict=True):
         a = view(operand.name, a)
-        memory.append(a)  # that of integers too, of which there are copies in `arrays`
+        memory.append(a)  # also of integers: `arrays` has copies of them
         if operand.limit is None:
             a = reals(operand.name, a, dtype, len(operand.shape))
             dtype = a.dtype
@@ -235,7 +238,7 @@ def careful(kernel: str, out: Any, accumulate: Any, eps: Any, *inputs: Any, **si
 def run(
     kernel: str, dtype: Any, arrays: list[Any], sizes: Mapping[str, int], accumulate: bool = False, eps: float = 0.0
 ) -> None:
-    """Run a kernel on arrays that are right but for the layout of the inputs, of which copies are made."""
+    """Run a kernel on checked arrays, copying inputs whose layout C cannot read."""
     row = KERNELS[kernel]
     placed, ld = [], []
     for i, a in enumerate(arrays):

@@ -1,7 +1,7 @@
-"""The one door to C: the compiled module for this machine's instruction set, and all that is asked of it.
+"""The only access to C: loads the compiled module for this machine's instruction set and calls its functions.
 
-MICROGPT_ISA forces an instruction set (scalar, avx2, avx512, or neon on Arm); unset, the best this machine can run is
-taken.  Nothing here checks arguments: see checks.py.
+MICROGPT_ISA forces an instruction set (scalar, avx2, avx512, or neon on Arm).  The default is the best one that this
+machine can run.  This module checks no arguments: see checks.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..base.errors import EnvironmentVariableError
 def _load(isa: str) -> Any:
     name = f"microgpt._kernels_{isa}"
     if util.find_spec(name) is None:
-        raise ImportError(f"expected compiled kernels, found no module {name}: build them with `pip install -e .`")
+        raise ImportError(f"expected compiled kernels, found no module {name}: build them with 'pip install -e .'")
     return import_module(name)
 
 
@@ -44,8 +44,8 @@ _lib, _ffi = _module.lib, _module.ffi
 
 REALS = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 
-# Functions of cffi take no Python objects, so csrc/call.c puts functions that do into this dictionary.  They find
-# there NumPy's objects, and `careful`, to which `call` leaves what is not the common case: checks.py adds it.
+# Functions of cffi take no Python objects.  So csrc/call.c adds functions that do to this dictionary.  They read from
+# it NumPy's objects, and `careful`, which checks.py adds: `call` passes it everything but the common case.
 _functions: dict[str, Any] = {
     "ndarray": np.ndarray,
     "empty": np.empty,
@@ -53,9 +53,9 @@ _functions: dict[str, Any] = {
     "float64": np.float64,
 }
 if not _lib.microgpt_add_functions(id(_functions)):
-    raise ImportError("the compiled kernels could not add their functions to Python: build them again")
+    raise ImportError("cannot add the compiled functions to Python: rebuild the kernels with 'pip install -e .'")
 call: Callable[..., Any] = _functions["call"]  # call(kernel, out, accumulate, eps, *inputs) runs a kernel
-replay: Callable[..., None] = _functions["replay"]  # of recorded calls
+replay: Callable[..., None] = _functions["replay"]  # runs recorded calls
 step: Callable[..., float] = _functions["step"]
 draw: Callable[..., bool] = _functions["draw"]
 set_threads: Callable[[int], int] = _functions["set_threads"]
@@ -63,32 +63,32 @@ address: Callable[[Any], int] = _functions["address"]  # where an array's memory
 
 
 def set_careful(careful: Callable[..., Any]) -> None:
-    """Let `call` leave unusual arguments to this function, which takes the same ones."""
+    """Make `call` pass unusual arguments on to this function, which has the same parameters."""
     _functions["careful"] = careful
 
 
 def attention_rows(n_tokens: int) -> int:
-    """How many tokens the arrays of attention must have room for, to work on so many."""
+    """How many rows the arrays of attention need for n_tokens tokens, with padding."""
     return int(_lib.microgpt_attention_rows(n_tokens))
 
 
 def part_offset(begin: int, thread: int) -> int:
-    """Where, in columns, a thread's part of an array of attention begins that begins with this column."""
+    """The column of an attention array at which a thread's part starts, if its first token is `begin`."""
     return int(_lib.microgpt_part_offset(begin, thread))
 
 
 def token_rows(n_tokens: int) -> int:
-    """The same for the cache of attention_cached."""
+    """How many rows the cache of attention_cached needs for n_tokens columns, with padding."""
     return int(_lib.microgpt_token_rows(n_tokens))
 
 
 def n_blocks(size: int) -> int:
-    """How many sums of squares a gradient of so many numbers has, see struct microgpt_update."""
+    """How many sums of squares a gradient of `size` numbers has: see struct microgpt_update."""
     return -(-size // int(_lib.MICROGPT_BLOCK))
 
 
 def compiler() -> str:
-    """Name and version of the compiler that made the kernels."""
+    """Name and version of the compiler that built the kernels."""
     return _text(_lib.microgpt_compiler())
 
 
@@ -102,7 +102,7 @@ def table() -> list[tuple[str, str, bool, bool]]:
 
 
 def sizes() -> list[str]:
-    """The names of the table's sizes beside n, in C's order."""
+    """The names of all sizes in the table but n, in C's order."""
     return [_text(name) for name in takewhile(_ffi.NULL.__ne__, map(_lib.microgpt_sizes.__getitem__, count()))]
 
 
@@ -114,7 +114,7 @@ SIZES = sizes()
 
 
 def bits(flags: Iterable[bool]) -> int:
-    """Bit i says whether the i-th is true: that a gradient is added to, or what an array is like."""
+    """The flags as an integer: bit i is set if the i-th flag is true."""
     return sum(1 << i for i, flag in enumerate(flags) if flag)
 
 
@@ -125,11 +125,11 @@ def _pointer(array: Any) -> Any:
 def recorded(
     dtype: Any, calls: Iterable[dict[str, Any]], position: Any = None, n_threads: int = 1, early: bool = False
 ) -> Callable[..., None]:
-    """A function over(start, n) that replays kernel calls, without the GIL, on n columns from column `start` on.
+    """A function over(start, n) that replays kernel calls, without the GIL, on the n columns from column `start`.
 
-    A call has the fields of struct microgpt_call (csrc/program.h): `array` is a list of arrays, or None for those left
-    out; `sizes` has the table's sizes by name.  `early` says that updates need not wait for the last call.  The arrays
-    live as long as the function, which raises RuntimeError in a thread whose stack is too small.
+    A call has the fields of struct microgpt_call (csrc/program.h): `array` is a list of arrays, with None for each
+    one left out; `sizes` maps the table's sizes to numbers.  `early` means that updates need not wait for the last
+    call.  The function keeps the arrays alive.  It raises RuntimeError in a thread whose stack is too small.
     """
     calls = list(calls)
     records = _ffi.new("struct microgpt_call[]", [_record(**call) for call in calls])
@@ -147,9 +147,9 @@ def _record(array: list[Any], sizes: Mapping[str, int], **fields: Any) -> dict[s
 
 
 def stepping(over: Any, losses: Any, weights: Any, adam: Any, squares: Any, clip: float) -> Callable[..., float]:
-    """A function of (start, n) and Adam's seven numbers that does what `over` does and the update; the loss.
+    """A function of (start, n) and Adam's seven numbers that runs `over`, then the update, and returns the loss.
 
-    `adam` has its arrays: param, m, v, grad.  A `clip` above 0 shortens gradients, see struct microgpt_update.
+    `adam` has Adam's arrays: param, m, v, grad.  A `clip` above 0 clips the gradient: see struct microgpt_update.
     """
     arrays = losses, weights, *adam, squares
     advance = partial(step, *over.args, *map(address, arrays), adam[0].size, clip)
@@ -160,9 +160,10 @@ def stepping(over: Any, losses: Any, weights: Any, adam: Any, squares: Any, clip
 def drawing(
     token: Any, probs: Any, work: Any, logits: Any, uniform: Any, m: int, n_threads: int = 1
 ) -> Callable[..., bool]:
-    """A function of n, temperature, top_k and top_p: microgpt_draw on these arrays; whether all logits are finite.
+    """A function of n, temperature, top_k and top_p that runs microgpt_draw on these arrays.
 
-    For each thread probs needs room for a column more than there are, and work for one.
+    It returns whether all logits are finite.  `probs` needs room for m * (columns + n_threads) numbers, `work` for
+    m * n_threads.
     """
     arrays = token, probs, work, logits, uniform
     function = partial(draw, logits.dtype.char, *map(address, arrays), m, n_threads)

@@ -1,4 +1,4 @@
-"""The table of kernels (csrc/table.h): the names and shapes of what each takes and gives."""
+"""The table of kernels (csrc/table.h): the names and shapes of each kernel's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from . import compiled
 
 
 class Operand(NamedTuple):
-    """An array that a kernel takes or makes."""
+    """An input or output array of a kernel."""
 
     name: str
-    shape: tuple[str, ...]  # sizes, or sums and products of them: n, 7*m+block_size
+    shape: tuple[str, ...]  # sizes, or sums and products of sizes: n, 7*m+block_size
     limit: str | None  # integers below this size; None for real numbers
     optional: bool  # may be left out
     scratch: bool
@@ -32,7 +32,7 @@ class Operand(NamedTuple):
 
     @property
     def per_token(self) -> bool:
-        """Whether it has a column for each token; an output that has none is a sum over tokens."""
+        """Whether the array has a column for each token; an output without one is a sum over tokens."""
         return self.columns in (TOKENS, OWN_LAYOUT)
 
     @property
@@ -45,8 +45,8 @@ class Kernel(NamedTuple):
     """A row of the table."""
 
     number: int
-    strided: bool  # takes blocks of larger matrices
-    split: bool  # can compute some columns of a sum over tokens alone
+    strided: bool  # accepts blocks of larger matrices
+    split: bool  # can compute a range of columns of a sum over tokens
     outputs: list[Operand]
     inputs: list[Operand]
 
@@ -65,7 +65,7 @@ def operands(text: str) -> list[Operand]:
 
 
 def extent(text: str, sizes: Mapping[str, int]) -> int:
-    """The number that '7*m+block_size' stands for; KeyError for an unknown size."""
+    """The value of a size such as '7*m+block_size'; KeyError for an unknown name."""
     return sum(math.prod(int(f) if f.isdigit() else sizes[f] for f in term.split("*")) for term in text.split("+"))
 
 

@@ -17,7 +17,7 @@ def losses(config: Config, tokens: Tokens, documents: Documents | None) -> dict[
     found = {"uniform guess": uniform(tokens)}
     if documents is not None:
         measured = documents.held_out or documents.training
-        found["bigram table"] = bigram(documents.training, measured, tokens, config.block_size)
+        found["bigram table"] = bigram(documents.training, measured, tokens)
     return found
 
 
@@ -25,20 +25,15 @@ def uniform(tokens: Tokens) -> float:
     return math.log(tokens.size)
 
 
-def bigram(training: Sequence[str], measured: Sequence[str], tokens: Tokens, block_size: int) -> float:
-    """The loss of the `measured` documents under bigram counts of `training`, each count increased by one.  Only the
-    first block_size tokens of a document count, as for a model."""
+def bigram(training: Sequence[str], measured: Sequence[str], tokens: Tokens) -> float:
+    """The mean loss over the tokens of `measured` when the probability of a token is how often it followed the one
+    before it in `training`, each count plus one."""
     seen, counts = np.unique(pairs(tokens.encode(training), tokens.size), return_counts=True)
     of_first = np.bincount(seen // tokens.size, counts, tokens.size)
     wanted = pairs(tokens.encode(measured), tokens.size)
     at = np.searchsorted(seen, wanted).clip(max=len(seen) - 1)
     found = np.where(seen[at] == wanted, counts[at], 0)
-    losses = -np.log((found + 1) / (of_first[wanted // tokens.size] + tokens.size))
-    if tokens.end is None:
-        return mean(losses, None)
-    lengths = np.fromiter((len(document) + 1 for document in measured), np.int64, len(measured))
-    position = np.arange(len(losses)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return mean(losses[position < block_size], np.minimum(lengths, block_size))
+    return mean(-np.log((found + 1) / (of_first[wanted // tokens.size] + tokens.size)))
 
 
 def pairs(ids: Any, size: int) -> Any:

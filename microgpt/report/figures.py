@@ -94,13 +94,11 @@ def losses_by(model: Trained, texts: Sequence[str]) -> dict[str, Any]:
     the loss of a guess that knows only how often each character occurs there."""
     size, tokens = model.config.block_size, model.params.tokens
     bits = Evaluator(model.params, texts, model.threads).losses() / math.log(2)
-    ids = tokens.encode(texts)[1:]  # the targets
-    if tokens.end is None:
-        positions = np.arange(len(bits)) % size
-    else:
-        lengths = np.array([len(text) + 1 for text in texts])
-        positions = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        ids, positions = ids[positions < size], positions[positions < size]
+    ids = tokens.encode(texts)[1:]  # what is predicted
+    lengths = np.array([len(text) + (tokens.end is not None) for text in texts])
+    places = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # in each text
+    half = size // 2  # that a full context keeps, as in sampling
+    positions = np.where(places < size, places, half + (places - size) % (size - half))
     outcomes = outputs(model)
     return {
         "n_texts": len(texts),

@@ -1,4 +1,4 @@
-"""The losses of a training."""
+"""The losses of one training run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from .metrics import lines_of_steps
 
 @dataclass(repr=False)
 class History:
-    """`losses` has one number for each step, starting at step `first_step`; `val_losses` has a (step, loss) for each
-    measurement of the held-out loss."""
+    """The losses of one training run, in nats.
+
+    - `losses`: an array of floats, one for each step, starting at step `first_step`
+    - `steps`: the numbers of these steps, a range
+    - `val_losses`: a list of (step, held-out loss), one for each evaluation
+    """
 
     first_step: int = 1
     losses: array[float] = field(default_factory=lambda: array("d"))  # eight bytes each
@@ -25,14 +29,14 @@ class History:
 
     @property
     def steps(self) -> range:
-        """The number of each step."""
+        """The numbers of the steps in `losses`."""
         return range(self.first_step, self.first_step + len(self.losses))
 
     @classmethod
     def read(cls, file: Iterable[bytes], n_steps: int) -> History:
-        """The history in the lines of a metrics file: its steps up to `n_steps`, as far as they follow one another."""
+        """The history in the lines of a metrics file: consecutive steps up to `n_steps`."""
         history = cls()
-        with suppress(ValueError, TypeError, KeyError, RecursionError):  # a damaged line ends it
+        with suppress(ValueError, TypeError, KeyError, RecursionError):  # stop at a damaged line
             for line in lines_of_steps(file, n_steps):
                 values, step = json.loads(line[0]), int(line[1])
                 measured = [(step, float(values["val_loss"]))] if "val_loss" in values else []

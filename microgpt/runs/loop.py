@@ -1,4 +1,4 @@
-"""The training loop: steps, and between them what is due: lines, evaluation, samples, metrics and checkpoints."""
+"""The training loop: steps, and between them evaluation, progress lines, samples, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ..base.config import RUNNING_TEXT, Config, Sampling
 from ..base.errors import named
 from ..base.terminal import notice
+from ..core.documents import SINGLE_DOCUMENTS
+from ..core.evaluate import Measure
 from ..core.sample import samples
 from .history import History
 from .metrics import Metrics
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
     from ..core.trainer import Trainer
     from .run import Run
 
-CHUNK_SECONDS = 0.05  # how long to run steps and do nothing else
-SAVE_SECONDS = 60  # how often to save a run that has no --checkpoint-every
-N_SAMPLES, LENGTH = 3, 60  # to show while training, and how much of running text
-FAR = 2.0  # times a uniform guess's loss
+CHUNK_SECONDS = 0.05  # steps run this long without anything between them
+SAVE_SECONDS = 60  # time between saves without --checkpoint-every
+N_SAMPLES, LENGTH = 3, 60  # samples to show during training, and their characters for running text
+HIGH_LOSS = 2.0  # times the loss of a uniform guess: the first loss is then worth a notice
 
 
 def train(
@@ -34,15 +36,14 @@ def train(
     stop: Sized = (),
     history: History | None = None,
 ) -> None:
-    """Train until the last step, until early stopping, or until `stop`, which may be anything with a length, is no
-    longer empty.
+    """Train until the last step, until early stopping, or until `stop` (any sized container) is no longer empty.
 
-    A run is always saved at the end; raises OSError if that fails.  If an earlier save or the metrics fail, there is a
-    notice, and training continues.
+    The run, if there is one, is always saved at the end; raises OSError if that fails.  If an earlier save or writing
+    the metrics fails, print a notice and continue.
     """
     try:
         run_steps(trainer, run, metrics, reporter, stop, History() if history is None else history)
-    except (OSError, MemoryError):  # stdout was closed, or its disk is full; the steps so far are complete
+    except (OSError, MemoryError):  # such as a closed stdout: save the steps so far, which are complete
         if run is not None:
             run.save(trainer.checkpoint())
         raise
@@ -63,19 +64,19 @@ def run_steps(
     history.first_step = trainer.step_count + 1
     while not trainer.done and not stop:
         first, started = trainer.step_count + 1, time.monotonic()
-        losses, val_loss = run_chunk(trainer, run, metrics, stop, chunk)
+        losses, held_out = run_chunk(trainer, run, metrics, stop, chunk)
         if not losses:
             return
         step = trainer.step_count
         history.losses.extend(losses)
-        if val_loss is not None:
-            history.val_losses.append((step, val_loss))
-            if trainer.record(val_loss) and run is not None:
+        if held_out is not None:
+            history.val_losses.append((step, held_out.loss))
+            if trainer.record(compared(config, held_out)) and run is not None:
                 save_or_notice(run.save_best, trainer)
         if first == 1:
             warn(losses[0], trainer.tokens.size)
         if reporter is not None:
-            report(reporter, trainer, first, losses, val_loss)
+            report(reporter, trainer, first, losses, held_out)
         now = time.monotonic()
         chunk = chunk * 2 if now - started < CHUNK_SECONDS else max(1, chunk // 2)
         by_time = not config.checkpoint_every and now > saved + SAVE_SECONDS
@@ -86,32 +87,39 @@ def run_steps(
 
 def run_chunk(
     trainer: Trainer, run: Run | None, metrics: Metrics | None, stop: Sized, chunk: int
-) -> tuple[list[float], float | None]:
-    """Train at most `chunk` steps, up to the next event: their losses, and the held-out loss if it is due.
+) -> tuple[list[float], Measure | None]:
+    """Train at most `chunk` steps, up to the next event, and return their losses and the held-out losses, if due.
 
-    Whatever goes wrong, the metrics of the steps before it are written.
+    After an error, the metrics of the steps before it are still written.
     """
     config, first = trainer.config, trainer.step_count + 1
     losses: list[float] = []
-    val_loss = None
+    held_out = None
     try:
         trainer.steps(min(first - 1 + chunk, next_event(config, first)), losses, stop)
         step = trainer.step_count
         if losses and trainer.documents.held_out and (due(config.eval_every, step) or step == config.num_steps):
-            val_loss = trainer.evaluate()
+            held_out = trainer.measure()
     finally:
-        write_metrics(trainer, run, metrics, first, losses, val_loss)
-    return losses, val_loss
+        write_metrics(trainer, run, metrics, first, losses, held_out)
+    return losses, held_out
 
 
-def report(reporter: Reporter, trainer: Trainer, first: int, losses: list[float], val_loss: float | None) -> None:
+def compared(config: Config, held_out: Measure) -> float:
+    """The held-out loss by which a run chooses its best weights; older runs began with the mean over documents."""
+    if config.val_split == SINGLE_DOCUMENTS and held_out.document_loss is not None:
+        return held_out.document_loss
+    return held_out.loss
+
+
+def report(reporter: Reporter, trainer: Trainer, first: int, losses: list[float], held_out: Measure | None) -> None:
     """Show the steps from `first` on, the held-out loss, and samples if they are due."""
     step = trainer.step_count
     reporter.steps(first, losses)
-    if val_loss is not None:
-        reporter.held_out(step, val_loss)
+    if held_out is not None:
+        reporter.held_out(step, held_out.loss)
     if due(trainer.config.sample_every, step):
-        reporter.samples(step, a_few_samples(trainer))
+        reporter.samples(step, draw_samples(trainer))
 
 
 def save_or_notice(save: Callable[[Checkpoint], None], trainer: Trainer) -> None:
@@ -119,16 +127,16 @@ def save_or_notice(save: Callable[[Checkpoint], None], trainer: Trainer) -> None
     try:
         save(trainer.checkpoint())
     except OSError as error:
-        notice(f"{error}; training goes on")
+        notice(f"{error}; training continues")
 
 
 def warn(loss: float, vocab_size: int) -> None:
-    """Say of a first loss that is far above that of a uniform guess what helps: such a run seldom learns."""
+    """Print a notice if the first loss is far above that of a uniform guess, because such a run rarely learns."""
     guess = math.log(vocab_size)
-    if loss > FAR * guess:
+    if loss > HIGH_LOSS * guess:
         notice(
             f"step 1: expected a loss near that of a uniform guess, {guess:.2f}, found {loss:.2f}; "
-            f"a smaller {named('init_std')}, such as 0.02, helps"
+            f"try a smaller {named('init_std')}, such as 0.02"
         )
 
 
@@ -136,8 +144,8 @@ def due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def a_few_samples(trainer: Trainer) -> list[str]:
-    """Drawn with a generator of their own: looking does not change the run."""
+def draw_samples(trainer: Trainer) -> list[str]:
+    """Draw samples with a separate random generator, so that showing them does not change the run."""
     config = trainer.config
     length = LENGTH if config.split == RUNNING_TEXT else 0
     sampling = Sampling(num_samples=N_SAMPLES, temperature=config.temperature, seed=config.seed, length=length)
@@ -145,7 +153,7 @@ def a_few_samples(trainer: Trainer) -> list[str]:
 
 
 def next_event(config: Config, step: int) -> int:
-    """The first step from `step` on after which something may be due."""
+    """The first step, `step` or later, after which something may be due."""
     every = [config.log_every, config.eval_every, config.checkpoint_every, config.sample_every]
     return min(config.num_steps, *(step + -step % n for n in every if n))
 
@@ -156,13 +164,13 @@ def write_metrics(
     metrics: Metrics | None,
     first: int,
     losses: list[float],
-    val_loss: float | None = None,
+    held_out: Measure | None = None,
 ) -> None:
     if not losses or (run is None and metrics is None):
         return
     rates = [trainer.learning_rate(step) for step in range(first - 1, first - 1 + len(losses))]
     if metrics is not None:
-        metrics.add(first, losses, rates, val_loss)
+        metrics.add(first, losses, rates, held_out)
         metrics.flush()
     if run is not None:
-        run.add_metrics(first, losses, rates, val_loss)
+        run.add_metrics(first, losses, rates, held_out)

@@ -1,4 +1,4 @@
-"""The metrics file: one JSON object a step, in full precision."""
+"""The metrics file: one line of JSON for each step, in full precision."""
 
 import os
 import re
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from ..base.errors import ConfigError, named
 from ..base.files import Folder, naming
 from ..base.terminal import reason
+from ..core.evaluate import Measure
 
 
 class Metrics:
-    """Lines on their way to a file.  What cannot be written is kept and tried again, so that no line is lost."""
+    """A metrics file that is being written.  Lines that cannot be written are kept and tried again."""
 
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
@@ -20,7 +21,7 @@ class Metrics:
 
     @classmethod
     def of_run(cls, folder: Folder, name: str, n_steps: int) -> "Metrics":
-        """A run's own file, which keeps the lines of the first so many steps."""
+        """Open a run's own metrics file and keep only the lines of the first `n_steps` steps."""
         fd = folder.open(name, os.O_RDWR | os.O_CREAT)
         try:
             with naming(name), open(fd, "rb", closefd=False) as file:
@@ -33,13 +34,13 @@ class Metrics:
 
     @classmethod
     def beside(cls, path: str, read: dict[str, str], folder: Folder | None) -> "Metrics":
-        """The file of --metrics, which begins empty: none of those that are read, by their names, or of the run's own.
+        """Open the file of --metrics and empty it.
 
-        A link is followed, and what it leads to is what counts.
+        Raises ConfigError for a file in `read` ({setting: path}) or in the run's folder.  Links are followed first.
         """
         try:
             if folder is not None and is_same(os.fstat(folder.fd), os.path.dirname(path) or "."):
-                raise refused(path, "outside of the run's directory")
+                raise refused(path, "outside the run's directory")
             fd = open_output(path)
             try:
                 status = os.fstat(fd)
@@ -47,7 +48,7 @@ class Metrics:
                     if is_same(status, other):
                         raise refused(path, f"other than {named(name)}")
                 if folder is not None and any(is_same(status, name, folder.fd) for name in os.listdir(folder.fd)):
-                    raise refused(path, "outside of the run's directory")
+                    raise refused(path, "outside the run's directory")
                 if stat.S_ISREG(status.st_mode):
                     os.ftruncate(fd, 0)
             except BaseException:
@@ -59,18 +60,20 @@ class Metrics:
                 f"{named('metrics')}: expected a file that can be written, found {path!r}: {reason(error)}"
             ) from None
 
-    def add(self, first: int, losses: list[float], rates: list[float], val_loss: float | None = None) -> None:
-        """The losses and learning rates of the steps from `first` on; val_loss is of the last of them."""
+    def add(self, first: int, losses: list[float], rates: list[float], held_out: Measure | None = None) -> None:
+        """Add the losses and learning rates of the steps from `first` on, and the held-out losses after the last."""
         lines = [
             f'{{"step": {step}, "loss": {loss!r}, "lr": {rate!r}}}\n'
             for step, (loss, rate) in enumerate(zip(losses, rates), first)
         ]
-        if val_loss is not None:
-            lines[-1] = f'{lines[-1][:-2]}, "val_loss": {val_loss!r}}}\n'
+        if held_out is not None:
+            document_loss = held_out.document_loss
+            more = "" if document_loss is None else f', "val_document_loss": {document_loss!r}'
+            lines[-1] = f'{lines[-1][:-2]}, "val_loss": {held_out.loss!r}{more}}}\n'
         self._pending += "".join(lines).encode()
 
     def flush(self) -> None:
-        """Write the lines so far.  Raises OSError, and then keeps those that are not written yet."""
+        """Write all lines so far.  If that fails, keep the unwritten lines and raise OSError."""
         try:
             while self._pending:
                 self._pending = self._pending[os.write(self._fd, self._pending) :]
@@ -78,7 +81,7 @@ class Metrics:
             raise OSError(f"{self.path}: cannot be written: {reason(error)}") from None
 
     def sync(self) -> None:
-        """Have all lines on the disk."""
+        """Write all lines and wait until they are on the disk."""
         self.flush()
         os.fsync(self._fd)
 
@@ -104,23 +107,23 @@ def is_same(status: os.stat_result, path: str, directory: int | None = None) -> 
 
 
 def open_output(path: str) -> int:
-    """A descriptor of the file, as it is; of a new one if there is none; or of a device, or a FIFO that is being read.
+    """Open an existing file without truncating it, a new file, a device, or a FIFO with a reader; return a descriptor.
 
-    A link that leads nowhere is refused: who knows what would be made there.
+    A broken link is refused, because it could create a file anywhere.
     """
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # which does not wait for the reader of a FIFO
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # do not wait for a FIFO's reader
     except FileNotFoundError:
         try:
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
-            raise OSError("a link to nothing") from None
+            raise OSError("a broken link") from None
     os.set_blocking(fd, True)
     return fd
 
 
 def lines_of_steps(file: Iterable[bytes], n_steps: int) -> Iterator[re.Match[bytes]]:
-    """The whole lines of steps up to `n_steps` at the beginning of the file; the step is each match's first group."""
+    """Yield the complete lines of steps up to `n_steps`; the step is the first group of each match."""
     for line in file:
         step = re.match(rb'\{"step": ([0-9]{1,18}), .*\}\n', line)
         if not step or int(step[1]) > n_steps:
@@ -129,5 +132,5 @@ def lines_of_steps(file: Iterable[bytes], n_steps: int) -> Iterator[re.Match[byt
 
 
 def size_of_steps(file: Iterable[bytes], n_steps: int) -> int:
-    """How many bytes the whole lines of steps up to `n_steps` take at the beginning of the file."""
+    """The number of bytes of the complete lines of steps up to `n_steps`."""
     return sum(len(line[0]) for line in lines_of_steps(file, n_steps))

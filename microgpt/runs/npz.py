@@ -1,6 +1,6 @@
-"""Arrays as one .npz file, as numpy.savez writes it, uncompressed; read back only when it is exactly that.
+"""Uncompressed .npz files: write what numpy.savez writes, and read only files in exactly that form.
 
-Reading uses no pickle, eval or memory map.  What cannot be read is a DataError, or one of ERRORS.
+Reading uses no pickle, eval or memory map.  It raises DataError, or one of ERRORS, for any other file.
 """
 
 import io
@@ -18,28 +18,28 @@ from numpy.typing import DTypeLike, NDArray
 from ..base.errors import DataError
 
 ERRORS = (struct.error, zipfile.error)
-MAX_OVERHEAD = 1024  # what a member may take beyond its data: two zip headers, its name twice, one .npy header
+MAX_OVERHEAD = 1024  # bytes of a member beyond its data: two zip headers, its name twice, one .npy header
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 START = b"PK\3\4"
 ZIP64_SIZES = struct.Struct("<2H2Q")
 NPY_START = struct.Struct("<6s2BH")
 
-Member = tuple[str, DTypeLike, tuple[int, ...] | None]  # name, dtype, shape: without one, a dimension of any length
+Member = tuple[str, DTypeLike, tuple[int, ...] | None]  # name, dtype, shape; None is one dimension of any length
 
 
 def pack(arrays: Mapping[str, Any]) -> bytes:
-    """The file's bytes, which are the same for the same arrays: there is no time of day in them."""
+    """Return the file's bytes.  Equal arrays give equal bytes, because the file holds no time stamps."""
     file = io.BytesIO()
     np.savez(file, **arrays)
-    return file.getvalue()  # no copy, either; Python 3.12.1 crashes when it collects a cycle with a getbuffer() in it
+    return file.getvalue()  # makes no copy; getbuffer() in a reference cycle crashes Python 3.12.1
 
 
 def unpack(
     data: bytes, members: Iterable[Member], more: tuple[DTypeLike, tuple[int, ...]] | None = None, most: int = 0
 ) -> dict[str, NDArray[Any]]:
-    """The arrays by name, as views of `data`, which must hold these members in this order and nothing else.
+    """Return the arrays by name, as views of `data`, which must hold these members in this order and nothing else.
 
-    At most `most` other members, with any names and the dtype and shape `more`, may follow them.
+    Up to `most` further members may follow, with any names and the dtype and shape `more`.
     """
     arrays: dict[str, NDArray[Any]] = {}
     offsets, offset = [], 0
@@ -57,7 +57,7 @@ def unpack(
 
 
 def name_at(data: bytes, offset: int) -> str:
-    """The name that the header at `offset` gives an array; member() checks the rest."""
+    """The name in the header at `offset`; member() checks the rest of the header."""
     start, n_name = offset + LOCAL_HEADER.size, LOCAL_HEADER.unpack_from(data, offset)[-2]
     return data[start : start + n_name].decode("ascii").removesuffix(".npy")
 
@@ -65,12 +65,12 @@ def name_at(data: bytes, offset: int) -> str:
 def member(
     data: bytes, offset: int, name: str, dtype: DTypeLike, shape: tuple[int, ...] | None = None
 ) -> tuple[NDArray[Any], int]:
-    """The array of this name, which must begin at `offset`, and the offset of what follows."""
+    """Return the array `name`, which must begin at `offset`, and the offset after it."""
     name = f"{name}.npy"
     start, end = zip_member(data, offset, name)
     magic, major, minor, n_header = NPY_START.unpack_from(data, start)
     if (magic, major, minor) != (b"\x93NUMPY", 1, 0) or n_header > 500:
-        raise DataError(f"expected a .npy file of version 1.0 as {name}, found another")
+        raise DataError(f"expected a .npy file of version 1.0 as {name}, found another version")
     start += NPY_START.size + n_header
     header = data[start - n_header : start].decode("latin-1")
     dtype = np.dtype(dtype).newbyteorder("<")
@@ -88,7 +88,7 @@ def member(
 
 
 def zip_member(data: bytes, offset: int, name: str) -> tuple[int, int]:
-    """Where the content begins and ends of the member of this name, whose header must be at `offset`."""
+    """Return the start and end of the content of the member `name`, whose header must be at `offset`."""
     start = offset + LOCAL_HEADER.size
     sign, _, flags, method, _, _, _, size32, size, n_name, n_extra = LOCAL_HEADER.unpack_from(data, offset)
     if (sign, flags, method, data[start : start + n_name]) != (START, 0, 0, name.encode()):
@@ -96,13 +96,13 @@ def zip_member(data: bytes, offset: int, name: str) -> tuple[int, int]:
     start += n_name
     extra, n_sizes, size, stored = ZIP64_SIZES.unpack_from(data, start)
     if (size32, n_extra, extra, n_sizes) != (0xFFFFFFFF, ZIP64_SIZES.size, 1, 16) or size != stored:
-        raise DataError(f"expected the sizes of {name} as NumPy writes them, found others")
+        raise DataError(f"expected the sizes of {name} in the form that NumPy writes, found another form")
     start += n_extra
     return start, start + size
 
 
 def check_directory(data: bytes, offsets: list[tuple[str, int]], start: int) -> None:
-    """The zip directory, from `start` to the end of the file, must list these members and nothing else."""
+    """Check that the zip directory, from `start` to the end of the file, lists exactly these members."""
     end = data[-22:]
     if end[:4] != b"PK\5\6" or end[-2:] != b"\0\0" or len(data) - start > (len(offsets) + 1) * MAX_OVERHEAD:
         raise DataError("expected the file to end with its zip directory, found something else")
@@ -116,4 +116,4 @@ def check_directory(data: bytes, offsets: list[tuple[str, int]], start: int) -> 
         for size in [end - offset - LOCAL_HEADER.size - len(name.encode()) - ZIP64_SIZES.size]
     ]
     if listed != expected or not plain or archive.start_dir != start:
-        raise DataError("expected the zip directory to list the members as they are, found something else")
+        raise DataError("expected a zip directory that agrees with the members, found a different one")

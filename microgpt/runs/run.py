@@ -12,18 +12,19 @@ from ..base.errors import CheckpointError, ConfigError, MissingError, Unreadable
 from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
 from ..core.checkpoint import Checkpoint
+from ..core.evaluate import Measure
 from . import checkpoint
 from .history import History
 from .metrics import Metrics
 
 CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
-BEST = "best.npz"  # the checkpoint of the best held-out loss
+BEST = "best.npz"  # the checkpoint with the lowest held-out loss
 METRICS, CONFIG = "metrics.jsonl", "config.toml"
-SWEEP = "sweep.json"  # what a directory has that is no run, but of which each trial is one
+SWEEP = "sweep.json"  # only a sweep's directory has it
 
 
 def load(path: str) -> Checkpoint:
-    """The checkpoint in a file, or of a run's directory; of a .safetensors file a run that begins with its weights.
+    """The checkpoint in a file or in a run's directory; for a .safetensors file, a run at step 0 with its weights.
 
     Raises CheckpointError.
     """
@@ -42,7 +43,7 @@ def load(path: str) -> Checkpoint:
 
 
 def history(path: str, n_steps: int) -> History:
-    """The losses of the first `n_steps` steps of the run in a directory, as far as its metrics can be read."""
+    """The losses of a run's first `n_steps` steps, as far as its metrics file can be read."""
     with suppress(OSError), ExitStack() as stack:
         if (folder := folder_at(path)) is not None:
             stack.enter_context(closing(folder))
@@ -59,9 +60,10 @@ def opened(path: str) -> Folder | None:
 
 
 def load_newest(folder: Folder) -> tuple[Checkpoint, CheckpointError | None]:
-    """The last one, or the one before when the last is damaged or missing, with the error that says so.
+    """The last checkpoint and None; or, if it is damaged or missing, the previous one and the error.
 
-    One that only cannot be read now is neither: it raises UnreadableError, and nothing is taken for it.
+    Raises UnreadableError for a last checkpoint that cannot be read now but may be intact: the previous one would lose
+    steps.
     """
     try:
         return checkpoint.load(folder.file(CHECKPOINT), folder.open), None
@@ -79,45 +81,45 @@ def load_newest(folder: Folder) -> tuple[Checkpoint, CheckpointError | None]:
 
 
 def no_run(folder: Folder) -> str:
-    """What to say of a directory that has no checkpoint, but may have runs in it."""
+    """The message about a directory without a checkpoint, which may contain runs."""
     runs = []
     if os.path.exists(folder.file(SWEEP)):
-        return "expected a run's directory, found that of a sweep, of which each trial is a run"
-    with suppress(OSError):  # it is but a hint
+        return "expected a run's directory, found a sweep's; each of its trials is a run"
+    with suppress(OSError):  # only for the hint
         runs = [p for p in map(folder.file, sorted(os.listdir(folder.fd))) if os.path.exists(f"{p}/{CHECKPOINT}")]
     near = f"; did you mean {runs[0]!r}?" if runs else ""
     return f"expected a run's directory, found one without {CHECKPOINT}{near}"
 
 
 def of_weights(path: str) -> str:
-    """The directory of the run that a checkpoint file lies in, with the run's metrics; any other path as it is."""
+    """For a checkpoint file in a run's directory (one with metrics), that directory; otherwise the path itself."""
     directory = os.path.dirname(path) or os.curdir
     beside = path.endswith(".npz") and os.path.isfile(path) and os.path.isfile(os.path.join(directory, METRICS))
     return directory if beside else path
 
 
 def using_previous(saved: Checkpoint, error: CheckpointError) -> str:
-    return f"{error}; using {PREVIOUS}, of step {saved.step}"
+    return f"{error}; using {PREVIOUS} from step {saved.step}"
 
 
 class Run:
-    """A directory that one training writes to.  Every method raises OSError when it cannot."""
+    """The directory that one training process writes to.  Every method raises OSError if it fails."""
 
-    folder: Folder  # from create() or resume() on
-    metrics: Metrics  # from start() on
+    folder: Folder  # set by create() or resume()
+    metrics: Metrics  # set by start()
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.saved_step: int | None = None
-        self.num_steps_before: int | None = None  # when it was last trained
-        self._metrics_failed = False  # the last time
+        self.num_steps_before: int | None = None  # in the checkpoint to resume
+        self._metrics_failed = False  # at the last attempt
         self._held = ExitStack()  # the directory, its lock and the metrics, until close()
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
 
     def create(self) -> None:
-        """Begin a new run here; the directory is made if need be.  ConfigError when it holds a run already."""
+        """Create the directory, if needed, for a new run.  Raises ConfigError if it already holds a run."""
         path = self.path
         try:
             with suppress(FileExistsError):
@@ -128,13 +130,13 @@ class Run:
             raise self._cannot_be_used("out", error) from None
         held = [name for name in (CHECKPOINT, PREVIOUS, BEST, METRICS, CONFIG) if name in there]
         if held:
-            goes_on = f"; {named('resume')} {path} goes on with it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
+            advice = f"; {named('resume')} {path} continues it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
             raise ConfigError(
-                f"{named('out')}: expected a directory without a run, found {held[0]} in {path!r}{goes_on}"
+                f"{named('out')}: expected a directory without a run, found {held[0]} in {path!r}{advice}"
             )
 
     def resume(self) -> Checkpoint:
-        """The checkpoint with which to go on; CheckpointError when there is none that can be used."""
+        """Return the checkpoint from which to continue.  Raises CheckpointError if there is no usable one."""
         folder = opened(self.path)
         if folder is None:
             raise CheckpointError(f"{named('resume')}: expected the directory of a run, found {self.path!r}")
@@ -144,7 +146,7 @@ class Run:
                 folder.check(name, in_place=name == METRICS)
                 folder.remove_temporary(name)
             saved, error = load_newest(folder)
-            if error is not None:  # make it the last one too, or else the next save would drop it for the bad one
+            if error is not None:  # move it to CHECKPOINT, so that the next save keeps it and not the bad one
                 notice(using_previous(saved, error))
                 if not isinstance(error, MissingError):
                     folder.rename(CHECKPOINT, BAD)
@@ -155,7 +157,7 @@ class Run:
         return saved
 
     def start(self, saved: Checkpoint, input: str) -> None:
-        """Before the first step: write a new run's checkpoint and the settings, and open the metrics."""
+        """Before the first step, write the settings and a new run's first checkpoint, and open the metrics."""
         try:
             if self.saved_step is None:
                 self._write_checkpoint(saved)
@@ -170,20 +172,20 @@ class Run:
         why = f"{file}: {reason(error)}" if file is not None else reason(error)
         return OSError(f"{named(name)}: expected a directory that can be written, found {self.path!r}: {why}")
 
-    def add_metrics(self, first: int, losses: list[float], rates: list[float], val_loss: float | None) -> None:
-        """Write the metrics of some steps; that they cannot be written is a notice, and once is enough."""
-        self.metrics.add(first, losses, rates, val_loss)
+    def add_metrics(self, first: int, losses: list[float], rates: list[float], held_out: Measure | None) -> None:
+        """Write the metrics of some steps.  If that fails, print a notice, but only for the first failure."""
+        self.metrics.add(first, losses, rates, held_out)
         try:
             self.metrics.flush()
         except OSError as error:
             if not self._metrics_failed:
-                notice(f"{error}; training goes on")
+                notice(f"{error}; training continues")
             self._metrics_failed = True
         else:
             self._metrics_failed = False
 
     def save(self, saved: Checkpoint) -> None:
-        """Make this the last checkpoint, and the last one the previous one; nothing if it is the last one already."""
+        """Save the last checkpoint, and keep the one before it as the previous one.  Do nothing for the same step."""
         if self.saved_step == saved.step:
             return
         with self._saving(CHECKPOINT, saved):
@@ -191,7 +193,7 @@ class Run:
             self._write_checkpoint(saved)
 
     def save_best(self, saved: Checkpoint) -> None:
-        """Keep a checkpoint beside the last one: its held-out loss is the best so far."""
+        """Save a checkpoint whose held-out loss is the lowest so far."""
         with self._saving(BEST, saved):
             self.folder.write(BEST, checkpoint.to_bytes(saved))
 
@@ -208,7 +210,7 @@ class Run:
         self.saved_step = saved.step
 
     def _hold(self, folder: Folder) -> None:
-        """Be the one that writes here until close() or the end of the process, however it ends."""
+        """Lock the directory against other writers until close() or the end of the process."""
         self.folder = folder
         self._held.callback(folder.close)
         folder.lock("training")

@@ -1,7 +1,7 @@
-"""Weights as one .safetensors file: the matrices by their names, row by row, as PyTorch and others keep them.
+""".safetensors files: the weight matrices by name, row-major, as PyTorch stores them.
 
-Its metadata is one text, `microgpt`: JSON of the settings, the vocabulary and hashes.  The safetensors package, an
-optional extra ([export]), writes such files.  They are read without it: it would map the file, or copy it twice.
+The metadata has one entry, `microgpt`: JSON with the settings, the vocabulary and hashes.  The safetensors package
+(extra [export]) writes the files.  Reading does not use it, because it would map the file or copy it twice.
 """
 
 import json
@@ -24,20 +24,20 @@ from .checkpoint import MAX_JSON, MAX_JSON_PARTS, State, check_arrays, digest, p
 FORMAT = 1
 KEYS = ["format", "config", "vocab", "data_sha256", "sha256"]
 DTYPES = {"float64": "F64", "float32": "F32"}
-CHANGED = "; weights are changed by Model.params, Model.save() and export"
-MAX_PARTS = 60_000  # brackets and commas of a header, which take memory when it is parsed: 1,000 layers have 54,000
+CHANGED = "; to change weights, use Model.params and Model.export()"
+MAX_PARTS = 60_000  # brackets and commas of a header, which take memory when parsed: 1,000 layers have 54,000
 
 
 def pack(arrays: Mapping[str, Any], metadata: State) -> bytes:
-    """The bytes of a file, the same for the same contiguous arrays and metadata.  Raises ExtraError."""
+    """Return the bytes of a file; equal contiguous arrays and metadata give equal bytes.  Raises ExtraError."""
     save = optional("safetensors.numpy", "export", "a .safetensors file").save
-    # ASCII, for a path may hold what is not UTF-8; and one text, as several would come in an order by chance
+    # ASCII, because a path may not be valid UTF-8; one entry, because several would be written in an arbitrary order
     data: bytes = save(dict(arrays), {"microgpt": json.dumps(metadata)})
     return data
 
 
 def to_bytes(params: Parameters, data_sha256: str) -> bytes:
-    """The file of a model, which load() reads."""
+    """Return the bytes of a model's file, which load() reads."""
     state = {"format": FORMAT, "config": params.config.as_dict(), "vocab": "".join(params.vocab)}
     state |= {"data_sha256": data_sha256}
     rows = {name: np.ascontiguousarray(matrix) for name, matrix in by_rows(params).items()}
@@ -49,7 +49,7 @@ def to_bytes(params: Parameters, data_sha256: str) -> bytes:
 
 
 def load(path: str) -> Checkpoint:
-    """A run that begins with the weights in a file, read-only views of its bytes.  Raises CheckpointError."""
+    """Return a checkpoint at step 0 with the weights in a file, as read-only views.  Raises CheckpointError."""
     with checkpoint.opened(path) as file:
         return read(file)
 
@@ -57,22 +57,22 @@ def load(path: str) -> Checkpoint:
 def read(file: BinaryIO) -> Checkpoint:
     size = os.fstat(file.fileno()).st_size
     head = read_whole(file, min(size, 8 + MAX_JSON))
-    start = 8 + int.from_bytes(head[:8], "little")  # of the arrays
+    start = 8 + int.from_bytes(head[:8], "little")  # where the arrays start
     if not 8 < start <= len(head):
         raise CheckpointError(f"expected a header that ends within {len(head)} bytes, found one of {start} bytes")
     header = parse(head[8:start].decode("ascii"), MAX_PARTS)
     metadata = header.pop("__metadata__", None)
     if type(metadata) is not dict or type(metadata.get("microgpt")) is not str:
-        raise CheckpointError("expected weights with microgpt's metadata, found others")
+        raise CheckpointError("expected weights with microgpt's metadata, found none")
     state = parse(metadata["microgpt"], MAX_JSON_PARTS)
     config, vocab, scalars = parse_state(state, KEYS)
 
-    # what the settings demand, before the rest is read
+    # check the size against the settings before reading the rest
     shapes = row_shapes(config, Tokens(vocab, config.split).size)
     begins, n_bytes = layout(header, shapes, config.dtype)
     if size != start + n_bytes:
         raise CheckpointError(f"expected {n_bytes} bytes of parameters, found {size - start}")
-    memory.require(2 * size, "the weights")  # and those that are copied from them
+    memory.require(2 * size, "the weights")  # including the copies of the weights
     file.seek(0)
     data = read_whole(file, size, head)
     dtype = np.dtype(config.dtype).newbyteorder("<")
@@ -85,9 +85,11 @@ def read(file: BinaryIO) -> Checkpoint:
 
 
 def parse(text: str, max_parts: int) -> State:
-    """The values by name of a JSON object."""
+    """Parse a JSON object of limited size without duplicate names."""
     if len(text) > MAX_JSON or sum(map(text.count, "[{,")) > max_parts:
-        raise CheckpointError("expected a short JSON text, found a long one")
+        raise CheckpointError(
+            f"expected JSON of at most {MAX_JSON} bytes and {max_parts} brackets and commas, found more"
+        )
     state = json.loads(text, object_pairs_hook=each_once)
     if type(state) is not dict:
         raise CheckpointError(f"expected a JSON object, found {shown(state)}")
@@ -104,11 +106,11 @@ def each_once(pairs: Iterable[tuple[str, Any]]) -> State:
 
 
 def layout(header: State, shapes: Mapping[str, tuple[int, int]], dtype: str) -> tuple[dict[str, int], int]:
-    """Where each matrix begins, and where the last one ends: they must be just these, one right after the other."""
+    """Return where each matrix begins and where the last one ends; they must follow one another without gaps."""
     if header.keys() != shapes.keys():
         name = min(header.keys() ^ shapes.keys())
-        found = "one more" if name in header else "none"
-        raise CheckpointError(f"expected the matrices that the settings demand, found {found} called {shown(name)}")
+        found = "an extra one" if name in header else "none"
+        raise CheckpointError(f"expected the matrices that the settings require, found {found} named {shown(name)}")
     begins, end = {}, 0
     for name, found in header.items():
         begin, end = end, end + math.prod(shapes[name]) * np.dtype(dtype).itemsize
@@ -116,8 +118,8 @@ def layout(header: State, shapes: Mapping[str, tuple[int, int]], dtype: str) -> 
         for what, wanted in expected.items():
             other = found.get(what) if type(found) is dict else found
             if other != wanted:
-                raise CheckpointError(f"expected {name} of {what} {wanted}, found {shown(other)}")
+                raise CheckpointError(f"expected {name} with {what} {wanted}, found {shown(other)}")
         if len(found) != len(expected):
-            raise CheckpointError(f"expected {name} of {', '.join(expected)}, found {shown(found)}")
+            raise CheckpointError(f"expected {name} with only {', '.join(expected)}, found {shown(found)}")
         begins[name] = begin
     return begins, end

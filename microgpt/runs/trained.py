@@ -1,4 +1,4 @@
-"""A trained model: sample from it, score texts, measure it, and look into it."""
+"""A trained model: sample from it, score texts, evaluate it, and inspect its intermediates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..base.threads import check
 from ..core.activations import Activations, activations
 from ..core.checkpoint import Checkpoint
 from ..core.documents import Documents
-from ..core.evaluate import Evaluator, bits_per_character, mean
+from ..core.evaluate import Evaluator, mean
 from ..core.params import Parameters
 from ..core.sample import place, samples
 from .history import History
@@ -28,15 +28,19 @@ from .inputs import resolve_input
 
 
 class Score(NamedTuple):
-    """What score() says of a text."""
+    """The losses of one text, in nats, as Model.score() returns them.
+
+    `losses` holds -log(probability) of each character and, if it fits into the context, of the end; `loss` is their
+    mean.
+    """
 
     text: str
-    loss: float  # the mean of losses
-    losses: list[float]  # -log probability of each character, and of the end, where the context has room for it
+    loss: float
+    losses: list[float]
 
     @property
     def bits(self) -> list[float]:
-        """The losses in bits."""
+        """`losses` in bits instead of nats: a list of floats."""
         return [loss / math.log(2) for loss in self.losses]
 
     def __repr__(self) -> str:
@@ -44,22 +48,18 @@ class Score(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What evaluate() measures."""
+    """The loss of a list of texts, as Model.evaluate() returns it."""
 
     n_documents: int
-    n_truncated: int  # how many of them are longer than the context, so that only their beginning counts
-    n_lost: int  # characters beyond the context, which do not count
-    longest: int  # the shortest context that holds every document
     n_characters: int
-    loss: float
-    loss_is_mean_of: str  # "documents": the mean of their mean losses; or "characters" of running text
-    bits_per_character: float
-    bits_are_mean_of: str  # "characters and ends" of all documents, or "characters"
+    loss: float  # the mean over all tokens, in nats
+    loss_is_mean_of: str  # "characters and ends" of all documents, or "characters" of running text
+    bits_per_character: float  # the same in bits
+    document_loss: float | None  # the mean over documents of their mean losses, in nats; None for running text
 
 
 class Trained:
-    """A trained model: `config` (its settings), `vocab` (characters by id), `params` (arrays by name, a mapping) and
-    `history` (the losses of its training, as far as they are known)."""
+    """The base of microgpt.Model: everything that needs only the core, neither exports nor reports."""
 
     def __init__(
         self,
@@ -68,20 +68,27 @@ class Trained:
         history: History | None = None,
         directory: str | None = None,
     ) -> None:
-        """The model of a Checkpoint, such as Trainer.checkpoint(); load() reads one from a file.
+        """Make a model from a Checkpoint in memory; load() reads a model from a file.
 
-        `directory` is that of the run, whose metrics are the history unless it is given.
+        - `saved`: what Trainer.checkpoint() or microgpt.checkpoint.load(path) returned; its arrays are copied
+        - `threads`: number of threads; by default, as many as there are cores and the work can keep busy
+        - `history`: the losses of its training, as Model.history has them
+        - `directory`: the run's directory; without `history`, the losses are read from its metrics file
+
+        Raises TypeError if `saved` is not a Checkpoint, and ConfigError for a wrong number of threads.
+
+        >>> model = microgpt.Model(trainer.checkpoint())   # doctest: +SKIP
         """
         if not isinstance(saved, Checkpoint):
             raise TypeError(f"saved: expected a Checkpoint, found {type(saved).__name__}")
         self.params = Parameters(saved.config, saved.vocab)
         self.params.copy_from(saved.params)
         self.config, self.vocab = saved.config, saved.vocab
-        self.threads = None if threads is None else check(threads)  # or None: as many as there are cores to use
+        self.threads = None if threads is None else check(threads)
         self._directory = directory
         if history is not None:
             self.history = history
-        # arrays of a file are read-only; others may be a trainer's, which changes them
+        # arrays read from a file are read-only; copy a trainer's, because its next step changes them
         arrays = {name: a.copy() if a.flags.writeable else a for name, a in saved.arrays.items()}
         self._saved = replace(saved, params=self.params.views, arrays=arrays)
 
@@ -90,17 +97,21 @@ class Trained:
 
     @property
     def num_params(self) -> int:
-        """The number of parameters."""
+        """The number of parameters, an int."""
         return int(self.params.flat.size)
 
     @property
     def step(self) -> int:
-        """The training step after which these were the weights."""
+        """The number of training steps that made these weights, an int."""
         return self._saved.step
 
     @cached_property
     def history(self) -> History:
-        """The losses of each step, and the held-out losses: of train(), or from the metrics of a run's directory."""
+        """The losses of the training: from train(), or from the metrics file of the run's directory; else empty.
+
+        `history.losses` has one float for each step, starting at `history.first_step`; `history.val_losses` is a list
+        of (step, held-out loss).
+        """
         if self._directory is None:
             return History()
         from . import run
@@ -109,34 +120,52 @@ class Trained:
 
     @property
     def data_sha256(self) -> str:
-        """The SHA-256, in hex, of the documents that the model was trained on, in their order."""
+        """The SHA-256, in hex, of the documents that the model was trained on, in their shuffled order."""
         return self._saved.data_sha256
 
     @accepts(Sampling)
     def sample(self, given: Given) -> list[str]:
-        """Invent texts: a list of str, `num_samples` long.
+        """Draw new texts from the model and return them as a list of str, `num_samples` long.
 
-        Raises ConfigError for a prompt that the model does not take, SamplingError for a model whose numbers overflow.
+        The settings and their defaults; all but `num_samples` are given by name:
 
         SETTINGS
+
+        Raises ConfigError for a wrong value, or for a prompt with unknown characters or too long for the context, and
+        SamplingError if the model's output is not finite.
+
+        >>> model.sample(3, temperature=0.7, prompt="ka")   # doctest: +SKIP
+        ['kalato', 'karay', 'kangut']
         """
         return [text for texts, _ in self.batches(Sampling(**given)) for text in texts]
 
     @accepts(Sampling)
     def sample_probs(self, given: Given) -> list[tuple[str, list[float]]]:
-        """Invent texts as sample() does: a list of (text, probabilities).
+        """Draw the texts of sample(), and return a list of (text, probabilities).
 
-        A text's probabilities are one float for each of its characters, and one for its end if it has one.
+        The probabilities are a list of floats: one for each character of the text, and one for its end unless it was
+        cut off at the context or at `length`.
+
+        The settings and their defaults; all but `num_samples` are given by name:
 
         SETTINGS
+
+        Raises ConfigError for a wrong value, or for a prompt with unknown characters or too long for the context, and
+        SamplingError if the model's output is not finite.
+
+        >>> text, probabilities = model.sample_probs(1)[0]   # doctest: +SKIP
         """
         batches = self.batches(Sampling(**given), probs=True)
         return [pair for texts, probs in batches for pair in zip(texts, probs or [])]
 
     def batches(self, sampling: Sampling, probs: bool = False) -> Iterator[tuple[list[str], list[list[float]] | None]]:
-        """Invent texts as sample() does, and yield them batch by batch, as they are drawn: (texts, probabilities).
+        """Draw the texts of sample(), and yield them in batches as soon as they are drawn: (texts, probabilities).
 
-        With `probs` the probabilities are a list of floats for each text, as sample_probs() has them; else None.
+        - `sampling`: the settings
+        - `probs`: True yields a list of floats for each text, as in sample_probs(); otherwise None takes their place
+
+        Raises ConfigError for a prompt with unknown characters or too long for the context, and SamplingError if the
+        model's output is not finite.
         """
         room = self.config.split != RUNNING_TEXT and not sampling.length
         with renamed("prompt", argument="prompt"):
@@ -148,28 +177,42 @@ class Trained:
     @overload
     def score(self, text: list[str]) -> list[Score]: ...
     def score(self, text: str | list[str]) -> Score | list[Score]:
-        """The Score of a text, or of each in a list.
+        """Measure how well the model predicts a text, and return a Score; for a list of texts, a list of them.
 
-        Raises ConfigError for unknown characters, or for a document that the context does not hold.
+        A Score has the attributes `text`; `losses`, a list of floats: -log(probability) of each character and, if it
+        fits into the context, of the end; `loss`, their mean; and `bits`, the losses in bits.
+
+        Raises ConfigError for unknown characters, or for a document longer than the context.
+
+        >>> round(model.score("kamon").loss, 4)   # doctest: +SKIP
+        2.0115
         """
         texts = list(text) if isinstance(text, (list, tuple)) else [text]
         running = self.config.split == RUNNING_TEXT
         for each in texts:
-            self._check_text("text", each, None if running else self.config.block_size)
+            self._check_text("text", each, None)
             if running and not each:
                 raise ConfigError("expected at least one character, found none", subject="text")
         if not texts:
             return []
         losses = Evaluator(self.params, texts, self.threads).losses()
-        counts = [len(each) if running else min(len(each) + 1, self.config.block_size) for each in texts]
-        ends = [*accumulate(counts)]
+        ends = [*accumulate(len(each) + (not running) for each in texts)]
         found = [losses[start:end] for start, end in zip([0, *ends], ends)]
-        means = [mean(of_each, None if running else [len(of_each)]) for of_each in found]
-        scores = [Score(each, loss, of_each.tolist()) for each, loss, of_each in zip(texts, means, found)]
+        scores = [Score(each, mean(of_each), of_each.tolist()) for each, of_each in zip(texts, found)]
         return scores if isinstance(text, (list, tuple)) else scores[0]
 
     def evaluate(self, documents: list[str]) -> Evaluation:
-        """The Evaluation of a list of texts; of a document longer than the context the beginning counts."""
+        """Measure the loss of a list of texts and return an Evaluation.
+
+        Its `loss` is the mean over all tokens, that is, characters and the documents' ends, in nats; running text has
+        no ends.  Its `document_loss` is the mean over documents of their mean losses, which training minimizes.  Every
+        character counts: beyond the context length, the older half of the context is dropped, as in sampling.
+
+        Raises TypeError for anything but a list of str, DataError for an empty list or unknown characters, and
+        SamplingError if the loss is not finite.
+
+        >>> model.evaluate(["kamon", "anna"]).loss   # doctest: +SKIP
+        """
         if isinstance(documents, str) or not isinstance(documents, Iterable):
             raise TypeError(f"documents: expected a list of texts, found {shown(documents)}")
         documents = list(documents)
@@ -183,25 +226,27 @@ class Trained:
                 raise DataError(unknown(document, known, self.vocab), argument="documents")
         with renamed("", argument="documents"):
             evaluator = Evaluator(self.params, documents, self.threads)
-        losses, d = evaluator.losses(), evaluator.dataset
-        running = self.config.split == RUNNING_TEXT
+        measure = evaluator.measure()
         return Evaluation(
             n_documents=len(documents),
-            n_truncated=d.n_truncated,
-            n_lost=d.n_lost,
-            longest=d.longest,
-            n_characters=d.n_characters,
-            loss=evaluator.mean(losses),
-            loss_is_mean_of="characters" if running else "documents",
-            bits_per_character=bits_per_character(losses),
-            bits_are_mean_of="characters" if running else "characters and ends",
+            n_characters=sum(map(len, documents)),
+            loss=measure.loss,
+            loss_is_mean_of="characters" if self.config.split == RUNNING_TEXT else "characters and ends",
+            bits_per_character=measure.bits_per_character,
+            document_loss=measure.document_loss,
         )
 
     def inspect(self, text: str) -> Activations:
-        """Every intermediate of the model on a text, by the names of model.py: arrays of rows x tokens.
+        """Run the model on a text and return every intermediate value: a dict of NumPy arrays of `config.dtype`.
 
-        The tokens are the start and the text's characters, as far as something is to be predicted after them: what
-        score() measures.  Raises ConfigError for unknown characters, or for a text that the context does not hold.
+        The names are those in microgpt/core/model.py: "layer0.q" (n_embd x tokens), "logits" and "probs" (vocabulary x
+        tokens), "losses" (1 x tokens), and so on.  The first token is BOS, or a newline for running text; the others
+        are the text's characters.  A final character after which nothing is predicted is left out.
+
+        Raises ConfigError for unknown characters, or for a text longer than the context.
+
+        >>> model.inspect("kamon")["layer0.q"].shape   # doctest: +SKIP
+        (16, 6)
         """
         self._check_text("text", text, self.config.block_size)
         tokens = self.params.tokens
@@ -211,24 +256,35 @@ class Trained:
         return activations(self.params, ids[: self.config.block_size + 1])
 
     def attention(self, text: str) -> list[Any]:
-        """For each layer, how much each token of a text took from which: n_head x tokens x tokens, rows that sum to 1.
+        """Return how much each token of a text attends to itself and to each earlier token.
 
-        The tokens and the errors are those of inspect().
+        The result is a list with one NumPy array for each layer, n_head x tokens x tokens: element [head, i, j] is how
+        much token i attends to token j, and each row sums to 1.  The tokens are those of inspect(): first BOS, or a
+        newline for running text, then the text's characters.
+
+        Raises ConfigError for unknown characters, or for a text longer than the context.
+
+        >>> model.attention("kamon")[0].shape   # doctest: +SKIP
+        (4, 6, 6)
         """
         found = self.inspect(text)
         return [found[f"layer{layer}.attn.probs"] for layer in range(self.config.n_layer)]
 
     def next(self, prefix: str = "") -> dict[str | None, float]:
-        """The probability of each character after a prefix, and of the end, which is None: as sample() draws them at
-        temperature 1, with the prefix as its prompt.
+        """Return the probability of each next character after a prefix, a dict that sums to 1.
 
-        Raises ConfigError for unknown characters, or when the context has no room for what follows.
+        The key None stands for the end of the document; running text has no end.  sample() draws from these
+        probabilities at temperature 1, with the prefix as its prompt.
+
+        Raises ConfigError for unknown characters, or for a prefix that leaves no room in the context.
+
+        >>> model.next("ka")["n"]   # doctest: +SKIP
         """
         tokens, block_size = self.params.tokens, self.config.block_size
         if tokens.end is None:
             self._check_text("prefix", prefix, None)
             ids = tokens.ids(prefix) or [tokens.start]
-            ids = ids[-1 - place(len(ids) - 1, block_size)[0] :]  # what the context has kept of them
+            ids = ids[-1 - place(len(ids) - 1, block_size)[0] :]  # those that are still in the context
         else:
             self._check_text("prefix", prefix, block_size - 1)
             ids = [tokens.start, *tokens.ids(prefix)]
@@ -237,18 +293,27 @@ class Trained:
         return dict(zip(chars, probs))
 
     def held_out(self, input: AnyPath | None = None) -> list[str]:
-        """The texts that were held out when the model was trained, from `input` or where the settings' input is.
+        """Read the training file and return the held-out texts, a list of str.
 
-        Raises DataError when the file is another by now; ConfigError when nothing was held out.
+        - `input`: path of the file; by default, the input of the settings
+
+        Raises ConfigError if the model was trained without a held-out set, and DataError if the file cannot be read or
+        has changed since.
+
+        >>> model.evaluate(model.held_out()).loss   # doctest: +SKIP
         """
         if not self.config.val_fraction:
             raise ConfigError(f"expected a run with {named('val_fraction')}, found one without", argument="held_out")
         return self.documents(input).held_out
 
     def documents(self, input: AnyPath | None = None) -> Documents:
-        """The Documents that the model was trained on, and those held out, from `input` or the settings' input.
+        """Read the training file and return its Documents: `training` and `held_out`, two lists of str.
 
-        Raises DataError when the file is another by now.
+        - `input`: path of the file; by default, the input of the settings
+
+        Raises DataError if the file cannot be read or has changed since.
+
+        >>> len(model.documents().training)   # doctest: +SKIP
         """
         path = resolve_input(self.config.input) if input is None else path_text(input, "input")
         documents = Documents(self.config, path, random.Random(self.config.seed))
@@ -268,10 +333,10 @@ class Trained:
 
 
 def unknown(text: str, known: set[str], vocab: list[str]) -> str:
-    """What to say of the first character that is not known."""
+    """The message about the first character of `text` that is not in the vocabulary."""
     from unicodedata import combining
 
     i = next(i for i, char in enumerate(text) if char not in known)
     shown = "".join(vocab) if len(vocab) <= 100 else "".join(vocab[:100]) + "..."
-    found = ascii(text[i]) if combining(text[i]) else repr(text[i])  # which would join the quotation mark
+    found = ascii(text[i]) if combining(text[i]) else repr(text[i])  # else it joins the quotation mark
     return f"expected characters of the vocabulary {shown!r}, found {found} at position {i + 1} of {text!r:.100}"

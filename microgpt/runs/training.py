@@ -1,4 +1,4 @@
-"""What training needs, opened together and closed together: a trainer, its run's directory and its metrics file."""
+"""Open and close a trainer, its run's directory and its metrics file together."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ def training(
     threads: int | None = None,
     ranks: Ranks | None = None,
 ) -> Iterator[tuple[Trainer, Run | None, Metrics | None]]:
-    """(trainer, run, metrics), ready for loop.train(); the latter two are None unless asked for, and but for rank 0."""
+    """Yield (trainer, run, metrics) for loop.train().
+
+    `run` is None without `out` and `resume`, and `metrics` without `metrics`; both are None on every rank but rank 0.
+    """
     if out is not None and resume is not None:
-        raise ConfigError(f"expected none with {named('resume')}, which says where the run is, found {out!r}", "out")
+        raise ConfigError(
+            f"cannot be given with {named('resume')}, which already names the run's directory; found {out!r}", "out"
+        )
     directory = out if resume is None else resume
     writes = ranks is None or ranks.rank == 0
     with ExitStack() as stack:

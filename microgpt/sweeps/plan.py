@@ -70,7 +70,7 @@ class Plan:
         try:
             with open(folder.file(SWEEP), "rb", opener=folder.open) as file:
                 saved = json.load(file)
-            trials = [Trial(**t) for t in saved.pop("round")]
+            trials = [Trial.from_json(t, paused=True) for t in saved.pop("round")]
             return cls(Sweep(**saved.pop("config")), space_of(saved.pop("space")), **saved, round=trials)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"expected the settings of a sweep: {reason(error)}", subject=folder.file(SWEEP)) from None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ..base.config import MOST_TRIALS, Config
+from ..base.config import MAX_TRIALS, Config
 from ..base.errors import ConfigError, named, optional
 from ..base.settings import check, kind, parse, plain, suggestion
 from ..base.terminal import shown
@@ -17,6 +17,7 @@ from ..base.terminal import shown
 if TYPE_CHECKING:
     from .trial import Trial
 
+FIXED = {"input", "split", "val_fraction", "val_split", "val_seed"}  # which choose the texts
 SETTINGS = {f.name: f for f in fields(Config)}
 
 
@@ -90,6 +91,15 @@ def space_of(settings: dict[str, Any]) -> Space:
         if name not in SETTINGS:
             raise TypeError(f"sweep: unknown setting {name!r}{suggestion(name, SETTINGS)}")
     space = {name: values_of(f, settings[name]) for name, f in SETTINGS.items() if name in settings}
+    for name in FIXED & space.keys():
+        if name in varied_settings(space):
+            raise ConfigError(
+                "expected one value, because trials are compared by their losses on the same held-out texts, "
+                f"found {as_text(space[name])}",
+                argument=name,
+            )
+    if "seed" in varied_settings(space):  # which would choose other held-out documents for each trial
+        space.setdefault("val_seed", [1])
     if "val_fraction" in space and not bounds(space["val_fraction"])[0]:
         raise ConfigError("expected above 0, because held-out losses are compared, found 0", argument="val_fraction")
     return space
@@ -121,7 +131,7 @@ def all_values(name: str, values: Values) -> Sequence[Any]:
     """All the values of a setting.  Raises ConfigError for a range that has too many."""
     if isinstance(values, list):
         return values
-    if not values.whole or values.log or values.high - values.low >= MOST_TRIALS:
+    if not values.whole or values.log or values.high - values.low >= MAX_TRIALS:
         raise ConfigError(
             f"expected a list a,b,c or few whole numbers with {named('sampler')} grid, found {values}", argument=name
         )

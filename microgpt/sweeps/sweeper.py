@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, closing, suppress
 from contextvars import Context
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 from ..base.config import Config, RunSettings, Sweep
@@ -33,7 +33,7 @@ from ..runs.run import SWEEP
 from . import executors
 from .plan import Plan
 from .space import varied_settings
-from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
+from .trial import INTERRUPTED, PAUSED, REPEATED, RUNNING_FILE, UNSAVED, Task, Trial
 
 TRIALS = "trials.jsonl"
 POLL_SECONDS = 0.1  # between two checks for a request to stop
@@ -184,7 +184,7 @@ def read_trials(file: Iterable[bytes], path: str) -> tuple[list[Trial], int]:
     """(trials, their size in bytes) of a trials.jsonl, without a last line that is incomplete.  Raises DataError."""
     lines = [line for line in file if line.endswith(b"\n")]
     try:
-        trials = [Trial(**json.loads(line)) for line in lines]
+        trials = [Trial.from_json(json.loads(line)) for line in lines]
         if [t.trial for t in trials] != list(range(len(trials))):
             raise ValueError("one is missing")
     except (TypeError, ValueError, RecursionError) as error:
@@ -226,6 +226,7 @@ class Sweeper:
             for start in range(0, n, size):
                 numbers = range(start, min(start + size, n))
                 if len(before := recorded[start : numbers.stop]) == len(numbers):
+                    self.check_settings(before, self.plan.choose(numbers, self.trials))
                     self.record_end(before)
                 elif not self.stop:
                     self.run_round(numbers, before)
@@ -239,14 +240,11 @@ class Sweeper:
 
     def run_round(self, numbers: range, recorded: list[Trial]) -> None:
         """Train the trials of a round that are not recorded yet, and write their results."""
-        trials = [Trial(n, settings) for n, settings in zip(numbers, self.plan.choose(numbers, self.trials))]
+        chosen = self.plan.choose(numbers, self.trials)
+        trials = self.new_trials(numbers, chosen)
         saved = [t for t in self.plan.round if t.trial in numbers]  # all of the round, or none
-        for t in recorded + saved:
-            if t.settings != (expected := trials[t.trial - numbers.start].settings):
-                raise DataError(
-                    f"{self.lines.path}: expected trial {t.trial} to have {expected}, found {t.settings}: "
-                    f"another version of microgpt or Optuna chose them"
-                )
+        self.check_settings(recorded, chosen)
+        self.check_settings(saved, chosen)
         trials = saved or trials
         for i in range(self.plan.n_rungs * bool(saved), len(self.plan.config.steps)):
             if not self.rung(i, trials):
@@ -256,6 +254,25 @@ class Sweeper:
         self.write(trials)
         for _ in self.train(trials, None):
             self.write(trials)
+
+    def new_trials(self, numbers: range, chosen: list[dict[str, Any]]) -> list[Trial]:
+        """The trials of a round: those that have the settings of an earlier trial are not trained again."""
+        trials = [Trial(n, settings) for n, settings in zip(numbers, chosen)]
+        first: dict[str, int] = {}
+        for t in self.trials + trials:
+            original = first.setdefault(json.dumps(t.settings, sort_keys=True), t.trial)
+            if original != t.trial and t.status == PAUSED:
+                t.status, t.same_as = REPEATED, original
+        return trials
+
+    def check_settings(self, trials: list[Trial], chosen: list[dict[str, Any]]) -> None:
+        """Raise DataError unless recorded trials, the first of a round, have the settings that were chosen for them."""
+        for t, expected in zip(trials, chosen):
+            if t.settings != expected:
+                raise DataError(
+                    f"{self.lines.path}: expected trial {t.trial} to have {expected}, found {t.settings}: the file was "
+                    f"edited, or another version of microgpt or Optuna chose them"
+                )
 
     def rung(self, i: int, trials: list[Trial]) -> bool:
         """Train to a rung and stop the worse half; returns False if the sweep was stopped before all reached it."""
@@ -275,6 +292,8 @@ class Sweeper:
         """Write the trials of a round that have ended, up to the first that has not."""
         first = trials[0].trial if trials else 0
         while (i := len(self.trials) - first) < len(trials) and trials[i].status != PAUSED:
+            if (original := trials[i].same_as) is not None:
+                trials[i] = replace(self.trials[original], trial=trials[i].trial, seconds=0.0, same_as=original)
             self.lines.append(trials[i])
             self.record_end([trials[i]])
 

@@ -1,4 +1,4 @@
-"""Errors of one line, put together from what they are about and the problem with it."""
+"""One-line errors, which consist of a subject and a problem."""
 
 import pickle
 
@@ -8,7 +8,7 @@ from microgpt.base.errors import ConfigError, DataError, EnvironmentVariableErro
 
 
 def test_what_an_error_is_about():
-    """An argument is named as its flag is on the command line; a file is named as it is, in one line."""
+    """On the command line an argument is called by its flag; a file's name is escaped, so that it takes one line."""
     error = ConfigError("expected 1,\nfound 2", argument="n_embd")
     assert str(error) == r"n_embd: expected 1,\nfound 2" and error.problem == r"expected 1,\nfound 2"
     with naming_flags():
@@ -19,7 +19,7 @@ def test_what_an_error_is_about():
 
 
 def test_an_error_crosses_processes():
-    """A pickled error comes back as it was."""
+    """Unpickling an error gives an equal one."""
     error = pickle.loads(pickle.dumps(DataError("is empty", argument="input")))
     assert (type(error), str(error), error.argument) == (DataError, "input: is empty", "input")
 
@@ -30,7 +30,7 @@ def test_an_error_crosses_processes():
     ("", {"subject": "text"}, "text: wrong"), ("", {"argument": "text"}, "text: wrong"),
 ])  # fmt: skip
 def test_renamed(before, raised, wanted):
-    """An error about this argument or subject, and no other, gets the name that the caller knows."""
+    """Only an error about this argument or subject gets the name that the caller knows."""
     with pytest.raises(ConfigError) as caught, renamed(before, argument="texts"):
         raise ConfigError("wrong", **raised)
     assert str(caught.value) == wanted

@@ -1,4 +1,4 @@
-"""Files that are never half written: whatever goes wrong in a write, the old content or the new one is there."""
+"""Atomic writes: whatever goes wrong in a write, the file has the old content or the new one."""
 
 import errno
 import io
@@ -20,7 +20,7 @@ from microgpt.runs import checkpoint, run
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_a_write_without_links(tmp_path, monkeypatch, failing):
-    """On a file system without links the old file is copied, and is there all the time, whichever rename fails."""
+    """On a file system without links the old file is copied; it exists at every moment, whichever rename fails."""
     path, renames, real = tmp_path / "c", [], os.replace
     files.write(str(path), b"old")
     files.write(str(path), b"one", "p")
@@ -57,7 +57,7 @@ def test_a_write_replaces_and_keeps(tmp_path):
 
 
 def test_a_stale_temporary_file_is_replaced(tmp_path):
-    """What an earlier crash left, even a link to another file, is removed and not written through."""
+    """A temporary file left by a crash is removed; if it is a link, its target is not written to."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     (tmp_path / ".c.tmp").symlink_to(victim)
@@ -66,7 +66,7 @@ def test_a_stale_temporary_file_is_replaced(tmp_path):
 
 
 def test_a_link_in_place_of_the_temporary_file(tmp_path, monkeypatch):
-    """Nor is a link written through that appears just after the removal."""
+    """A link that appears just after the removal is not written through either."""
     victim, temporary, unlink, removed = tmp_path / "victim", tmp_path / ".c.tmp", os.unlink, []
     victim.write_bytes(b"mine")
 
@@ -83,8 +83,8 @@ def test_a_link_in_place_of_the_temporary_file(tmp_path, monkeypatch):
     assert victim.read_bytes() == b"mine" and sorted(os.listdir(tmp_path)) == ["victim"]
 
 
-def test_a_write_that_lies_is_noticed(tmp_path, monkeypatch):
-    """When the disk claims to have written what it did not, the old file stays."""
+def test_a_false_write_is_noticed(tmp_path, monkeypatch):
+    """If the system reports a write that did not happen, the old file stays."""
     path = tmp_path / "c"
     files.write(str(path), b"old")
     monkeypatch.setattr(files.os, "write", lambda fd, data: len(data))
@@ -94,7 +94,7 @@ def test_a_write_that_lies_is_noticed(tmp_path, monkeypatch):
 
 
 def test_content_is_compared_to_its_end():
-    """What is read back must be every byte that was written and no more, however many parts it is read in."""
+    """same_content() compares every byte, and the length, in parts of any size."""
     data = bytes(range(10))
     for chunk in 1, 4, 10, 99:
         assert files.same_content(io.BytesIO(data), data, chunk)
@@ -103,14 +103,14 @@ def test_content_is_compared_to_its_end():
                 assert not files.same_content(io.BytesIO(other), data, chunk)
 
 
-# ---- power fails: what the disk may then hold ----
+# ---- what the disk may hold after a power failure ----
 
 
 class Disk:
     """The files of one directory as the process sees them, and what a disk may hold of them after a crash.
 
-    A file's bytes are sure after fsync of the file; before, they are anything.  Names are sure after fsync of the
-    directory; before, any of the changes may have reached the disk, or none.
+    A file's bytes are certain after fsync of the file; before, they may be anything.  Names are certain after fsync of
+    the directory; before, any subset of the changes may have reached the disk.
     """
 
     def __init__(self, contents):
@@ -144,7 +144,7 @@ class Disk:
         self.names = {name: inode for name, inode in (self.names | change).items() if inode is not None}
 
     def states(self, rng):
-        """{name: bytes} of all the directories that a crash now may leave, with seven kinds of damage."""
+        """{name: bytes} of each directory that a crash now may leave, with seven kinds of damage."""
         for kept in itertools.product((False, True), repeat=len(self.pending)):
             names = dict(self.sure_names)
             for change in itertools.compress(self.pending, kept):
@@ -229,7 +229,7 @@ def crash_states(folder, before, work):
 
 
 def outcome(folder, state, known):
-    """The step that a directory of these files loads as, "none" or "bad"; loads of known states are not repeated."""
+    """The step that a directory of these files loads as, or "none" or "bad"; `known` caches the results."""
     key = tuple(sorted((name, data) for name, data in state.items() if not name.endswith(".tmp")))
     if key not in known:
         directory = folder / "state"
@@ -272,8 +272,8 @@ def scenes(saves):
 
 
 def test_power_failure(tmp_path, saves):
-    """Whatever a disk keeps of the writes and renames of a save, the old or the new checkpoint loads; a save that has
-    returned is the one that loads."""
+    """Whatever a disk keeps of the writes and renames of a save, the old or the new checkpoint loads; once the save has
+    returned, the new one loads."""
     n, known = 0, {}
     for before, data, allowed, new in scenes(saves):
         for state, returned in crash_states(tmp_path, before, good_write(data)):
@@ -304,7 +304,7 @@ def in_place(data):
 
 @pytest.mark.parametrize("careless", [no_fsync, in_place])
 def test_the_model_of_power_failure_can_tell(tmp_path, saves, careless):
-    """The same states show what is wrong with writing without fsync, and with writing in place."""
+    """In this model, writing without fsync and writing in place both lose the checkpoint."""
     before, known = {run.CHECKPOINT: saves[0]}, {}
     found = {outcome(tmp_path, state, known) for state, _ in crash_states(tmp_path, before, careless(saves[1]))}
     assert "bad" in found
@@ -312,8 +312,8 @@ def test_the_model_of_power_failure_can_tell(tmp_path, saves, careless):
 
 @pytest.mark.parametrize("before", [0, 1, 2])
 def test_order_of_operations(tmp_path, saves, before):
-    """All writes come before the file's fsync, that before the rename, and that before the directory's fsync; an old
-    file gets its second name in between, and is never without its first."""
+    """The order is: writes, the file's fsync, the rename, the directory's fsync.  An old file gets its second name
+    before the rename, and never loses its first."""
     directory = tmp_path / "run"
     directory.mkdir()
     for data in saves[:before]:
@@ -325,7 +325,7 @@ def test_order_of_operations(tmp_path, saves, before):
 
 
 def test_metrics_come_first(tmp_path):
-    """The metrics of a checkpoint's steps are on the disk before the checkpoint is begun."""
+    """The metrics of a checkpoint's steps are on the disk before the checkpoint is created."""
     trainer, target = tiny_trainer(tmp_path), run.Run(str(tmp_path / "run"))
 
     def work():
@@ -344,7 +344,7 @@ def test_metrics_come_first(tmp_path):
 
 
 def test_files_are_as_the_umask_says(tmp_path):
-    """Others may read a run as far as the umask lets them."""
+    """The umask decides who may read a run."""
     before = os.umask(0o027)
     try:
         files.write(str(tmp_path / "c"), b"new")
@@ -354,7 +354,7 @@ def test_files_are_as_the_umask_says(tmp_path):
 
 
 def test_an_interrupted_write(tmp_path, monkeypatch):
-    """Ctrl-C in a write leaves the old file and no temporary one."""
+    """Ctrl-C during a write leaves the old file and no temporary one."""
 
     def interrupt(fd):
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What does not fit into the memory that there is, is refused before the system ends the process for it."""
+"""Work that does not fit into the available memory is refused, before the system kills the process."""
 
 import os
 import random
@@ -18,7 +18,7 @@ ROOTS = {"memory.max": Path("/sys/fs/cgroup"), "memory.limit_in_bytes": Path("/s
 
 @pytest.fixture
 def in_container():
-    """A function that runs a command in a control group of so many bytes, which only root can make."""
+    """A function that runs a command in a cgroup with a memory limit; only root can create one."""
     with suppress(OSError):
         groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
         file = "memory.limit_in_bytes" if any(names == "memory" for _, names, _ in groups) else "memory.max"
@@ -27,7 +27,7 @@ def in_container():
         group.mkdir()
         if (group / file).exists():
             yield lambda n_bytes, *command: run_in(group, file, n_bytes, command)
-            for _ in range(50):  # until the last process has left it
+            for _ in range(50):  # until the last process has left the cgroup
                 with suppress(OSError):
                     group.rmdir()
                     return
@@ -44,7 +44,7 @@ def run_in(group, file, n_bytes, command):
 
 @pytest.mark.parametrize("command", ["train", "train --out", "train, long text", "sample", "eval"])
 def test_a_container(in_container, tmp_path, command):
-    """From far too little memory to enough, a command in a cgroup is refused in one line or goes well."""
+    """From far too little memory to enough, a command in a cgroup is refused in one line or succeeds."""
     run, text = tmp_path / "run", tmp_path / "text.txt"
     wide = ["--n-embd", 320, "--n-layer", 4, "--num-steps", 1, "--num-samples", 1]
     rng = random.Random(1)
@@ -78,9 +78,9 @@ def test_a_container(in_container, tmp_path, command):
 @pytest.mark.parametrize(
     "line, root, name",
     [("0::", "/sys/fs/cgroup", "memory.max"), ("4:cpu,memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes")],
-)  # a machine has but one of the two
+)  # a machine has only one of the two
 def test_the_least_limit_counts(monkeypatch, group, line, root, name):
-    """Of a control group and those around it the least limit counts; "max" is none, nor is one that is not there."""
+    """The lowest limit of a cgroup and its ancestors counts; "max" or a missing file is no limit."""
     files = {"/proc/self/cgroup": f"1:cpu:/elsewhere\n{line}{group}\n", "/proc/self/statm": "9 2 1\n"}
     monkeypatch.setattr(cgroup, "read", lambda path: files.get(path, ""))
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -93,7 +93,7 @@ def test_the_least_limit_counts(monkeypatch, group, line, root, name):
 
 
 def test_no_system_that_tells(monkeypatch):
-    """Where the system says nothing, nothing is refused."""
+    """If the system does not report its memory, nothing is refused."""
     monkeypatch.setattr(cgroup, "read", lambda path: "")
     monkeypatch.setattr(memory.os, "sysconf", lambda name: -1)
     assert memory.shortage(1e30) is None

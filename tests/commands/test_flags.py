@@ -1,4 +1,4 @@
-"""Flags and settings files: what is out of range is refused, by its name, before anything is written."""
+"""Flags and settings files: a value out of range is refused, with its name, before anything is written."""
 
 import os
 from dataclasses import fields
@@ -89,7 +89,7 @@ CASES += [("sample", "prompt", text) for text in PROMPTS]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A directory with a run in it."""
+    """A directory that contains a run."""
     folder = tmp_path_factory.mktemp("flags")
     flags = ["--input", write_names(folder / "input.txt"), "--num-steps", 3, "--num-samples", 0]
     assert microgpt("train", "--out", "run", *flags, cwd=folder).returncode == 0
@@ -97,7 +97,7 @@ def folder(tmp_path_factory):
 
 
 def refused(capfd, *arguments):
-    """What main() within this process says, which must be one line on stderr, with exit code 2."""
+    """The message of main() in this process, which must be one line on stderr, with exit code 2."""
     try:
         code = main([str(argument) for argument in arguments])
     except SystemExit as stop:
@@ -109,7 +109,7 @@ def refused(capfd, *arguments):
 
 @pytest.mark.parametrize("command, name, text", CASES, ids=lambda text: text[:12] or "empty")
 def test_bad_values(folder, monkeypatch, capfd, command, name, text):
-    """A bad value of any flag is exit 2, one line that names the flag and what was found, and nothing is written."""
+    """A bad value of any flag gives exit code 2 and one line with the flag and the value; nothing is written."""
     monkeypatch.chdir(folder)
     before = sorted(os.listdir(folder))
     arguments = ["--out", "new", "--metrics", "m"] if command == "train" else ["run"]
@@ -120,7 +120,7 @@ def test_bad_values(folder, monkeypatch, capfd, command, name, text):
 
 @pytest.mark.parametrize("command, settings", [("train", Config), ("sample", Sampling)])
 def test_no_flag_is_left_out(command, settings):
-    """The bad values above are of every setting, but for the input, for which any path is good."""
+    """The bad values above cover every setting except the input, for which any path is allowed."""
     tried = {name for of, name, _ in CASES if of == command}
     assert {flag(f.name).removeprefix("--") for f in fields(settings)} - {"input"} <= tried
 
@@ -133,7 +133,7 @@ USAGE = [["sample"], ["sample", "run", "run"], ["sample", "run", "--top", "3"], 
 
 @pytest.mark.parametrize("arguments", USAGE, ids=" ".join)
 def test_bad_usage(folder, monkeypatch, capfd, arguments):
-    """Commands with too little, too much or shortened flags are refused in one line that leads to the help."""
+    """Missing, superfluous or abbreviated arguments are refused in one line that refers to --help."""
     monkeypatch.chdir(folder)
     assert "--help" in refused(capfd, *arguments)
 
@@ -165,7 +165,7 @@ BAD_TOML = {
 
 @pytest.mark.parametrize("text, named", BAD_TOML.values(), ids=BAD_TOML.keys())
 def test_bad_settings(folder, monkeypatch, capfd, text, named):
-    """A mistake in a file of settings is exit 2 and names the file, the key, and what may have been meant."""
+    """A mistake in a settings file gives exit code 2 and names the file, the key and the closest setting."""
     monkeypatch.chdir(folder)
     (folder / "settings").write_bytes(text if type(text) is bytes else text.encode())
     message = refused(capfd, "train", "--config", "settings", "--out", "new")
@@ -175,7 +175,7 @@ def test_bad_settings(folder, monkeypatch, capfd, text, named):
 
 @pytest.mark.parametrize("name", ["seed", "n_head", "num_steps"])
 def test_huge_whole_numbers(name, tmp_path):
-    """A number too long for Python to write out is refused like any other, from Python and from a file."""
+    """A number too long for repr() is refused like any other, from Python and from a file."""
     with pytest.raises(ConfigError, match="found a whole number of thousands of digits"):
         Config(**{name: 10**5000})
     (tmp_path / "settings").write_text(f"{name} = 0x{'F' * 5000}")
@@ -185,13 +185,13 @@ def test_huge_whole_numbers(name, tmp_path):
 
 @pytest.mark.parametrize("path", ["missing", ".", "", "input.txt/x", "x" * 300])
 def test_no_settings(folder, monkeypatch, capfd, path):
-    """A file of settings that cannot be read is exit 2."""
+    """A settings file that cannot be read gives exit code 2."""
     monkeypatch.chdir(folder)
     assert "--config: expected a TOML file" in refused(capfd, "train", "--config", path)
 
 
 def test_command_line_over_file_over_defaults(folder):
-    """A flag overrides the file, which overrides the default; either spelling of a name will do."""
+    """A flag overrides the file, which overrides the default; a name may have hyphens or underscores."""
     (folder / "settings").write_text('input = "input.txt"\nnum_steps = 7\nn-embd = 8\nlearning-rate = 1\n')
     out = microgpt("train", "--config", "settings", "--num-steps", 5, "--out", "merged", "--num-samples=0", cwd=folder)
     assert out.returncode == 0 and "/    5 |" in out.stdout
@@ -199,8 +199,8 @@ def test_command_line_over_file_over_defaults(folder):
     assert (found["num_steps"], found["n_embd"], found["n_head"], found["learning_rate"]) == (5, 8, 4, 1.0)
 
 
-def test_a_run_again_from_its_settings(folder):
-    """A run's config.toml makes the same run again."""
+def test_a_run_is_repeated_from_its_settings(folder):
+    """Training with a run's config.toml repeats the run exactly."""
     for name, arguments in ("a", ["--n-embd", 8, "--num-steps", 9]), ("b", ["--config", "a/config.toml"]):
         flags = ["--input", "input.txt"] if name == "a" else []
         assert microgpt("train", "--out", name, *flags, *arguments, cwd=folder).returncode == 0
@@ -209,7 +209,7 @@ def test_a_run_again_from_its_settings(folder):
 
 @pytest.mark.parametrize("path", ["a", 'quo"te', "back\\slash", "new\nline", "zoë 🙂", "\x7f\x01"])
 def test_settings_round_trip(tmp_path, path):
-    """Whatever the settings, the file that is written reads back as the same."""
+    """A written settings file reads back as the same settings."""
     config = Config(input=path, learning_rate=1e-300, eps=1e-8, seed=2**63 - 1)
     (tmp_path / "c").write_text(to_toml(config), encoding="utf-8")
     assert Config(**read_toml(str(tmp_path / "c"))) == config
@@ -221,7 +221,7 @@ def test_settings_round_trip(tmp_path, path):
 @pytest.mark.parametrize("run", ["missing", ".", "input.txt", "", "run/config.toml", "/dev/zero", "x" * 300])
 @pytest.mark.parametrize("command", ["sample", "eval", "score"])
 def test_no_run(folder, monkeypatch, capfd, command, run):
-    """What is no run is exit 1, in one line that names it."""
+    """A path that is not a run gives exit code 1 and one line that names it."""
     monkeypatch.chdir(folder)
     code = main([command, run] + ["ab"] * (command == "score"))
     out, err = capfd.readouterr()
@@ -229,7 +229,7 @@ def test_no_run(folder, monkeypatch, capfd, command, run):
 
 
 def test_metrics_in_the_run(folder, monkeypatch, capfd):
-    """--metrics does not overwrite the files of a run, nor add one, under whichever name."""
+    """--metrics never overwrites a run's files nor adds one, whatever path it is given."""
     monkeypatch.chdir(folder)
     before = (folder / "run" / "checkpoint.npz").read_bytes()
     (folder / "link").symlink_to("run")
@@ -239,7 +239,7 @@ def test_metrics_in_the_run(folder, monkeypatch, capfd):
 
 
 def test_samples_while_training(folder):
-    """--sample-every shows samples as the model learns, and changes nothing of the run."""
+    """--sample-every prints samples during training and changes nothing else."""
     flags = ["train", "--input", "input.txt", "--num-steps", 20, "--log-every", 7]
     plain = microgpt(*flags, cwd=folder).stdout
     shown = microgpt(*flags, "--sample-every", 8, cwd=folder).stdout

@@ -1,4 +1,4 @@
-"""The command line, as a user meets it: what it prints, what it refuses, how it ends."""
+"""The command line: what it prints, what it refuses, how it ends."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from helpers import INPUT, PACKAGE, ROOT, golden, microgpt, on_terminal
 from microgpt.__main__ import main
 from microgpt.base.package import __version__
 
-# These settings blow up within a few steps.
+# With these settings the loss diverges within a few steps.
 DIVERGE = ["--beta2", "0", "--beta1", "0.9", "--init-std", "1", "--learning-rate", "1000"]
 
 
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def call(capfd):
-    """main() within this process, so that many calls are quick: exit code, stdout, stderr."""
+    """Call main() in this process, which is fast; returns the exit code, stdout and stderr."""
     handler = signal.getsignal(signal.SIGTERM)
 
     def call(*arguments):
@@ -49,7 +49,7 @@ def call(capfd):
 
 
 def check_refusal(result, code, *named):
-    """The right exit code and one line on stderr that names what was wrong; nothing on stdout."""
+    """Check for this exit code, one line on stderr that contains the names, and nothing on stdout."""
     assert result[0] == code, result
     assert result[1] == ""
     assert re.fullmatch(r"microgpt[^\n]*\n", result[2]) and result[2][:-1].isprintable()
@@ -84,7 +84,7 @@ def test_default_output_and_metrics(tmp_path):
 
 
 def test_flags_reach_the_run():
-    """So it is with every setting of the second golden run given as a flag."""
+    """With the settings of the second golden run as flags, stdout is the reference's too."""
     g = golden("input_l2")
     names = ("seed", "num_steps", "n_layer", "n_embd", "n_head", "block_size", "temperature")
     flags = [text for name in names for text in ("--" + name.replace("_", "-"), g[name])]
@@ -100,23 +100,23 @@ def empty(tmp_path, monkeypatch):
 
 
 def test_no_input_here(empty, call):
-    """In an empty directory the default input is the names that come with the package, as one line on stderr says, and
-    the run finds it again from elsewhere."""
+    """In an empty directory the default input is the names that come with the package; a notice says so, and the run
+    finds them again from another directory."""
     code, out, err = call("train", "--num-steps=20", "--num-samples=1", "--val-fraction=0.1", "--out=run")
     assert (code, out.partition("\n")[0]) == (0, "num docs: 31735")
-    assert re.fullmatch(r"microgpt: input\.txt: none in this directory; [^\n]*input\.txt\n", err)
+    assert re.fullmatch(r"microgpt: input\.txt: not found in this directory; [^\n]*input\.txt\n", err)
     os.mkdir("elsewhere")
     os.chdir("elsewhere")
     code, out, err = call("eval", "../run", "--held-out")
     assert (code, err) == (0, "") and out.startswith("input: /")
     code, out, err = call("train", "--resume=../run", "--num-steps=21", "--num-samples=0")
-    assert code == 0 and "none in this directory" not in err
-    shutil.copy("../run/checkpoint.npz", "model.npz")  # which does not know where the input was
-    assert call("eval", "model.npz")[2].startswith("microgpt: input.txt: none in this directory")
+    assert code == 0 and "not found in this directory" not in err
+    shutil.copy("../run/checkpoint.npz", "model.npz")  # without the config.toml, which has the path of the input
+    assert call("eval", "model.npz")[2].startswith("microgpt: input.txt: not found in this directory")
 
 
 def test_the_input_here_comes_first(folder, call):
-    """An input.txt in this directory is taken, even one that cannot be trained on, and nothing is said."""
+    """An input.txt in this directory is used, without a notice, even if it cannot be trained on."""
     code, out, err = call("train", "--num-steps=1", "--num-samples=0")
     assert (code, out.partition("\n")[0], err) == (0, "num docs: 3", "")
     (folder / "input.txt").write_text("\n")
@@ -127,7 +127,7 @@ def test_the_input_here_comes_first(folder, call):
 
 
 def test_a_file_is_the_input(empty, call):
-    """`train FILE`, before flags or after them, is `train --input FILE`, to train as well as to resume."""
+    """`train FILE`, before or after flags, means `train --input FILE`, also when resuming."""
     Path("names.txt").write_text("emma\nolivia\nava\n")
     flags = ["--num-steps=2", "--num-samples=1"]
     wanted = call("train", "--input=names.txt", *flags)
@@ -139,26 +139,26 @@ def test_a_file_is_the_input(empty, call):
 
 
 def test_an_input_that_is_asked_for(empty, call):
-    """An input that was named is never another one, though its name be that of the default."""
+    """An explicit --input is never replaced by the package's names, even if it is the default path."""
     check_refusal(call("train", "--input=input.txt"), 1, "input.txt", "No such file")
 
 
 @pytest.mark.skipif("MICROGPT_NAMES" not in os.environ, reason="MICROGPT_NAMES is not set to the path of names.txt")
 def test_names_output():
-    """On the published file of names stdout is what was published."""
+    """On Karpathy's file of names stdout is the reference's."""
     run = microgpt("train", "--log-every", 1, "--input", os.environ["MICROGPT_NAMES"])
     assert run.stdout.splitlines() == reference_output(golden("names_default"))
 
 
 def test_fewer_lines(folder):
-    """Without a line for every step there is one for the first, the last and every so many."""
+    """The first step, the last one and every N-th have a line."""
     run = microgpt("train", "--num-steps", 50, "--log-every", 20, "--num-samples", 0, cwd=folder)
     assert re.findall(r"step +(\d+) /", run.stdout) == ["1", "20", "40", "50"]
     assert "inference" not in run.stdout
 
 
 def test_info():
-    """info tells the version, where the package is and the instruction set that was forced."""
+    """info shows the version, the package's path and the instruction set that was selected."""
     run = microgpt("info", env={"MICROGPT_ISA": "scalar"})
     assert run.returncode == 0 and run.stderr == ""
     for word in ("0.1.0", str(PACKAGE), "scalar", "compiler", "threads"):
@@ -166,7 +166,7 @@ def test_info():
 
 
 def test_help():
-    """Every command explains itself, with its flags and their defaults."""
+    """The help lists flags and their defaults."""
     assert "train" in microgpt("--help").stdout
     text = microgpt("train", "--help").stdout
     for part in ("--n-embd", "--metrics", "default 16", "default 0.01", "{float64,float32}"):
@@ -174,19 +174,19 @@ def test_help():
 
 
 def test_version():
-    """--version says which."""
+    """--version prints the version."""
     assert microgpt("--version").stdout == f"microgpt {__version__}\n"
 
 
 def test_without_numpy(folder):
-    """Where NumPy is missing one line says what to install."""
+    """Without NumPy one line says what to install."""
     code = "import sys; sys.modules['numpy'] = None; from microgpt.__main__ import main; sys.exit(main(['train']))"
     process = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, **TEXT)
     check_refusal((process.returncode, process.stdout, process.stderr), 1, "pip install numpy")
 
 
 def test_not_built(folder):
-    """In a checkout that is not built one line says how to build it."""
+    """In a checkout without the compiled kernels one line says how to build them."""
     shutil.copytree(PACKAGE, folder / "microgpt", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     # an editable installation would find the modules where they are built
     code = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
@@ -196,7 +196,7 @@ def test_not_built(folder):
 
 
 def test_notices(folder):
-    """A byte-order mark and lines longer than the block are each mentioned once, on stderr, and the run goes on."""
+    """A byte-order mark and lines longer than the context give one notice each, and the run continues."""
     (folder / "input.txt").write_bytes(b"\xef\xbb\xbfabcdefgh\nabcdefghi\nab\n")
     run = microgpt("train", "--block-size", 8, "--num-steps", 3, "--num-samples", 0, cwd=folder)
     assert run.returncode == 0 and "vocab size: 10\n" in run.stdout
@@ -218,7 +218,7 @@ ODD = {
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
 def test_odd_input(folder, text):
-    """Odd text trains and gives samples of its own characters, whatever the encoding of the output."""
+    """Unusual text can be trained on; samples consist of its characters, in any encoding of the output."""
     (folder / "input.txt").write_bytes(text.encode())
     flags = "train", "--num-steps", 4, "--num-samples", 3, "--batch-size", 3
     run = microgpt(*flags, cwd=folder, env={"PYTHONIOENCODING": "utf-8"})
@@ -232,7 +232,7 @@ def test_odd_input(folder, text):
 
 
 def test_control_characters(folder):
-    """Control characters in samples are escaped on a terminal, which would obey them, and nowhere else."""
+    """Control characters in samples are escaped on a terminal, which would act on them, and nowhere else."""
     (folder / "input.txt").write_text("\x1b]0;\x07\n\x1b]0;\x07\n\x9b\u202e\n")
     flags = "train", "--num-steps", 60, "--num-samples", 8
     shown, _ = on_terminal(*flags, cwd=folder, streams=["stdout"])
@@ -245,7 +245,7 @@ def test_control_characters(folder):
 
 
 def test_control_characters_of_a_model(folder):
-    """Nor do sample and score send any to a terminal."""
+    """sample and score escape control characters on a terminal too."""
     (folder / "input.txt").write_text("\x1b]0;\x07\n\x9b\u202e\n")
     assert microgpt("train", "--num-steps", 30, "--out", "run", cwd=folder).returncode == 0
     for arguments in (["sample", "run", "--probs"], ["score", "run", "\x1b]\x9b"]):
@@ -255,7 +255,7 @@ def test_control_characters_of_a_model(folder):
 
 
 def test_progress_bar(folder):
-    """A progress bar appears on stderr when that is a terminal, and stdout is the same with and without it."""
+    """A progress bar appears on stderr if that is a terminal; stdout is the same with and without it."""
     pytest.importorskip("tqdm")
     flags = "train", "--num-steps", 30, "--num-samples", 1
     shown, process = on_terminal(*flags, cwd=folder, streams=["stderr"])
@@ -267,14 +267,14 @@ def test_progress_bar(folder):
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_lines_beside_the_bar(folder, columns):
-    """Whatever is printed while there is a bar has a line of its own, and the bar no more than one."""
+    """Each line printed beside a bar stays on a line of its own, and the bar takes only one."""
     pytest.importorskip("tqdm")
     flags = ["--num-steps", 30, "--num-samples", 1, "--val-fraction", 0.2, "--eval-every", 10, "--sample-every", 20]
     shown, _ = on_terminal("train", *flags, cwd=folder, streams=["stdout", "stderr"], columns=columns)
     seen = []
     for line in shown.split("\r\n"):
         cells = []
-        for part in line.split("\r"):  # each over what was there
+        for part in line.split("\r"):  # each overwrites the one before
             cells[: len(part)] = part
         seen.append("".join(cells).rstrip())
     plain = microgpt("train", *flags, cwd=folder).stdout.splitlines()
@@ -286,7 +286,7 @@ def test_lines_beside_the_bar(folder, columns):
 
 
 def test_no_escapes_in_pipes(folder):
-    """Without a terminal nothing but plain lines is written."""
+    """Without a terminal the output is only plain lines."""
     run = microgpt("train", "--num-steps", 30, "--num-samples", 5, cwd=folder)
     assert run.stderr == "" and not {"\r", "\x1b"} & set(run.stdout)
 
@@ -302,7 +302,7 @@ BAD_USAGE = {
     "missing value": (["train", "--seed"], "--seed"),
     "stray word": (["train", "input.txt", "quickly"], "quickly"),
     "several lines": (["train", "input.txt", "two\nlines\x1b[31m"], "two"),
-    "two inputs": (["train", "a.txt", "--input", "b.txt"], "--input: expected none with FILE 'a.txt', found 'b.txt'"),
+    "two inputs": (["train", "a.txt", "--input", "b.txt"], "--input: cannot be given with FILE 'a.txt', found 'b.txt'"),
     "heads": (["train", "--n-head", "3"], "--n-head: expected a divisor of --n-embd 16, found 3"),
     "dtype": (["train", "--dtype", "float16"], "--dtype: expected one of float64, float32, found 'float16'"),
     "too large": (["train", "--n-embd", "65536", "--n-head", "1"], "--n-embd 65536"),
@@ -312,7 +312,7 @@ BAD_USAGE = {
 
 @pytest.mark.parametrize("arguments, named", BAD_USAGE.values(), ids=BAD_USAGE.keys())
 def test_bad_usage(folder, call, arguments, named):
-    """Any other mistake of usage is refused in one line that names it."""
+    """Any other mistake in the arguments is refused in one line that names it."""
     check_refusal(call(*arguments), 2, named)
     assert os.listdir(folder) == ["input.txt"]
 
@@ -341,34 +341,34 @@ def test_bad_input(folder, call, make, name):
 
 @pytest.mark.parametrize("path", ["", ".", "missing/metrics", "input.txt/metrics", "x" * 300])
 def test_bad_metrics(folder, call, path):
-    """A metrics file that cannot be written is found before training."""
+    """A metrics file that cannot be written is refused before training."""
     check_refusal(call("train", "--metrics", path), 1, "--metrics", repr(path)[:20])
     assert os.listdir(folder) == ["input.txt"]
 
 
 def test_metrics_are_not_the_input(folder, call):
-    """The metrics do not overwrite the input, under whichever name."""
+    """The metrics do not overwrite the input, whatever path names it."""
     (folder / "link").symlink_to("input.txt")
     check_refusal(call("train", "--metrics", folder / "link"), 2, "--metrics", "link")
     assert (folder / "input.txt").read_text() == "emma\nolivia\nava\n"
 
 
 def test_metrics_are_not_the_settings(folder, call):
-    """Nor do they overwrite the file of settings."""
+    """The metrics do not overwrite the settings file."""
     (folder / "conf.toml").write_text("num-steps = 3\n")
     check_refusal(call("train", "--config", "conf.toml", "--metrics", "./conf.toml"), 2, "--metrics", "--config")
     assert (folder / "conf.toml").read_text() == "num-steps = 3\n"
 
 
 def test_mistakes_are_one_line_of_a_process(folder):
-    """What the tests above see within this process a process shows as well: exit code, one line, no traceback."""
+    """A separate process behaves as the tests above show within this one: exit code, one line, no traceback."""
     for arguments, code in (["train", "--seed", "-1"], 2), (["train", "--input", "missing"], 1), (["tarin"], 2):
         run = microgpt(*arguments, cwd=folder)
         check_refusal((run.returncode, run.stdout, run.stderr), code, arguments[-1])
 
 
 def test_bad_instruction_set(folder):
-    """An instruction set that there is not is refused in one line that names those there are."""
+    """An unknown instruction set is refused in one line that lists the known ones."""
     run = microgpt("train", cwd=folder, env={"MICROGPT_ISA": "mmx"})
     check_refusal((run.returncode, run.stdout, run.stderr), 2, "MICROGPT_ISA", "scalar", "'mmx'")
 
@@ -381,22 +381,22 @@ def test_loss_not_finite(folder):
     run = microgpt("train", *DIVERGE, "--num-steps", 100, "--log-every", 1, "--metrics", "m", cwd=folder)
     assert run.returncode == 3
     step = re.search(r"\nmicrogpt: step (\d+): expected a finite loss, found (inf|nan)[^\n]*\n$", run.stderr)[1]
-    assert re.match("microgpt: step 1: .* a smaller --init-std, such as 0.02, helps\n", run.stderr)
+    assert re.match("microgpt: step 1: .* try a smaller --init-std, such as 0.02\n", run.stderr)
     finite = re.findall(r"step +(\d+) /", run.stdout)
     assert len(finite) == int(step) - 1 == len((folder / "m").read_text().splitlines())
 
 
 @pytest.mark.parametrize("num_steps", range(4, 14))
 def test_sampling_after_divergence(folder, call, num_steps):
-    """A model that blows up in its very last steps is no crash either, though nothing can be drawn from it."""
+    """A model that diverges in its last steps does not crash, although it cannot be sampled from."""
     code, _, err = call("train", *DIVERGE, "--num-steps", num_steps)
-    assert code in (0, 3) and err.count("\n") == 1 + (code == 3)  # the first says that such a run seldom learns
+    assert code in (0, 3) and err.count("\n") == 1 + (code == 3)  # the first line says that such a run seldom learns
 
 
 @pytest.mark.parametrize("temperature", ["1e-320", "1e-300", "1e-30", "0", "1000"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_extreme_temperatures(folder, call, dtype, temperature):
-    """Any temperature from 0 up draws samples; the lowest ones take the likeliest token."""
+    """Any temperature from 0 up draws samples; the lowest ones take the most probable token."""
     code, out, err = call(
         "train", "--dtype", dtype, "--temperature", temperature, "--num-steps", 20, "--num-samples", 4
     )
@@ -406,7 +406,7 @@ def test_extreme_temperatures(folder, call, dtype, temperature):
 
 
 def test_full_disk(folder):
-    """Output or metrics that find the disk full end the run with exit code 1 and one line."""
+    """If the disk is full for stdout or the metrics, the run ends with exit code 1 and one line."""
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     run = microgpt("train", "--metrics", "/dev/full", cwd=folder)
@@ -418,8 +418,8 @@ def test_full_disk(folder):
     assert re.fullmatch(r"microgpt: [^\n]*\n", run.stderr)
 
 
-def test_reader_goes_away(folder):
-    """When what reads stdout has seen enough (| head) the run ends, and stderr says that it stopped early."""
+def test_stdout_is_closed_early(folder):
+    """When stdout is closed (| head) the run ends, and a notice says that it stopped early."""
     command = [sys.executable, "-m", "microgpt", "train", "--log-every", "1", "--num-steps", "100000"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -428,12 +428,12 @@ def test_reader_goes_away(folder):
         shown = process.stderr.read().decode()
     assert process.returncode == 0
     assert re.fullmatch(
-        r"microgpt: stopped since nobody reads stdout [^\n]* step \d+; nothing is saved [^\n]*\n", shown
+        r"microgpt: stopped because stdout was closed [^\n]* step \d+; nothing is saved [^\n]*\n", shown
     )
 
 
 def test_lines_come_at_once(folder):
-    """A step's line is not kept until there are more."""
+    """A step's line is printed immediately, not buffered."""
     command = [sys.executable, "-m", "microgpt", "train", "--log-every", "1000000000", "--num-steps", "1000000000"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, bufsize=0) as process:
@@ -457,7 +457,7 @@ def test_signals(folder, number, code):
 
 
 def test_closed_stdout(folder):
-    """A run without any stdout at all (>&-) is no crash."""
+    """A run without any stdout (>&-) does not crash."""
     command = ["sh", "-c", 'exec "$0" -m microgpt train --num-steps 2 >&-', sys.executable]
     process = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     assert process.returncode in (0, 1) and process.stderr.count(b"\n") == process.returncode
@@ -465,7 +465,7 @@ def test_closed_stdout(folder):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory():
-    """The default run's peak of memory is at most 30 MB above that of importing NumPy."""
+    """The default run's peak memory is at most 30 MB above that of importing NumPy."""
     peak = r"import re; print(re.search(r'VmHWM:\s*(\d+) kB', open('/proc/self/status').read())[1])"
     run = "from microgpt.__main__ import main; main(['train'])"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

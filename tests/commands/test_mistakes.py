@@ -1,4 +1,4 @@
-"""The mistakes that people make in Python, and all that they are told: one line, which names the argument."""
+"""Common mistakes in Python and their messages: one line each, which names the argument."""
 
 import re
 
@@ -22,7 +22,7 @@ microgpt.train('empty.txt')
 microgpt.train('.')
     DataError: .: cannot be read: expected a file, found a directory
 microgpt.train('names.txt', 100)
-    TypeError: train: expected all but the first argument by name, found 2 without
+    TypeError: train: positional arguments: expected at most 1, found 2; name the others
 microgpt.train('names.txt', steps=5)
     TypeError: train: unknown setting 'steps'; did you mean 'num_steps'?
 microgpt.train('names.txt', nsteps=5)
@@ -50,25 +50,25 @@ microgpt.train('names.txt', dtype='float16')
 microgpt.train('names.txt', dtype=np.float32)
     ConfigError: dtype: expected one of float64, float32, found <class 'numpy.float32'>
 microgpt.train('names.txt', patience=3)
-    ConfigError: patience: expected 0 without val_fraction, found 3
+    ConfigError: patience: expected 0, or val_fraction above 0, found 3
 microgpt.train('one.txt', val_fraction=0.5)
-    ConfigError: val_fraction: expected to hold out less than all of the documents, found 1 of 1
+    ConfigError: val_fraction: expected to leave documents to train on, found 1 of 1 held out
 microgpt.train('names.txt', n_embd=65536, n_layer=1000)
     ConfigError: n_embd 65536, n_layer 1000, block_size 16, batch_size 1: expected at most .* parameters, found .*
 microgpt.train('names.txt', out=5)
     TypeError: out: expected a path, found 5
 microgpt.train('names.txt', out='run')
-    ConfigError: out: expected a directory without a run, found checkpoint.npz in 'run'; resume run goes on with it
+    ConfigError: out: expected a directory without a run, found checkpoint.npz in 'run'; resume run continues it
 microgpt.train('names.txt', out='names.txt')
     OSError: out: expected a directory that can be written, found 'names.txt': Not a directory
 microgpt.train('names.txt', out='new', resume='run')
-    ConfigError: out: expected none with resume, which says where the run is, found 'new'
+    ConfigError: out: cannot be given with resume, which already names the run's directory; found 'new'
 microgpt.train(resume='nope')
     CheckpointError: resume: expected the directory of a run, found 'nope'
 microgpt.train(resume='run', n_embd=8)
-    ConfigError: n_embd: expected 4, with which the run to resume began, found 8
+    ConfigError: n_embd: expected 4, as in the run to resume, found 8
 microgpt.train(resume='run', input='one.txt')
-    DataError: one.txt: expected the documents with which the run began .*; input says where they are now
+    DataError: one.txt: expected the documents that the run started with .*; set input to the file that has them
 microgpt.train('names.txt', metrics='names.txt')
     ConfigError: metrics: expected a file other than input, found 'names.txt'
 microgpt.train('names.txt', metrics=True)
@@ -80,13 +80,13 @@ microgpt.load(None)
 microgpt.load('nope')
     MissingError: nope: cannot be read: No such file or directory
 microgpt.load('names.txt')
-    CheckpointError: names.txt: expected a checkpoint, found a file of another kind
+    CheckpointError: names.txt: expected a checkpoint, found another kind of file
 microgpt.load('.')
     MissingError: .: expected a run's directory, found one without checkpoint.npz; did you mean './run'?
 model.sample('anna')
     ConfigError: num_samples: expected a whole number, found 'anna'
 model.sample(3, 0.5)
-    TypeError: sample: expected all but the first argument by name, found 2 without
+    TypeError: sample: positional arguments: expected at most 1, found 2; name the others
 model.sample(temp=0.5)
     TypeError: sample: unknown setting 'temp'; did you mean 'temperature'?
 model.sample_probs(3, num_samples=3)
@@ -136,7 +136,7 @@ def here(tmp_path_factory):
 
 @pytest.mark.parametrize("code, kind, message", CASES, ids=[code for code, _, _ in CASES])
 def test_what_is_said(here, code, kind, message):
-    """The error is of this kind and says this (.* is what depends on the machine)."""
+    """The mistake raises this error with this message; .* matches what depends on the machine."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the next lines say which
         eval(code, here)
     assert caught.type.__name__ == kind

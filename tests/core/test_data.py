@@ -146,7 +146,7 @@ def test_more_than_can_be_counted(write, monkeypatch):
     with pytest.raises(DataError, match="at most 50 tokens, found 52"):
         load(path, block_size=2, batch_size=17)
     monkeypatch.setattr(data, "MAX_COUNT", 49)
-    with pytest.raises(DataError, match="at most 49 characters and ends, found 50"):
+    with pytest.raises(DataError, match="at most 49 characters and ends of documents, found 50"):
         load(path, block_size=2)
 
 

@@ -24,8 +24,8 @@ EXAMPLES = {  # content: its lines, its paragraphs, its running text
                                ["a\ufeff\n\n\ufeffb"]),
 }  # fmt: skip
 WRONG = {
-    "latin-1": (b"emma\nzo\xeb\n", "byte 0xeb at offset 7; of a file in CP1252 .*"),
-    "utf-16": ("emma\n".encode("utf-16"), "byte 0xff at offset 0; of a file in UTF-16 .*"),
+    "latin-1": (b"emma\nzo\xeb\n", "byte 0xeb at offset 7; if the file is in CP1252, convert it .*"),
+    "utf-16": ("emma\n".encode("utf-16"), "byte 0xff at offset 0; if the file is in UTF-16, convert it .*"),
     "a surrogate": (b"a\xed\xa0\x80", "byte 0xed at offset 1; .*"),
     "cut inside a character": (b"zo\xc3", "byte 0xc3 at offset 2; .*"),
 }

@@ -202,15 +202,15 @@ def test_memory_is_foreseen(tmp_path, n_layer, n_embd, n_head, block_size):
 def test_nothing_to_look_at_yet(tmp_path):
     """Before the first step there are no intermediates, and attention's own arrays are not ones of columns."""
     trainer = train(tmp_path, ["abc"])
-    with pytest.raises(ValueError, match="expected a step before"):
+    with pytest.raises(ValueError, match="no step has been made yet"):
         trainer.value("x")
-    with pytest.raises(ValueError, match="expected a step before"):
+    with pytest.raises(ValueError, match="no step has been made yet"):
         trainer.attention(0)
     trainer.step()
     with pytest.raises(ValueError, match=r"name: expected one of embedding, x, .* found 'nope'"):
         trainer.value("nope")
     for layer in 1, 9, -1:
-        with pytest.raises(ValueError, match=rf"layer: expected one in range\(1\), found {layer}"):
+        with pytest.raises(ValueError, match=rf"layer: expected an integer in range\(1\), found {layer}"):
             trainer.attention(layer)
     for name in "layer0.attn.probs", "work":
         with pytest.raises(ValueError, match=rf"name: expected one of (?!.*{name},)"):

@@ -1,6 +1,7 @@
 """Training runs against the reference's own figures."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -159,7 +160,7 @@ def test_held_out_loss_not_finite(tmp_path):
     """A held-out loss that is not finite names its step, and is no measurement."""
     trainer = tiny_trainer(tmp_path, 3, val_fraction=0.3)
     trainer.params["lm_head"][:] = np.nan
-    with pytest.raises(NotFiniteError, match="step 3: expected a finite loss, found another in the held-out part"):
+    with pytest.raises(NotFiniteError, match="step 3: expected a finite loss, found infinity or NaN on the held-out"):
         trainer.evaluate()
     assert trainer.best_val_loss is None and trainer.n_worse == 0
 
@@ -197,3 +198,12 @@ def test_repr(tmp_path):
     """A trainer says in one line where it is."""
     trainer = tiny_trainer(tmp_path, 3)
     assert repr(trainer) == f"<Trainer at step 3 of 8: {trainer.params.flat.size:,} parameters>"
+
+
+@pytest.mark.parametrize("setting", ["n_embd", "n_layer", "block_size"])
+def test_a_checkpoint_of_another_size(tmp_path, setting):
+    """A Trainer refuses a checkpoint of a model of another size, and names the setting."""
+    trainer = tiny_trainer(tmp_path)
+    size = getattr(trainer.config, setting)
+    with pytest.raises(ConfigError, match=f"{setting}: expected {size}, as in the checkpoint, found {2 * size}"):
+        Trainer(replace(trainer.config, **{setting: 2 * size}), trainer.checkpoint())

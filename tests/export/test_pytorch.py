@@ -105,7 +105,7 @@ def test_mistakes(trained):
     model = trained(NAMES)
     weights = model.to_torch()
     for other in (torch.nn.Linear(2, 2), weights.state_dict()):
-        said = f"^module: expected what to_torch\\(\\) gave, found {type(other).__name__}; of a compiled one"
+        said = f"^module: expected a module from to_torch\\(\\), found {type(other).__name__}; for a compiled module"
         with pytest.raises(TypeError, match=said):
             Model.from_torch(other)
     for name, weight, said in [

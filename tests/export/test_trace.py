@@ -219,7 +219,7 @@ def test_default_input_elsewhere(tmp_path):
     here = microgpt("trace", *flags, tmp_path / "here.safetensors")  # beside input.txt
     elsewhere = microgpt("trace", *flags, "elsewhere.safetensors", cwd=tmp_path)
     assert (here.returncode, here.stderr, elsewhere.returncode) == (0, "", 0)
-    assert elsewhere.stderr.startswith("microgpt: input.txt: none in this directory")
+    assert elsewhere.stderr.startswith("microgpt: input.txt: not found in this directory")
     assert (tmp_path / "elsewhere.safetensors").read_bytes() == (tmp_path / "here.safetensors").read_bytes()
     assert microgpt("trace", "--input", "input.txt", *flags, "a.safetensors", cwd=tmp_path).returncode == 1
 

@@ -137,7 +137,7 @@ def norm_of_gradient(x):
 @pytest.mark.parametrize("twice", [penalty, norm_of_gradient])
 def test_only_once(twice):
     """A second derivative is refused, not wrong, in whatever graph it is asked for."""
-    with pytest.raises(RuntimeError, match="differentiated once"):
+    with pytest.raises(RuntimeError, match="first derivatives only"):
         twice(tensor(3, 2))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of hostile files share: ways to damage a fine file, and what may come of it."""
+"""Shared by the tests of hostile files: ways to damage a valid file, and the permitted outcomes."""
 
 import os
 import random
@@ -105,7 +105,7 @@ def settings(with_state, with_config):
 
 
 def written_to(path):
-    """A FIFO whose other end somebody has open."""
+    """A FIFO with a reader."""
     os.mkfifo(path)
     os.open(path, os.O_RDWR)
 
@@ -153,7 +153,7 @@ from microgpt.runs import checkpoint, run
 import microgpt
 def most():  # and not ru_maxrss, which begins with what the process had before it became this one: its parent's
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-microgpt.load(sys.argv[1])  # whatever is imported once
+microgpt.load(sys.argv[1])  # so that imports happen before the measurement
 before = most()
 try:
     found = microgpt.load(sys.argv[2])
@@ -186,13 +186,13 @@ class Hostile:
 
     @pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES.keys())
     def test_not_a_file(self, tmp_path, make):
-        """What is no file of a model's size is refused at once, without waiting for it or reading it."""
+        """A FIFO, device or file of another size is refused at once, without waiting or reading."""
         make(tmp_path / "c")
         with pytest.raises(CheckpointError):
             self.module.load(str(tmp_path / "c"))
 
     def test_a_file_that_changes_while_it_is_read(self, good, values, tmp_path, monkeypatch):
-        """A file that shrinks, grows or changes after the look at its head gives the old values or none."""
+        """A file that changes after its head has been read gives the old values or none."""
         path = tmp_path / "c"
         later = good.replace(b'"step": 4', b'"step": 5')
         for change in (good[:-100], good[:100] + b"x" + good[101:], good + b"more", later):
@@ -209,7 +209,7 @@ class Hostile:
 
     @pytest.mark.slow
     def test_every_length(self, good, tmp_path):
-        """No beginning of a file is accepted."""
+        """No truncated file is accepted."""
         path = tmp_path / "c"
         path.write_bytes(good)
         for size in range(len(good) - 1, -1, -self.between):
@@ -229,7 +229,7 @@ class Hostile:
 
     @pytest.mark.slow
     def test_mutations(self, good, values, tmp_path):
-        """Damaged anywhere, in any of eight ways, it gives the right values or is refused."""
+        """A file damaged anywhere, in any of eight ways, gives the right values or is refused."""
         rng = random.Random(5)
         accepted = sum(self.is_accepted(tmp_path / "c", mutate(rng, good), values) for _ in range(self.mutations))
         assert accepted < self.mutations / 20  # bytes that say nothing, such as dates and spaces

@@ -1,4 +1,4 @@
-"""best.npz: the run as it was at its best held-out loss, beside the last."""
+"""best.npz: the checkpoint with the lowest held-out loss."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from microgpt.base.progress import Reporter
 from microgpt.core.trainer import Trainer
 from microgpt.runs import checkpoint, loop, run
 
-# with which the held-out loss goes up and down
+# settings that make the held-out loss rise and fall
 SETTINGS = {"n_embd": 8, "n_head": 2, "block_size": 8, "num_steps": 70, "val_fraction": 0.2}
 SETTINGS |= {"learning_rate": 0.2, "schedule": "constant", "eval_every": 5, "checkpoint_every": 10}
 
@@ -27,13 +27,13 @@ def flags(**settings):
 
 
 def measured(folder):
-    """(step, held-out loss) of every measurement, by the metrics."""
+    """(step, held-out loss) of every evaluation in the metrics."""
     lines = [json.loads(line) for line in (folder / run.METRICS).read_text().splitlines()]
     return [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
 
 
 def new_bests(measurements):
-    """The steps at which the loss is below all those before."""
+    """The steps whose loss is lower than all earlier ones."""
     return [
         step
         for i, (step, loss) in enumerate(measurements)
@@ -47,7 +47,7 @@ def content(folder, *names):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A directory with names.txt and a run, whose best is neither its first measurement nor its last."""
+    """A directory with names.txt and a run whose best evaluation is neither the first nor the last."""
     folder = tmp_path_factory.mktemp("best")
     write_names(folder / "names.txt", 100)
     process = microgpt("train", "--input", "names.txt", "--out", "run", *flags(**SETTINGS, num_samples=0), cwd=folder)
@@ -59,7 +59,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def begun(trained, monkeypatch):
-    """A function of a path: a trainer of the same run, and a new Run there."""
+    """A function that returns a trainer of the same run and a new Run at a path."""
     monkeypatch.chdir(trained)
     runs = []
 
@@ -76,7 +76,7 @@ def begun(trained, monkeypatch):
 
 
 def test_it_is_the_run_at_its_best(trained, monkeypatch):
-    """It is a run of the same settings that went only as far as the best measurement, to the last bit."""
+    """best.npz equals, bit for bit, a run with the same settings that was stopped at the best evaluation."""
     monkeypatch.chdir(trained)
     measurements = measured(trained / "run")
     best, trainer = new_bests(measurements)[-1], Trainer(Config("names.txt", **SETTINGS, num_samples=0))
@@ -91,7 +91,7 @@ def test_it_is_the_run_at_its_best(trained, monkeypatch):
 
 
 def test_only_a_new_best_is_written(trained, begun, tmp_path, monkeypatch):
-    """It is written at each new best, and at no other step, before the checkpoint of that step."""
+    """best.npz is written at each new best and at no other step, before the checkpoint of that step."""
     trainer, target = begun(tmp_path / "run")
     write, written = files.Folder.write, []
 
@@ -109,13 +109,13 @@ def test_only_a_new_best_is_written(trained, begun, tmp_path, monkeypatch):
 
 
 def test_without_a_held_out_part(tmp_path):
-    """A run that holds nothing out has no best."""
+    """A run without a held-out set has no best.npz."""
     package.train(write_names(tmp_path / "names.txt"), out=tmp_path / "run", num_steps=20, eval_every=5)
     assert not (tmp_path / "run" / run.BEST).exists()
 
 
 def test_its_uses(trained):
-    """sample, eval, score and load take it like any checkpoint, and it is not the last."""
+    """sample, eval, score and load read best.npz like any checkpoint, and it differs from the last one."""
     last, best = package.load(trained / "run"), package.load(trained / "run" / run.BEST)
     assert not np.array_equal(last.params.flat, best.params.flat)
     for command in ["sample", "--num-samples", 3], ["eval"], ["score", "ab"]:
@@ -127,19 +127,19 @@ def test_its_uses(trained):
 
 
 def test_eval_held_out(trained):
-    """eval --held-out finds the last measurement of the last weights, and the best of the best."""
+    """eval --held-out gives the last held-out loss for the last weights, and the lowest for best.npz."""
     measurements = measured(trained / "run")
     best = min(measurements, key=lambda pair: pair[1])
     for path, (_, loss) in ("run", measurements[-1]), ("run/best.npz", best):
         process = microgpt("eval", path, "--held-out", "--json", cwd=trained)
         found = json.loads(process.stdout)
         assert found["loss"] == loss and found["n_documents"] == 20
-        assert "what was held out" in microgpt("eval", path, "--held-out", cwd=trained).stdout
+        assert "(held-out documents)" in microgpt("eval", path, "--held-out", cwd=trained).stdout
 
 
 @pytest.mark.parametrize("split", ["blank-line", "none"])
 def test_eval_held_out_of_other_splits(tmp_path, split):
-    """The same of paragraphs and of running text."""
+    """eval --held-out gives the recorded losses for paragraphs and running text too."""
     rng = random.Random(1)
     (tmp_path / "t").write_text("".join(rng.choices("abc  \n\n", k=2000)))
     settings = SETTINGS | {"num_steps": 30, "split": split}
@@ -149,7 +149,7 @@ def test_eval_held_out_of_other_splits(tmp_path, split):
 
 
 def test_eval_held_out_is_refused(trained, tmp_path):
-    """Without a held-out part it is exit 2, and exit 1 when the input has changed, in one line."""
+    """eval --held-out without a held-out set exits with 2, and with 1 if the input has changed, in one line."""
     settings = SETTINGS | {"val_fraction": 0, "num_steps": 1}
     names = write_names(tmp_path / "names.txt", 100)
     for out, more in ("none", settings), ("changed", settings | {"val_fraction": 0.2}):
@@ -165,7 +165,7 @@ def test_eval_held_out_is_refused(trained, tmp_path):
 
 
 def test_a_full_disk(trained, begun, tmp_path, monkeypatch, capfd):
-    """A best that cannot be written is a notice each time; the one before stays whole, and the run is the same."""
+    """If best.npz cannot be written, each failure is a notice, the old file stays intact, and the run is unchanged."""
     trainer, target = begun(tmp_path / "run")
     write_all, bests = files.write_all, new_bests(measured(trained / "run"))
 
@@ -177,10 +177,10 @@ def test_a_full_disk(trained, begun, tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(files, "write_all", full)
     loop.train(trainer, target)
-    notices = [line for line in capfd.readouterr().err.splitlines() if "training goes on" in line]
+    notices = [line for line in capfd.readouterr().err.splitlines() if "training continues" in line]
     path = tmp_path / "run" / run.BEST
     assert notices == [
-        f"microgpt: {path}: the run cannot be saved at step {step}: No space left on device; training goes on"
+        f"microgpt: {path}: the run cannot be saved at step {step}: No space left on device; training continues"
         for step in bests[1:]
     ]
     assert content(tmp_path / "run", run.CHECKPOINT, run.METRICS) == content(
@@ -192,13 +192,13 @@ def test_a_full_disk(trained, begun, tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("precious", path)])
 def test_something_else_in_its_place(trained, begun, tmp_path, make, capfd):
-    """A FIFO, directory or link that comes to be there is not written to: a notice, and training goes on."""
+    """A FIFO, directory or link in its place is not written to: a notice is printed, and training continues."""
     trainer, target = begun(tmp_path / "run")
     (tmp_path / "run" / "precious").write_text("precious")
     make(tmp_path / "run" / run.BEST)
     loop.train(trainer, target)
     said = capfd.readouterr().err
-    assert said.count("training goes on") == said.count(": expected a file, found a") > 1
+    assert said.count("training continues") == said.count(": expected a file, found a") > 1
     assert (tmp_path / "run" / "precious").read_text() == "precious"
     names = run.CHECKPOINT, run.METRICS
     assert content(tmp_path / "run", *names) == content(trained / "run", *names)
@@ -206,7 +206,7 @@ def test_something_else_in_its_place(trained, begun, tmp_path, make, capfd):
 
 @pytest.mark.parametrize("when", ["first", "last"])
 def test_nobody_reads_any_longer(trained, tmp_path, monkeypatch, when):
-    """When stdout is closed at a new best, that is saved all the same, and the run goes on to the same bytes."""
+    """If stdout is closed at a new best, best.npz is still saved, and the resumed run ends with the same bytes."""
     monkeypatch.chdir(trained)
     bests = new_bests(measured(trained / "run"))
     at = bests[0 if when == "first" else -1]
@@ -229,7 +229,7 @@ def test_nobody_reads_any_longer(trained, tmp_path, monkeypatch, when):
 
 
 def test_damaged(trained, tmp_path):
-    """A damaged best does not stop the run that made it, and is refused as any other file."""
+    """A damaged best.npz does not prevent resuming its run, and loading it is refused like any damaged file."""
     shutil.copytree(trained / "run", tmp_path / "run")
     (tmp_path / "run" / run.BEST).write_bytes(b"damaged")
     process = microgpt("sample", tmp_path / "run" / run.BEST)

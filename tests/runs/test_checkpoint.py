@@ -1,4 +1,4 @@
-"""Checkpoint files: what is saved comes back, for this program and for numpy.load."""
+"""Checkpoint files: load() and numpy.load read back what was saved."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def test_round_trip(tmp_path, dtype, settings):
 
 @pytest.mark.parametrize("text", ['a,b[c{d"e\\f', "zoë 🙂\u2028\x0b", "\x00\x7f"], ids=["JSON", "Unicode", "control"])
 def test_odd_characters(tmp_path, text):
-    """Vocabularies of any characters, and paths of any bytes, come back."""
+    """Vocabularies of any characters and paths of any bytes are read back."""
     path = tmp_path / 'in\udcff,["\n.txt'
     path.write_text(text, encoding="utf-8")
     saved = Trainer(Config(input=str(path), n_embd=4)).checkpoint()
@@ -60,10 +60,10 @@ def test_no_time_of_day(tmp_path):
 
 
 def test_loading_runs_nothing_and_opens_nothing_else(tmp_path):
-    """Loading imports, compiles and executes nothing, and opens the file alone."""
+    """Loading imports, compiles and executes nothing, and opens no other file."""
     path = str(tmp_path / "c")
     files.write(path, checkpoint.to_bytes(tiny_trainer(tmp_path, 1).checkpoint()))
-    checkpoint.load(path)  # whatever is imported once
+    checkpoint.load(path)  # so that imports happen before the measurement
     seen, me = [], threading.get_ident()
 
     def audit(event, arguments):
@@ -81,7 +81,7 @@ def test_loading_runs_nothing_and_opens_nothing_else(tmp_path):
 
 
 def test_an_older_checkpoint(tmp_path):
-    """A checkpoint that another build wrote, once and for all, loads, and its run goes on as it did."""
+    """The stored checkpoint of an earlier build loads, and its resumed run gives the same losses."""
     saved = checkpoint.load(str(ROOT / "tests" / "golden" / "checkpoint.npz"))
     assert (saved.step, saved.n_worse, "".join(saved.vocab)) == (4, 0, "abcdelnorv")
     (tmp_path / "documents.txt").write_text("anna\nbob\ncarol\ndave\n")
@@ -92,7 +92,7 @@ def test_an_older_checkpoint(tmp_path):
 
 
 def test_half_a_pair_of_gaussians(tmp_path):
-    """An odd number of weights leaves the generator half of a pair, which a resumed trainer still has."""
+    """An odd number of weights leaves half a pair in the random generator, which a checkpoint keeps."""
     saved = tiny_trainer(tmp_path, 2, n_embd=1, n_head=1, block_size=5).checkpoint()
     assert saved.rng_state[2] is not None
     (tmp_path / "c").write_bytes(checkpoint.to_bytes(saved))
@@ -102,7 +102,7 @@ def test_half_a_pair_of_gaussians(tmp_path):
 
 @pytest.mark.parametrize("where", ["weights", "m", "v"])
 def test_not_finite_is_not_saved(tmp_path, where):
-    """Weights or moments that are no longer numbers are an error and not a checkpoint that nobody can load."""
+    """Weights or moments that are not finite raise an error instead of writing a checkpoint that cannot be loaded."""
     trainer = tiny_trainer(tmp_path)
     {"weights": trainer.params.flat, **trainer.optimizer.arrays}[where][-1] = np.inf
     with pytest.raises(NotFiniteError, match=where):
@@ -110,7 +110,7 @@ def test_not_finite_is_not_saved(tmp_path, where):
 
 
 def test_a_vocabulary_too_large_to_load_is_not_saved(tmp_path, monkeypatch):
-    """What would not be loaded is not saved."""
+    """A checkpoint that load() would reject is not saved."""
     monkeypatch.setattr(checkpoint, "MAX_JSON", 1000)
     with pytest.raises(CheckpointError, match="at most 1000 bytes"):
         checkpoint.to_bytes(tiny_trainer(tmp_path).checkpoint())

@@ -1,4 +1,4 @@
-"""Saving on disks that fail: whatever goes wrong, the old checkpoint or the new one is there and loads."""
+"""Saving on failing disks: after any error, the old or the new checkpoint is there and loads."""
 
 import errno
 import json
@@ -78,7 +78,7 @@ def test_every_operation_was_reached(saves):
 
 @pytest.mark.slow
 def test_the_old_or_the_new_loads(saves):
-    """After any fault the directory loads as what it was or as what was saved; and as the latter if that was said."""
+    """After any fault, the directory loads as before or as saved; as saved if the save reported success."""
     for r in saves:
         new = r["old"] + 1
         assert r["found"] in ({"none", 0} if new == 0 else {r["old"], new}), r
@@ -89,7 +89,7 @@ def test_the_old_or_the_new_loads(saves):
 
 @pytest.mark.slow
 def test_the_one_before_is_kept(saves):
-    """After any fault there is also the checkpoint before, or the last one twice; a save that is said to be is so."""
+    """After any fault, a previous checkpoint exists too, or a second copy of the last; reported saves are real."""
     for r in saves:
         if r["scene"] == "third save":
             assert r["previous"] in (r["old"] - 1, r["old"]), r
@@ -109,7 +109,7 @@ def test_no_litter(saves):
 
 @pytest.mark.slow
 def test_the_next_save_goes_well(saves):
-    """Once the fault has gone the next save works, whatever was left behind."""
+    """After the fault, the next save works, whatever files the fault left."""
     for r in saves:
         assert r["again"] == 0 and r["found_again"] == r["old"] + 2, r
 
@@ -119,7 +119,7 @@ def test_the_next_save_goes_well(saves):
 
 @pytest.mark.slow
 def test_every_read_was_reached(commands):
-    """The faults struck at every read of the command, and wherever training opens files and looks at them."""
+    """The faults occurred at every read of the command, and wherever training opens or examines files."""
     struck = [r for r in commands if r["fired"]]
     command = struck[0]["command"]
     assert len({(r["scene"], r["n"]) for r in struck if r["kind"] == "read"}) >= READS[command]
@@ -130,7 +130,7 @@ def test_every_read_was_reached(commands):
 
 @pytest.mark.slow
 def test_what_fails_now_is_not_damaged(commands):
-    """Whatever fails, no good checkpoint is set aside, demoted or lost, and no line of the metrics with it."""
+    """Whatever fails, no good checkpoint is renamed or lost, nor any line of its metrics."""
     for r in commands:
         last, before = r[run.CHECKPOINT], r[run.PREVIOUS]
         assert before in (4, 8, 12), r
@@ -143,14 +143,14 @@ def test_what_fails_now_is_not_damaged(commands):
 
 @pytest.mark.slow
 def test_reading_changes_nothing(commands):
-    """Commands that only read leave the run's directory as it is; so does a new run that finds another's there."""
+    """Commands that only read do not change the run's directory; nor does a new run that is refused there."""
     for r in commands:
         assert r["command"] in ("train --resume", "train --metrics") or r["changed"] == [], r
 
 
 @pytest.mark.slow
 def test_a_fault_is_one_line(commands):
-    """What cannot be read is exit 1 and one line that names the file and the reason, whoever asked."""
+    """A file that cannot be read gives exit code 1 and one line with the file and the reason, for every command."""
     for r in commands:
         lines = r["output"].splitlines()
         assert "Traceback" not in r["output"], r
@@ -172,14 +172,14 @@ def test_a_fault_is_one_line(commands):
 
 @pytest.mark.slow
 def test_after_the_fault(commands):
-    """Once the fault has gone the run is resumed to the bytes of one that met none."""
+    """After the fault, the resumed run ends with the same bytes as an undisturbed one."""
     for r in commands:
         assert r["again"] == 0 and r.get("right", True), r
 
 
 @pytest.mark.slow
 def test_a_directory_that_becomes_a_link(driven):
-    """A run stays in its directory when that is renamed, at any operation, and a link to another put in its place."""
+    """A run keeps its directory even if it is renamed, at any operation, and replaced by a link to another."""
     found = driven("swaps")
     for r in found:
         if (r["kind"], r["n"]) != ("open", 1):  # before the directory is opened its path already leads to the other
@@ -203,7 +203,7 @@ def mounted(path, *options):
 
 
 def test_full_disk(tmp_path):
-    """On a full disk saving warns and training goes on; the old checkpoint stays; the last save failing is exit 1."""
+    """On a full disk, a failed save is a notice and keeps the old checkpoint; a failed last save exits with 1."""
     names = write_names(tmp_path / "names.txt")
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=128k", "tmpfs"):
         out = tmp_path / "disk" / "run"
@@ -229,7 +229,7 @@ def test_full_disk(tmp_path):
 
 
 def test_disk_full_for_a_while(tmp_path):
-    """A periodic save that fails is a notice, training goes on, and once there is room the run is whole again."""
+    """A failed periodic save is a notice and training continues; with free space again, nothing is missing."""
     trainer = tiny_trainer(tmp_path, num_steps=50, checkpoint_every=10)
     target = run.Run(str(tmp_path / "run"))
     target.create()
@@ -258,7 +258,7 @@ def test_disk_full_for_a_while(tmp_path):
 
 
 def test_a_metrics_file_that_cannot_be_closed(tmp_path, monkeypatch):
-    """A run whose last metrics find the disk full lets go of its directory all the same."""
+    """A run whose last metrics cannot be written still unlocks its directory."""
     trainer, target = tiny_trainer(tmp_path), run.Run(str(tmp_path / "run"))
     target.create()
     target.start(trainer.checkpoint(), trainer.input)
@@ -277,7 +277,7 @@ def test_a_metrics_file_that_cannot_be_closed(tmp_path, monkeypatch):
 
 
 def test_metrics_come_first(tmp_path, monkeypatch):
-    """A checkpoint is not saved before the metrics of its steps are on the disk."""
+    """The metrics of a checkpoint's steps are on the disk before the checkpoint is saved."""
     trainer = tiny_trainer(tmp_path)
     target = run.Run(str(tmp_path / "run"))
     target.create()
@@ -295,7 +295,7 @@ def test_metrics_come_first(tmp_path, monkeypatch):
 
 
 def test_size_limit(tmp_path):
-    """Under a limit of file sizes a save fails as cleanly: exit 1, the old checkpoint intact."""
+    """A save beyond the limit of file sizes exits with 1 and leaves the old checkpoint intact."""
     out, names = tmp_path / "run", write_names(tmp_path / "names.txt")
     flags = ["--input", names, "--num-steps", 10, *TINY_FLAGS]
     assert microgpt("train", "--out", out, *flags).returncode == 0
@@ -310,7 +310,7 @@ def test_size_limit(tmp_path):
 
 
 def test_read_only(tmp_path):
-    """A directory that cannot be written to is found before the first step."""
+    """A directory that is not writable is reported before the first step."""
     names, out = write_names(tmp_path / "names.txt"), tmp_path / "disk" / "run"
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
         flags = ["--input", names, "--num-steps", 10, *TINY_FLAGS]
@@ -325,7 +325,7 @@ def test_read_only(tmp_path):
 
 @pytest.mark.parametrize("place", ["file", "file/run", "/proc/nothing/run"])
 def test_no_directory(tmp_path, place):
-    """A directory that cannot be made is refused, with exit code 1 and the flag, before the first step."""
+    """A directory that cannot be created is refused before the first step, with exit code 1 and the flag."""
     (tmp_path / "file").write_text("mine")
     write_names(tmp_path / "names.txt")
     refused = microgpt("train", "--input", "names.txt", "--out", place, *TINY_FLAGS, cwd=tmp_path)
@@ -334,7 +334,7 @@ def test_no_directory(tmp_path, place):
 
 
 def test_a_bad_last_checkpoint(tmp_path):
-    """A damaged checkpoint.npz is set aside, and the run goes on from the one before it to the same end."""
+    """A damaged checkpoint.npz is renamed, and the run resumes from the previous one and ends with the same bytes."""
     names = write_names(tmp_path / "names.txt")
     flags = ["--input", names, "--num-steps", 30, "--checkpoint-every", 10, *TINY_FLAGS]
     for name in "straight", "damaged":
@@ -342,7 +342,7 @@ def test_a_bad_last_checkpoint(tmp_path):
     out = tmp_path / "damaged"
     (out / run.CHECKPOINT).write_bytes(b"damaged")
     sampled = microgpt("sample", out, "--num-samples", 1)
-    assert sampled.returncode == 0 and "of step 20" in sampled.stderr
+    assert sampled.returncode == 0 and "from step 20" in sampled.stderr
     resumed = microgpt("train", "--resume", out)
     assert resumed.returncode == 0 and "after step 20" in resumed.stderr
     assert (out / run.BAD).read_bytes() == b"damaged"
@@ -351,7 +351,7 @@ def test_a_bad_last_checkpoint(tmp_path):
 
 
 def test_both_checkpoints_bad(tmp_path):
-    """When no checkpoint is fine, that is said, and nothing is touched."""
+    """If no checkpoint is intact, an error says so, and no file is changed."""
     out = tmp_path / "run"
     out.mkdir()
     (out / run.CHECKPOINT).write_bytes(b"bad")

@@ -27,7 +27,7 @@ def test_a_loaded_run(trained):
 
 
 def test_the_steps_of_the_checkpoint(trained, tmp_path):
-    """Losses of steps that the loaded checkpoint does not have are not in the history."""
+    """The history has no steps after the loaded checkpoint."""
     model, path = trained
     shutil.copytree(path, tmp_path / "run")
     shutil.copy(path / "checkpoint.prev.npz", tmp_path / "run" / "checkpoint.npz")
@@ -38,7 +38,7 @@ def test_the_steps_of_the_checkpoint(trained, tmp_path):
 
 
 def test_without_metrics(trained, tmp_path):
-    """A file alone, and a run whose metrics are missing or no file, has an empty history."""
+    """A single file, or a run without readable metrics, has an empty history."""
     _, path = trained
     assert microgpt.load(path / "checkpoint.npz").history == History()
     shutil.copytree(path, tmp_path / "run")
@@ -72,6 +72,6 @@ def line(step, **values):
     ],
 )
 def test_damaged_metrics(bad):
-    """A history ends before the first line that is damaged or out of order, or beyond the checkpoint."""
+    """A history ends before the first line that is damaged, out of order, or beyond the checkpoint."""
     found = History.read([line(5), line(6, val_loss=2.5), bad, line(7)], 30)
     assert (found.first_step, list(found.losses), found.val_losses) == (5, [5.0, 6.0], [(6, 2.5)])

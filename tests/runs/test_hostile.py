@@ -1,4 +1,4 @@
-"""Hostile checkpoints: whatever a file holds, it loads to exactly the saved values or is refused as CheckpointError."""
+"""Hostile checkpoints: any file loads to exactly the saved values or raises CheckpointError."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def trainer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def good(trainer):
-    """The bytes of a fine checkpoint."""
+    """The bytes of a valid checkpoint."""
     return bytes(checkpoint.to_bytes(trainer.checkpoint()))
 
 
@@ -51,12 +51,12 @@ def pack(text, arrays):
 
 
 def sealed(run, arrays):
-    """A checkpoint whose hash is right, so that only what it says can be wrong."""
+    """A checkpoint with a valid hash, so that only its content can be wrong."""
     run = run | {"sha256": checkpoint.digest(run, map(np.asfortranarray, arrays.values()))}
     return pack(checkpoint.encode(run), arrays)
 
 
-# ---- by hand: each makes bytes from those of a fine checkpoint ----
+# ---- by hand: each makes bytes from those of a valid checkpoint ----
 
 
 with_run = with_changes(parts, sealed, lambda run, arrays: run)
@@ -340,7 +340,7 @@ class TestCheckpoint(Hostile):
 
     @pytest.mark.slow
     def test_every_bit_outside_of_the_arrays(self, good, values, tmp_path):
-        """Any bit of the zip and array headers and of the settings may be another."""
+        """Flipping any bit of the zip headers, array headers or settings gives the saved values or an error."""
         run_end = good.find(b"PK\3\4", 4)
         places = [i for i in range(len(good)) if good[i : i + 2] == b"PK"]
         near = {i for p in places for i in range(p, min(p + 190, len(good)))} | set(range(0, run_end, often(40, 3)))
@@ -368,7 +368,7 @@ WRONG_STATES = {
 
 @pytest.mark.parametrize("kind", WRONG_STATES.values(), ids=WRONG_STATES.keys())
 def test_states_of_another_optimizer(good, trainer, tmp_path, kind):
-    """A state that Adam cannot have had is loaded, for some optimizer may have had it, and Adam does not resume it."""
+    """A state that is impossible for Adam loads, because another optimizer may have saved it; Adam refuses it."""
     (tmp_path / "c").write_bytes(kind(good))
     saved = checkpoint.load(str(tmp_path / "c"))
     with pytest.raises(CheckpointError, match="expected"):
@@ -376,7 +376,7 @@ def test_states_of_another_optimizer(good, trainer, tmp_path, kind):
 
 
 def test_the_seal_itself(good, tmp_path, values):
-    """Without a change the helpers above make a fine checkpoint: what they refuse is refused for the change."""
+    """Without a change, the helpers above make a valid checkpoint, so that only the change causes the refusal."""
     run, arrays = parts(good)
     scalars = {name: run[name] for name in ("beta1_t", "beta2_t")}
     for content in sealed(run, arrays), renamed(good, "m", "m"), with_scalars(good, scalars):
@@ -385,7 +385,7 @@ def test_the_seal_itself(good, tmp_path, values):
 
 
 def test_a_good_head_and_10_gigabytes(good, tmp_path):
-    """A file is as large as its settings demand, or is refused before it is read."""
+    """A file whose size does not match its settings is refused before it is read."""
     path = tmp_path / "c"
     path.write_bytes(good)
     os.truncate(path, 10 * 10**9)
@@ -394,14 +394,14 @@ def test_a_good_head_and_10_gigabytes(good, tmp_path):
 
 
 def test_a_path_with_a_nul():
-    """Not even the path can raise anything else."""
+    """A bad path raises CheckpointError too."""
     with pytest.raises(CheckpointError):
         checkpoint.load("a\0b")
 
 
 @pytest.mark.slow
 def test_sealed_mutations(good, tmp_path):
-    """With the hash made right again the values may be others, but it is still those or CheckpointError."""
+    """With a valid hash, a damaged file loads to the values that it holds or raises CheckpointError."""
     rng = random.Random(6)
     run, arrays = parts(good)
     for _ in range(often(300, 10_000)):

@@ -1,4 +1,4 @@
-"""Hostile .safetensors files: whatever one holds, it loads to exactly the model, or is refused as CheckpointError."""
+"""Hostile .safetensors files: any file loads to exactly the model or raises CheckpointError."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def trainer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def good(trainer):
-    """The bytes of a fine file."""
+    """The bytes of a valid file."""
     return safetensors.to_bytes(trainer.params, trainer.documents.sha256)
 
 
@@ -54,7 +54,7 @@ def pack(header, data):
 
 
 def sealed(state, header, data):
-    """A file whose hash is right, so that only what it says can be wrong."""
+    """A file with a valid hash, so that only its content can be wrong."""
     with suppress(KeyError, TypeError, ValueError):
         arrays = (data[slice(*header[name]["data_offsets"])] for name in ORDER)
         state = state | {"sha256": checkpoint.digest(state, (np.frombuffer(a, np.uint8) for a in arrays))}
@@ -66,7 +66,7 @@ ORDER = ["wte", "wpe", "lm_head", *(f"layer0.{name}" for name in (
 ))]  # fmt: skip
 
 
-# ---- by hand: each makes bytes from those of a fine file ----
+# ---- by hand: each makes bytes from those of a valid file ----
 
 
 with_state = with_changes(parts, sealed, lambda state, header, data: state)
@@ -296,14 +296,14 @@ class TestWeights(Hostile):
 
 @pytest.mark.parametrize("kind", ["text", "a checkpoint", "length 0", "length of the file", "length 2^63"])
 def test_no_header(good, tmp_path, kind):
-    """Of what has no header, and so is a file of another kind, that is what is said."""
+    """For another kind of file, which has no header, the message says so."""
     (tmp_path / "m").write_bytes(KINDS[kind](good))
     with pytest.raises(CheckpointError, match="expected a header that ends within"):
         safetensors.load(str(tmp_path / "m"))
 
 
 def test_the_seal_itself(good, tmp_path, values):
-    """Without a change the helpers above make a fine file: what they refuse is refused for the change."""
+    """Without a change, the helpers above make a valid file, so that only the change causes the refusal."""
     state, header, data = parts(good)
     assert list(by_rows(dict.fromkeys(ORDER, np.zeros((1, 1))))) == ORDER
     for same in (sealed(state, header, data), pack(header, data), with_text(b"wte", b"wte")(good)):
@@ -313,7 +313,7 @@ def test_the_seal_itself(good, tmp_path, values):
 
 @pytest.mark.slow
 def test_sealed_mutations(good, tmp_path):
-    """With the hash made right again what is accepted is what it says: odd values in the settings and the header."""
+    """With a valid hash, odd settings or headers are accepted only as the values that they state."""
     rng = random.Random(6)
     for _ in range(often(300, 10_000)):
         state, header, data = parts(good)

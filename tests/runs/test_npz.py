@@ -1,4 +1,4 @@
-"""Arrays as one .npz file: what is packed comes back, as numpy.load reads it, and only as what is expected."""
+""".npz files: packed arrays are read back as numpy.load reads them, and only in the expected form."""
 
 import io
 import struct
@@ -37,13 +37,13 @@ def test_round_trip():
     [MEMBERS[0], ("matrix", np.float64, (3, 2)), *MEMBERS[2:]],
 ], ids=["one less", "not the first", "another order", "one more", "name", "dtype", "length", "shape"])  # fmt: skip
 def test_other_members(members):
-    """A file of other members, or of the same in another order, dtype or shape, is refused."""
+    """A file with other members, or in another order, dtype or shape, is refused."""
     with pytest.raises((DataError, *npz.ERRORS)):
         npz.unpack(bytes(npz.pack(ARRAYS)), members)
 
 
 def test_one_member():
-    """The first member is read without the rest of the file, and tells where the next begins."""
+    """The first member is read without the rest of the file, with the offset of the next."""
     data = bytes(npz.pack(ARRAYS))
     text, end = npz.member(data[:300], 0, "text", np.uint8)
     assert bytes(text) == b"any bytes" and data[end : end + 4] == b"PK\3\4"
@@ -53,7 +53,7 @@ def test_one_member():
 
 @pytest.mark.parametrize("moved", [0, 3])
 def test_bytes_that_belong_to_nothing(moved):
-    """Bytes between the members and the directory are refused, whether or not its end says where it then begins."""
+    """Bytes between the members and the directory are refused, even if the directory's offset is adjusted."""
     data = bytes(npz.pack(ARRAYS))
     at = data.find(b"PK\1\2")
     assert data[-6:-2] == struct.pack("<L", at)
@@ -62,7 +62,7 @@ def test_bytes_that_belong_to_nothing(moved):
 
 
 def test_a_directory_too_long():
-    """A zip directory of many times the members is refused before it is read."""
+    """A zip directory much longer than the members need is refused before it is read."""
     data = bytes(npz.pack(ARRAYS))
     at, n = data.find(b"PK\1\2"), 10_000
     directory = (b"PK\1\2" + bytes(42)) * n

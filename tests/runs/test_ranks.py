@@ -25,7 +25,7 @@ FLAGS += ["--val-fraction", 0.2, "--eval-every", 10, "--grad-clip", 0.5, "--num-
 
 
 def start(n, *arguments, cwd, python=("-m", "microgpt")):
-    """mpiexec with n processes, of which there may be more than cores."""
+    """mpiexec with n processes, possibly more than there are cores."""
     command = [MPIEXEC, "-n", n, *(["--oversubscribe"] if b"Open MPI" in version() else [])]
     command += [sys.executable, *python, "train", "--mpi", *arguments]
     allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -72,7 +72,7 @@ def test_same_bytes(folder, dtype):
 
 
 def test_killed_and_resumed(folder):
-    """When one rank dies all do, and another number of ranks goes on from the last checkpoint to the same bytes."""
+    """If one rank dies, all end; any number of ranks resumes from the last checkpoint to the same bytes."""
     flags = [*FLAGS, "--num-steps", 600, "--checkpoint-every", 5, "--log-every", 50]
     assert microgpt("train", *flags, "--out", "one", cwd=folder).returncode == 0
     process = start(4, *flags, "--out", "killed", cwd=folder)
@@ -82,7 +82,7 @@ def test_killed_and_resumed(folder):
     assert process.wait(60) != 0
     assert (folder / "killed" / run.CHECKPOINT).exists()
     code, _, err = train(2, "--resume", "killed", cwd=folder)
-    assert code == 0 and re.search("goes on after step [0-9]+ of 600", err)
+    assert code == 0 and re.search("resuming after step [0-9]+ of 600", err)
     assert content(folder / "killed") == content(folder / "one")
 
 
@@ -102,7 +102,7 @@ def ranks_of(pid):
 
 @pytest.mark.parametrize("rank", [0, 3])
 def test_a_signal(folder, rank):
-    """A signal to any rank stops all after the same step, saved, and the run can go on to the same bytes."""
+    """A signal to any rank stops all after the same step; the saved run resumes and ends with the same bytes."""
     flags = [*FLAGS, "--num-steps", 3000, "--log-every", 50]
     process = start(4, *flags, "--out", "stopped", cwd=folder)
     while not process.stdout.readline().startswith("step   50"):
@@ -114,7 +114,7 @@ def test_a_signal(folder, rank):
     step = int(re.search("after step ([0-9]+)", err)[1])
     assert run.load(str(folder / "stopped")).step == step < 3000
     code, _, err = train(2, "--resume", "stopped", cwd=folder)
-    assert code == 0 and f"goes on after step {step} of 3000" in err
+    assert code == 0 and f"resuming after step {step} of 3000" in err
     assert microgpt("train", *flags, "--out", "one", cwd=folder).returncode == 0
     assert content(folder / "stopped") == content(folder / "one")
 
@@ -125,7 +125,7 @@ def test_a_signal(folder, rank):
     (2, [*DIVERGES, "--dtype", "float32"], 3, "expected a finite loss"),
 ])  # fmt: skip
 def test_mistakes(folder, n, flags, code, named):
-    """What is wrong for all is said once, in one line, with its exit code."""
+    """An error on all ranks is one line, printed once, with its exit code."""
     found, _, err = train(n, *FLAGS, "--num-steps", 300, *flags, cwd=folder)
     assert found == code
     lines = [line for line in said(err) if "expected a loss near" not in line]
@@ -133,7 +133,7 @@ def test_mistakes(folder, n, flags, code, named):
 
 
 def test_one_rank_fails(folder):
-    """What goes wrong on one rank alone is said by it, and ends the job."""
+    """A rank that fails alone prints its error and ends the job."""
     (folder / "other").mkdir()
     write_names(folder / "other" / "names.txt", 99)
     code = "import os, sys; rank = os.environ.get('OMPI_COMM_WORLD_RANK', os.environ.get('PMI_RANK')); "

@@ -1,4 +1,4 @@
-"""Resuming a run whose files cannot be read now, or are not its own: nothing is lost or written through a link."""
+"""Resuming a run whose files cannot be read or are replaced: nothing is lost or written through a link."""
 
 import builtins
 import contextlib
@@ -32,7 +32,7 @@ TINY_FLAGS = ["--n-embd", 4, "--n-head", 2, "--block-size", 4, "--num-samples", 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with names.txt, a run of 8 steps with checkpoints of steps 4 and 8, and what it is after step 12."""
+    """A folder with names.txt, an 8-step run with checkpoints at steps 4 and 8, and the same run after step 12."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--input", write_names(folder / "names.txt"), "--num-steps", 8, "--checkpoint-every", 4]
     assert microgpt("train", "--out", folder / "run", *flags, *TINY_FLAGS).returncode == 0
@@ -50,7 +50,7 @@ def two_saves(trained, tmp_path):
 
 @pytest.fixture
 def end(trained):
-    """The files of the run when it has gone on to step 12."""
+    """The files of the run, resumed until step 12."""
     return {name: (trained / "end" / name).read_bytes() for name in (CHECKPOINT, METRICS, CONFIG)}
 
 
@@ -59,7 +59,7 @@ def content(folder):
 
 
 def resume_is_refused(folder, before, error, match):
-    """A run does not go on here, for this reason, and its files are what they were before."""
+    """Resuming is refused for this reason, and the run's files do not change."""
     target = Run(str(folder))
     with pytest.raises(error, match=match):
         target.resume()
@@ -73,7 +73,7 @@ PASSING = ["EIO", "EMFILE", "ENFILE", "EACCES", "ENOMEM", "ENOSPC", "EDQUOT", "E
 @pytest.mark.parametrize("name", [*PASSING, "MemoryError", "RecursionError"])
 @pytest.mark.parametrize("when", ["open", "read"])
 def test_a_read_that_fails_once(two_saves, monkeypatch, name, when):
-    """A checkpoint that cannot be read now is not a damaged one: nothing is taken for it, renamed or written."""
+    """A checkpoint that cannot be read is not treated as damaged: nothing replaces it, is renamed or written."""
     error = OSError(getattr(errno, name), "x") if name.startswith("E") else getattr(builtins, name)()
     place = checkpoint if when == "read" else Folder
     before, calls, real = content(two_saves), [], getattr(place, when)
@@ -97,7 +97,7 @@ def test_a_read_that_fails_once(two_saves, monkeypatch, name, when):
 
 @pytest.mark.parametrize("size", [0, 100, 5000, -1])
 def test_a_read_that_is_short(two_saves, monkeypatch, size):
-    """A file of which there is less to read than it has is not a damaged one either."""
+    """A file that ends early while it is read is not treated as damaged either."""
     before = content(two_saves)
     real = checkpoint.read
 
@@ -111,12 +111,12 @@ def test_a_read_that_is_short(two_saves, monkeypatch, size):
         return real(Short())
 
     monkeypatch.setattr(checkpoint, "read", short)
-    resume_is_refused(two_saves, before, UnreadableError, "found it changing")
+    resume_is_refused(two_saves, before, UnreadableError, "the file changed while it was being read")
 
 
 @pytest.mark.parametrize("last", ["damaged", "missing"])
 def test_the_one_before_cannot_be_read_now(two_saves, monkeypatch, last):
-    """When the last checkpoint cannot be used and the one before not be read now, that is said, and nothing is done."""
+    """If the last checkpoint is unusable and the previous one unreadable, an error says so, and nothing changes."""
     path = two_saves / CHECKPOINT
     path.write_bytes(b"damaged") if last == "damaged" else path.unlink()
     before, real = content(two_saves), Folder.open
@@ -136,7 +136,7 @@ def test_the_one_before_cannot_be_read_now(two_saves, monkeypatch, last):
 
 @pytest.mark.parametrize("lost", [[CHECKPOINT], [CHECKPOINT, PREVIOUS]])
 def test_a_checkpoint_that_is_removed_meanwhile(two_saves, monkeypatch, lost):
-    """A checkpoint that goes between the look at the directory and its opening is a missing one."""
+    """A checkpoint that disappears between the listing of the directory and its opening counts as missing."""
     straight = two_saves.parent / "straight"
     shutil.copytree(two_saves, straight)
     (straight / CHECKPOINT).unlink()
@@ -164,7 +164,7 @@ def test_a_checkpoint_that_is_removed_meanwhile(two_saves, monkeypatch, lost):
 
 
 def test_a_checkpoint_that_was_away(two_saves, monkeypatch):
-    """A checkpoint that is put back while the one before is read is not replaced by it."""
+    """A checkpoint that reappears while the previous one is read is not replaced by it."""
     before, away, real = content(two_saves), two_saves.parent / "away", checkpoint.load
     (two_saves / CHECKPOINT).rename(away)
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_that_was_away(two_saves, monkeypatch):
 
 @pytest.mark.parametrize("place", ["config.toml", "names.txt", "run"])
 def test_the_input_cannot_be_looked_for_now(two_saves, trained, call, monkeypatch, place):
-    """When it cannot be said now where a run's input is, another of its name is not taken for it."""
+    """If the run's input cannot be reached, another file of the same name does not replace it."""
     monkeypatch.chdir(two_saves.parent)
     saved = checkpoint.load(str(two_saves / CHECKPOINT))
     (two_saves / CHECKPOINT).write_bytes(
@@ -208,7 +208,7 @@ def test_the_input_cannot_be_looked_for_now(two_saves, trained, call, monkeypatc
 
 
 def test_no_permission(two_saves):
-    """In a directory that may not be written to nothing is set aside, even what is damaged; reading goes on."""
+    """In a read-only directory, not even a damaged file is renamed, but reading still works."""
     (two_saves / CHECKPOINT).write_bytes(b"damaged")
     before = content(two_saves)
     two_saves.chmod(0o555)
@@ -226,14 +226,14 @@ def test_no_permission(two_saves):
 
 
 def without_rights():
-    """Let the process have no more rights than the files give it, even root's."""
+    """Drop root's right to bypass file permissions."""
     libc = ctypes.CDLL(None)
     for right in 1, 2:  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
         libc.prctl(24, right)  # PR_CAPBSET_DROP, for what is executed next
 
 
 def test_memory_for_a_while(two_saves, monkeypatch):
-    """A save for which there is too little memory is a notice, and training goes on, to the same bytes."""
+    """A save that runs out of memory is a notice, and training continues with the same result."""
     straight = two_saves.parent / "straight"
     shutil.copytree(two_saves, straight)
     real, calls = checkpoint.to_bytes, []
@@ -255,7 +255,7 @@ def test_memory_for_a_while(two_saves, monkeypatch):
 
 @pytest.mark.parametrize("error", [MemoryError, OSError])
 def test_what_fails_between_steps(two_saves, monkeypatch, error):
-    """When there is too little memory for what is shown, or stdout fails, the run is saved before it ends."""
+    """If printing fails, or runs out of memory, the run is saved before it ends."""
 
     def fails(*arguments):
         raise error
@@ -266,12 +266,13 @@ def test_what_fails_between_steps(two_saves, monkeypatch, error):
 
 
 def test_a_later_format(two_saves):
-    """A checkpoint of a later version is left as it is, and not taken for a damaged one."""
+    """A checkpoint of a later version is not changed, nor treated as damaged."""
     path = two_saves / "checkpoint.npz"
     path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": 7'))
     before = content(two_saves)
     resumed = microgpt("train", "--resume", two_saves)
-    assert resumed.returncode == 1 and "a later version's" in resumed.stderr and resumed.stderr.count("\n") == 1
+    assert resumed.returncode == 1 and resumed.stderr.count("\n") == 1
+    assert "a later version of microgpt wrote it" in resumed.stderr
     assert content(two_saves) == before
 
 
@@ -333,8 +334,8 @@ def call(capfd):
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 @pytest.mark.parametrize("place", PLACES)
 def test_not_the_runs_own(two_saves, end, call, place, make):
-    """What lies in the place of a run's file and is no file is refused in one line that names it, by whoever needs it;
-    nothing is changed, read or written through it; and with the file back the run goes on."""
+    """A non-file in the place of a run's file is refused in one line by every command that needs the file; nothing
+    is changed, read or written through it; and with the file back, the run resumes."""
     target, path, aside = two_saves.parent / "precious", two_saves / place, two_saves.parent / "aside"
     shutil.copy(path if path.exists() else two_saves / CHECKPOINT, target)
     if path.exists():
@@ -370,7 +371,7 @@ def test_not_the_runs_own(two_saves, end, call, place, make):
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 @pytest.mark.parametrize("place", TEMPORARY)
 def test_not_a_temporary_file(two_saves, end, call, place, make):
-    """What lies in the place of a temporary file is removed and not written to; a directory is refused at once."""
+    """Anything in the place of a temporary file is removed, not written to; a directory is refused at once."""
     target, path = two_saves.parent / "precious", two_saves / place
     target.write_text("precious")
     make(path, target)
@@ -387,7 +388,7 @@ def test_not_a_temporary_file(two_saves, end, call, place, make):
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
 @pytest.mark.parametrize("place", [CHECKPOINT, PREVIOUS, CONFIG])
 def test_not_to_be_saved_over(two_saves, make, place):
-    """What is put in the place of a run's file while it goes on is not replaced by the next save, and none is lost."""
+    """If something replaces a run's file during training, the next save leaves it alone, and no checkpoint is lost."""
     target, path = two_saves.parent / "precious", two_saves / place
     shutil.copy(path, target)
     run = Run(str(two_saves))
@@ -409,7 +410,7 @@ def test_not_to_be_saved_over(two_saves, make, place):
 
 @pytest.mark.parametrize("name", ["dangling link", "link to an endless device", "FIFO", "socket", "device"])
 def test_not_a_directory(tmp_path, call, name):
-    """What is no directory is refused as a run's in one line, at once, and left as it is."""
+    """Anything but a directory is refused as a run in one line, at once, and does not change."""
     names, path = write_names(tmp_path / "names.txt"), tmp_path / "run"
     KINDS[name](path, tmp_path / "precious")
     before = everything_in(tmp_path)
@@ -428,7 +429,7 @@ METRICS_PATHS = {  # made as `path`: exit code, part of the message
     "link to the settings": (lambda path, run: path.symlink_to("settings.toml"), 2, "other than --config"),
     "hard link to the settings": (lambda path, run: os.link(path.with_name("settings.toml"), path), 2, "--config"),
     "link to a link": (lambda path, run: two_links(path, "names.txt"), 2, "other than --input"),
-    "dangling link": (lambda path, run: path.symlink_to("nowhere"), 1, "a link to nothing"),
+    "dangling link": (lambda path, run: path.symlink_to("nowhere"), 1, "a broken link"),
     "link to itself": (lambda path, run: path.symlink_to(path.name), 1, "symbolic links"),
     "link to a directory": (lambda path, run: path.symlink_to("run"), 1, "Is a directory"),
     "directory": (lambda path, run: path.mkdir(), 1, "Is a directory"),
@@ -442,12 +443,12 @@ METRICS_PATHS = {  # made as `path`: exit code, part of the message
 }
 for _name in PLACES:
     METRICS_PATHS |= {
-        f"link to {_name}": (lambda path, run, name=_name: path.symlink_to(run / name), 2, "outside of the run's"),
-        f"hard link to {_name}": (lambda path, run, name=_name: os.link(run / name, path), 2, "outside of the run's"),
+        f"link to {_name}": (lambda path, run, name=_name: path.symlink_to(run / name), 2, "outside the run's"),
+        f"hard link to {_name}": (lambda path, run, name=_name: os.link(run / name, path), 2, "outside the run's"),
     }
     if _name != CHECKPOINT:  # of which the one before takes the place
         METRICS_PATHS[f"dangling link to {_name}"] = (
-            lambda path, run, name=_name: dangle(path, run / name), 1, "a link to nothing",
+            lambda path, run, name=_name: dangle(path, run / name), 1, "a broken link",
         )  # fmt: skip
 del METRICS_PATHS[f"hard link to {METRICS}"]  # with which the run itself is refused
 
@@ -464,8 +465,8 @@ def dangle(path, target):
 
 @pytest.mark.parametrize("make, code, message", METRICS_PATHS.values(), ids=METRICS_PATHS.keys())
 def test_where_metrics_go(two_saves, call, make, code, message):
-    """--metrics is not written over what the command reads or the run has, by whichever name; nor through a link to
-    nothing; a FIFO that nobody reads is refused at once."""
+    """--metrics never overwrites the command's input or the run's files, under any name, nor follows a broken link;
+    a FIFO without a reader is refused at once."""
     folder = two_saves.parent
     shutil.copy(two_saves / CONFIG, folder / "settings.toml")
     shutil.copy(two_saves / CHECKPOINT, two_saves / BAD)
@@ -486,17 +487,17 @@ def test_where_metrics_go(two_saves, call, make, code, message):
 
 
 def test_metrics_in_a_run_by_another_name(two_saves, call):
-    """A new file is not made in the run's directory, however that is called."""
+    """--metrics creates no file in the run's directory, whichever path leads there."""
     (two_saves.parent / "alias").symlink_to(two_saves)
     before = everything_in(two_saves)
     for path in two_saves.parent / "alias" / "new", two_saves / ".." / "alias" / METRICS:
         code, lines = call("train", "--resume", two_saves, "--num-steps", 12, "--metrics", path)
-        assert (code, len(lines)) == (2, 1) and "outside of the run's directory" in lines[0]
+        assert (code, len(lines)) == (2, 1) and "outside the run's directory" in lines[0]
         assert everything_in(two_saves) == before
 
 
 def test_metrics_for_a_reader(two_saves, tmp_path):
-    """Metrics go to a FIFO that is being read, all of them."""
+    """A FIFO with a reader gets all metrics."""
     os.mkfifo(tmp_path / "m")
     with subprocess.Popen(["cat", tmp_path / "m"], stdout=subprocess.PIPE, text=True) as reader:
         command = ["train", "--resume", two_saves, "--num-steps", 12, "--metrics", tmp_path / "m"]
@@ -519,7 +520,7 @@ def test_settings_that_are_no_file(two_saves, call):
 
 
 def test_a_plot_of_no_file(two_saves, call):
-    """Metrics that are a FIFO, a device or no text are refused at once, and a picture is not written through a link."""
+    """Metrics in a FIFO, a device or a binary file are refused at once, and a picture is not written through a link."""
     folder = two_saves.parent
     os.mkfifo(folder / "fifo")
     (folder / "bytes").write_bytes(b"\xff\xfe\n")
@@ -536,7 +537,7 @@ def test_a_plot_of_no_file(two_saves, call):
 
 
 def test_a_setting_that_is_younger(two_saves):
-    """A checkpoint from before a setting was there loads with its default; one with a setting to come is left alone."""
+    """A checkpoint without a newer setting loads with its default; one with an unknown setting is left unchanged."""
     path = str(two_saves / "checkpoint.npz")
     saved = checkpoint.load(path)
     text = bytes(checkpoint.to_bytes(saved))

@@ -1,4 +1,4 @@
-"""Resuming: a run that was stopped, killed and resumed ends exactly as one that was not."""
+"""Resuming: a run that was stopped or killed, and resumed, ends with the same bytes as an uninterrupted one."""
 
 import itertools
 import json
@@ -87,7 +87,7 @@ VARIANTS = list(itertools.product(["float64", "float32"], [1, 16], [0, 0.1]))
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype, batch_size, val_fraction", VARIANTS if SLOW else [VARIANTS[0], VARIANTS[-1]])
 def test_killed_at_random_moments(folder, dtype, batch_size, val_fraction):
-    """Steps killed again and again give the same checkpoint, metrics and samples as the same steps straight."""
+    """A run that is killed many times gives the same checkpoint, metrics and samples as an uninterrupted one."""
     flags = ["--input", "names.txt", "--dtype", dtype, "--batch-size", batch_size, "--val-fraction", val_fraction]
     flags += ["--num-steps", often(1000, 5000)]  # most often more than are done before the last kill
     flags += ["--checkpoint-every", often(4 if val_fraction else 2, 1), "--eval-every", 50]
@@ -101,7 +101,7 @@ def test_killed_at_random_moments(folder, dtype, batch_size, val_fraction):
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["line", "blank-line", "none"])
 def test_killed_in_each_split(folder, split):
-    """The same of paragraphs and of running text, whose windows move, with a schedule, decay, clipping and best.npz."""
+    """Killed runs of paragraphs and running text end with the same bytes, with schedule, decay, clipping, best.npz."""
     lines = (folder / "names.txt").read_text().split()
     (folder / "text.txt").write_text("\n\n".join("\n  ".join(lines[i : i + 3]) for i in range(0, len(lines), 3)))
     flags = ["--input", "text.txt", "--split", split, "--batch-size", 4, "--val-fraction", 0.1, "--eval-every", 20]
@@ -120,13 +120,13 @@ def test_killed_in_each_split(folder, split):
 
 @pytest.mark.parametrize("extra", [[], ["--val-fraction", 0.2, "--eval-every", 7]], ids=["plain", "held out"])
 def test_stopped_once(folder, extra):
-    """A run resumed from a checkpoint in its middle ends with the same bytes, whatever the metrics already held."""
+    """A run resumed from an earlier checkpoint ends with the same bytes, whatever lines its metrics already have."""
     flags = ["--input", "names.txt", "--num-steps", 40, "--checkpoint-every", 20, *SMALL, *extra]
     straight = train("--out", "straight", *flags, cwd=folder)
     train("--out", "again", *flags, cwd=folder)
     os.replace(folder / "again" / run.PREVIOUS, folder / "again" / run.CHECKPOINT)  # as if killed after step 20
     resumed = train("--resume", "again", cwd=folder)
-    assert "goes on after step 20 of 40" in resumed.stderr and "longer run" not in resumed.stderr
+    assert "resuming after step 20 of 40" in resumed.stderr and "longer schedule" not in resumed.stderr
     assert content(folder / "again") == content(folder / "straight")
     assert samples(resumed.stdout) == samples(straight.stdout)
 
@@ -140,10 +140,10 @@ def test_a_finished_run(folder):
 
 
 def test_more_steps(folder):
-    """With a larger --num-steps the learning rate is the longer run's from there on, and that is said."""
+    """With a larger --num-steps, the learning rate follows the longer schedule from there on, and a notice says so."""
     train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
     longer = train("--resume", "run", "--num-steps", 20, cwd=folder)
-    assert "the learning rate is that of the longer run" in longer.stderr
+    assert "the learning rate now follows the longer schedule" in longer.stderr
     rates = [json.loads(line)["lr"] for line in (folder / "run" / run.METRICS).read_text().splitlines()]
     assert rates == [0.01 * (1 - s / 10) for s in range(10)] + [0.01 * (1 - s / 20) for s in range(10, 20)]
     assert run.load(str(folder / "run")).config.num_steps == 20
@@ -159,7 +159,7 @@ FREE = {"input": "x", "num-steps": 2000, "eval-every": 7, "patience": 3, "checkp
 
 
 def test_what_would_be_another_run(folder, monkeypatch, capfd):
-    """A setting that would change what the run computes is refused, by its name, and nothing changes."""
+    """A setting that would change the result is refused by name, and nothing changes."""
     train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
     before = content(folder / "run")
     monkeypatch.chdir(folder)
@@ -172,7 +172,7 @@ def test_what_would_be_another_run(folder, monkeypatch, capfd):
 
 
 def test_settings_that_may_change(folder):
-    """Settings that do not touch what is computed may change: the checkpoint differs in nothing else."""
+    """Settings that do not affect the result may change; nothing else in the checkpoint differs."""
     flags = ["--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL]
     train(*flags, cwd=folder)
     changed = train("--resume", "run", "--log-every", 3, "--num-samples", 2, "--sample-every", 4, cwd=folder)
@@ -185,14 +185,14 @@ def test_settings_that_may_change(folder):
 
 @pytest.mark.parametrize("name", FREE)
 def test_every_setting_that_may_change(name):
-    """Each setting is in one of the two lists above, and those of the second may change when a run is resumed."""
+    """Each setting is in one of the two lists above, and only those of the second may change on resuming."""
     assert {flag(f.name)[2:] for f in fields(Config)} - set(CHANGES) == set(FREE) - {"num-steps"}
     key = name.replace("-", "_")
     assert resumed(Config(val_fraction=0.5), {key: FREE[name]}) == Config(val_fraction=0.5, **{key: FREE[name]})
 
 
 def test_other_documents(folder):
-    """Resuming needs the same documents in the same order, wherever they are now; others are exit code 1."""
+    """Resuming needs the same documents in the same order, from any path; other documents exit with 1."""
     train("--out", "run", "--input", "names.txt", "--num-steps", 10, *SMALL, cwd=folder)
     os.rename(folder / "names.txt", folder / "moved.txt")
     missing = microgpt("train", "--resume", "run", cwd=folder)
@@ -206,7 +206,7 @@ def test_other_documents(folder):
 
 
 def test_one_run_in_a_directory(folder):
-    """A directory that holds a run, or a part of one, takes no other; one with other files does."""
+    """A directory with a run, or part of one, is refused for a new run; one with other files is not."""
     (folder / "run").mkdir()
     (folder / "run" / "notes.txt").write_text("mine")
     flags = ["--out", "run", "--input", "names.txt", "--num-steps", 3, *SMALL]
@@ -221,7 +221,7 @@ def test_one_run_in_a_directory(folder):
                                              (["--resume", "names.txt"], 1),
                                              (["--resume", "x", "--out", "y"], 2)])  # fmt: skip
 def test_nothing_to_resume(folder, arguments, code):
-    """Where there is no run to resume that is said in one line, and nothing is written."""
+    """Without a run to resume, one line says so, and nothing is written."""
     before = sorted(os.listdir(folder))
     refused = microgpt("train", *arguments, cwd=folder)
     assert refused.returncode == code and refused.stderr.count("\n") == 1 and refused.stdout == ""
@@ -229,7 +229,7 @@ def test_nothing_to_resume(folder, arguments, code):
 
 
 def test_one_writer(folder):
-    """While one process trains in a directory another is refused, and may as soon as the first has gone."""
+    """While one process trains in a directory, another is refused; after the first ends, it may train there."""
     first = start("--out", "run", "--input", "names.txt", "--num-steps", 10**9, *SMALL, cwd=folder)
     first.stdout.readline()
     second = microgpt("train", "--resume", "run", cwd=folder, timeout=60)
@@ -240,7 +240,7 @@ def test_one_writer(folder):
 
 
 def test_metrics_beyond_the_checkpoint(folder):
-    """Metrics of steps that the checkpoint does not have are cut off, and half a line with them."""
+    """Metrics after the checkpoint's step are cut off, including an incomplete line."""
     from microgpt.base.files import Folder
     from microgpt.runs.metrics import Metrics
 
@@ -256,7 +256,7 @@ def test_metrics_beyond_the_checkpoint(folder):
 
 
 def test_early_stopping(folder):
-    """--patience ends training once the held-out loss has not improved so often, saved; resuming it changes nothing."""
+    """--patience ends and saves a run whose held-out loss no longer improves; resuming it changes nothing."""
     flags = ["--out", "run", "--input", "names.txt", "--val-fraction", 0.3, "--eval-every", 5, "--patience", 2]
     stopped = train(*flags, "--num-steps", 2000, "--learning-rate", 0.5, "--checkpoint-every", 7, *SMALL, cwd=folder)
     assert "stopped early" in stopped.stderr
@@ -265,7 +265,7 @@ def test_early_stopping(folder):
     assert len(lines) == 5 * len(losses) < 2000
     best = losses.index(min(losses))
     assert best == len(losses) - 3
-    said = f"the held-out loss was lowest, {losses[best]:.4f}, 2 measurements before the last; run/best.npz has those"
+    said = f"the held-out loss was lowest ({losses[best]:.4f}) 2 measurements before the last; run/best.npz has those"
     assert said in stopped.stderr
     before = content(folder / "run")
     again = train("--resume", "run", cwd=folder)
@@ -273,7 +273,7 @@ def test_early_stopping(folder):
 
 
 def test_a_kill_before_the_first_checkpoint(folder):
-    """What a run leaves that was killed before its first checkpoint does not stand in the way of the next."""
+    """A run killed before its first checkpoint leaves nothing that prevents a new run."""
     (folder / "run").mkdir()
     (folder / "run" / ".checkpoint.npz.tmp").write_bytes(b"half")
     train("--out", "run", "--input", "names.txt", "--num-steps", 3, *SMALL, cwd=folder)
@@ -281,8 +281,8 @@ def test_a_kill_before_the_first_checkpoint(folder):
 
 
 def test_held_out_loss(folder):
-    """The held-out loss is that of the last documents after the shuffle, is logged, after the last step too, and does
-    not depend on the rest."""
+    """The held-out loss is that of the last documents after the shuffle, depends on them
+    alone, and is logged after the last step too."""
     process = train("--out", "run", "--input", "names.txt", "--val-fraction", 0.25, "--num-steps", 30, "--eval-every",
                     12, *SMALL, cwd=folder)  # fmt: skip
     found = re.findall(r"step +(\d+) / +30 \| held-out loss (\d\.\d{4})\n", process.stdout)

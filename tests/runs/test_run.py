@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, what is left in it by a crash, and when it is saved."""
+"""A run's directory: its lock, what a crash leaves in it, and when the run is saved."""
 
 import itertools
 import os
@@ -43,7 +43,7 @@ def open_files():
 @pytest.mark.parametrize("name", [run.CHECKPOINT, run.PREVIOUS, run.BEST, run.METRICS, run.CONFIG])
 @pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.symlink_to("nowhere")], ids=["", "link"])
 def test_any_file_of_a_run(directory, name, make):
-    """A directory with any one of a run's files in it, even a dangling link, is no place for a new run."""
+    """A directory with any file of a run, even a broken link, is refused for a new run."""
     make(directory / name)
     with pytest.raises(ConfigError, match=f"found {name} in"):
         run.Run(str(directory)).create()
@@ -51,7 +51,7 @@ def test_any_file_of_a_run(directory, name, make):
 
 @pytest.mark.parametrize("name", [run.CHECKPOINT, run.PREVIOUS, run.BAD, run.BEST, run.METRICS, run.CONFIG])
 def test_a_link_in_place_of_a_file(directory, trainer, name):
-    """A run is not resumed while any of its files is a link, and what the link leads to stays as it is."""
+    """A run is not resumed while any of its files is a link, and the link's target does not change."""
     begun(directory, trainer).close()
     (directory / "precious").write_text("precious")
     with suppress(FileNotFoundError):
@@ -64,7 +64,7 @@ def test_a_link_in_place_of_a_file(directory, trainer, name):
 
 
 def test_an_input_of_any_name(tmp_path, directory):
-    """A run on a file whose name is no text is saved as any other."""
+    """A run on a file whose name is not valid UTF-8 is saved like any other."""
     path = write_names(tmp_path / "caf\udce9.txt")
     begun(directory, Trainer(Config(path, **TINY))).close()
     assert run.load(str(directory)).config.input == path
@@ -72,7 +72,7 @@ def test_an_input_of_any_name(tmp_path, directory):
 
 @pytest.mark.parametrize("n_writes", [0, 1, 2])
 def test_a_crash_while_a_run_begins(directory, trainer, monkeypatch, n_writes):
-    """Wherever the beginning of a run ends, the directory can be resumed, or is free for a new run."""
+    """Wherever the start of a run is interrupted, the directory can be resumed or used for a new run."""
     target, write, left = run.Run(str(directory)), files.Folder.write, iter(range(n_writes))
 
     def until_the_crash(*arguments):
@@ -95,7 +95,7 @@ def test_a_crash_while_a_run_begins(directory, trainer, monkeypatch, n_writes):
 
 
 def test_the_checkpoint_before(directory, trainer):
-    """A run that goes on from the checkpoint before has it as its last one at once, and keeps it as the one before."""
+    """A run that resumes from the previous checkpoint makes it the last one at once, and also keeps it as previous."""
     target = begun(directory, trainer)
     before = everything(checkpoint.load(target.file(run.CHECKPOINT)))
     trainer.steps(1, [], ())
@@ -110,7 +110,7 @@ def test_the_checkpoint_before(directory, trainer):
 
 
 def test_metrics_that_fail_now_and_then(directory, trainer, monkeypatch, capfd):
-    """Metrics that cannot be written are told of once each time that it begins, and no line is lost."""
+    """Each series of failures to write metrics is one notice, and no line is lost."""
     target, fails = begun(directory, trainer), []
     write = os.write
 
@@ -124,7 +124,7 @@ def test_metrics_that_fail_now_and_then(directory, trainer, monkeypatch, capfd):
     for step, failing in enumerate([False, True, True, False, True, False], 1):
         fails[:] = [True] * failing
         target.add_metrics(step, [1.0], [0.1], None)
-        notices.append(capfd.readouterr().err.count("training goes on\n"))
+        notices.append(capfd.readouterr().err.count("training continues\n"))
     assert notices == [0, 1, 0, 0, 1, 0]
     expected = "".join(f'{{"step": {step}, "loss": 1.0, "lr": 0.1}}\n' for step in range(1, 7))
     assert (directory / run.METRICS).read_text() == expected
@@ -132,7 +132,7 @@ def test_metrics_that_fail_now_and_then(directory, trainer, monkeypatch, capfd):
 
 
 def test_a_line_without_its_end(tmp_path):
-    """Metrics go on after the last whole line, which one without its line end is not."""
+    """Metrics continue after the last complete line; a line without its newline is not complete."""
     path, lines = tmp_path / "m", [f'{{"step": {step}, "loss": 1.0, "lr": 0.1}}\n' for step in (1, 2, 3)]
     path.write_text("".join(lines[:2])[:-1])
     with closing(files.Folder(str(tmp_path))) as folder, closing(Metrics.of_run(folder, path.name, 3)) as metrics:
@@ -152,7 +152,7 @@ def test_nothing_stays_open(directory, trainer, monkeypatch):
     assert open_files() == before
     os.link(directory / run.METRICS, directory / "another name")
     target = run.Run(str(directory))
-    with pytest.raises(OSError, match="expected a file of one name"):
+    with pytest.raises(OSError, match="expected a file without hard links"):
         target.resume()
     target.close()
     assert open_files() == before
@@ -180,7 +180,7 @@ def test_once_a_minute(tmp_path, monkeypatch, every, saved):
 
 
 def test_the_input_from_elsewhere(tmp_path):
-    """A run finds its input from any directory, goes on there to the same bytes, and says where it looked in vain."""
+    """A run finds its input from any directory and ends with the same bytes; the error names the places searched."""
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
     elsewhere.mkdir()
@@ -200,7 +200,7 @@ def test_the_input_from_elsewhere(tmp_path):
         process = microgpt(*command, cwd=elsewhere)
         assert process.returncode == 1 and process.stderr.count("\n") == 1
         assert str(here / "names.txt") in process.stderr and str(elsewhere / "names.txt") in process.stderr
-        assert "--input says where it is" in process.stderr
+        assert "give its path with --input" in process.stderr
     assert microgpt("eval", "../here/one", "--input", "../moved.txt", cwd=elsewhere).returncode == 0
     assert microgpt("train", "--resume", "../here/one", "--input", "../moved.txt", cwd=elsewhere).returncode == 0
     assert microgpt("eval", "../here/one", cwd=elsewhere).stdout.startswith(f"input: {tmp_path / 'moved.txt'}\n")

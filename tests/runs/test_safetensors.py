@@ -1,4 +1,4 @@
-"""Weights as a .safetensors file: what is written the package reads, and what it is read back to is the model."""
+""".safetensors files: the safetensors package reads them, and load() returns the same model."""
 
 import json
 import struct
@@ -17,14 +17,14 @@ numpy_io = pytest.importorskip("safetensors.numpy")
 
 
 def rows(model):
-    """The matrices as they are promised: outputs x inputs, and a row for each token or position."""
+    """The matrices in the documented layout: outputs x inputs, and a row for each token or position."""
     return {name: view.T if name in ("wte", "wpe") else view for name, view in model.params.items()}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("split", ["line", "blank-line", "none"])
 def test_the_package_reads_it(trained, tmp_path, dtype, split):
-    """The package finds every matrix bit for bit, row by row, under its name, and settings and vocabulary beside."""
+    """The package reads every matrix by name, row-major and bit for bit, and the settings and vocabulary."""
     model, path = trained(NAMES, n_layer=2, dtype=dtype, split=split), str(tmp_path / "m.safetensors")
     export(model, "m", path)
     found = numpy_io.load_file(path)
@@ -39,7 +39,7 @@ def test_the_package_reads_it(trained, tmp_path, dtype, split):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_it_is_the_model(trained, tmp_path, dtype):
-    """What is read back has the model's bits, samples, losses and settings, and is saved as a checkpoint again."""
+    """A loaded model has the same bits, samples, losses and settings, and can be saved as a checkpoint."""
     model, path = trained(NAMES, n_layer=2, dtype=dtype, val_fraction=0.3), tmp_path / "m.safetensors"
     export(model, "m", str(path))
     for found in (load(path), load(str(path), threads=2)):
@@ -54,7 +54,7 @@ def test_it_is_the_model(trained, tmp_path, dtype):
 
 
 def test_what_the_package_writes(trained, tmp_path):
-    """The same arrays and metadata, read and written again by the package, are the model bit for bit."""
+    """A file that the package has read and written again is the same model, bit for bit."""
     model, path = trained(NAMES), str(tmp_path / "m.safetensors")
     export(model, "m", path)
     with safetensors.safe_open(path, "np") as file:
@@ -75,7 +75,7 @@ def test_what_the_package_writes(trained, tmp_path):
 
 
 def test_a_run_goes_on_from_weights(trained, tmp_path):
-    """A checkpoint made of weights alone is a run before its first step: it trains on as a new one with them would."""
+    """A checkpoint made from weights alone is a run at step 0 and trains like a new run with these weights."""
     model = trained(NAMES, steps=8)
     export(model, "m", str(tmp_path / "m.safetensors"))
     (tmp_path / "run").mkdir()
@@ -86,7 +86,7 @@ def test_a_run_goes_on_from_weights(trained, tmp_path):
 
 
 def test_commands(tmp_path):
-    """export writes it, the same for equal runs, and sample, eval and score say of it what they say of the run."""
+    """export writes equal files for equal runs, and sample, eval and score print the same for the file and the run."""
     for run in ("a", "b"):
         settings = ["--input", write_names(tmp_path / "n\xe4mes\udcff.txt"), "--out", run, "--num-steps", 5]
         assert microgpt("train", *settings, "--num-samples", 0, cwd=tmp_path).returncode == 0
@@ -99,7 +99,7 @@ def test_commands(tmp_path):
 
 
 def test_too_much_for_a_header(trained):
-    """A vocabulary that could not be read back is not written."""
+    """A vocabulary that load() would reject is not written."""
     model = trained(NAMES)
     model.params.vocab = list(map(chr, range(0x10000, 0x30000)))
     with pytest.raises(DataError, match="at most 1048576 bytes"):
@@ -107,16 +107,16 @@ def test_too_much_for_a_header(trained):
 
 
 def test_what_was_changed_elsewhere(trained, tmp_path):
-    """Weights of another precision, shape or content are refused with what differs, and with how they are changed."""
+    """Changed weights are refused; the message names the difference and how to change weights."""
     model, path = trained(NAMES), tmp_path / "m.safetensors"
     export(model, "m", str(path))
     with safetensors.safe_open(path, "np") as file:
         metadata = file.metadata()
     good = numpy_io.load_file(path)
     for changed, said in [
-        (good["wpe"].astype(np.float32), "expected wpe of dtype F64, found 'F32'"),
-        (good["wpe"][:, :1].copy(), r"expected wpe of shape \[8, 8\], found \[8, 1\]"),
-        (good["wpe"] + 1, r"expected content of .*; weights are changed by Model\.params"),
+        (good["wpe"].astype(np.float32), "expected wpe with dtype F64, found 'F32'"),
+        (good["wpe"][:, :1].copy(), r"expected wpe with shape \[8, 8\], found \[8, 1\]"),
+        (good["wpe"] + 1, r"expected contents with .*; to change weights, use Model\.params"),
     ]:
         numpy_io.save_file(good | {"wpe": changed}, path, metadata)
         with pytest.raises(DataError, match=said):
@@ -124,21 +124,21 @@ def test_what_was_changed_elsewhere(trained, tmp_path):
 
 
 def test_capitals(trained, tmp_path):
-    """An ending in capitals is the same ending, to write a file and to read it."""
+    """The ending may be in capitals, both for writing and for reading."""
     model, path = trained(NAMES), str(tmp_path / "M.SAFETENSORS")
     export(model, "m", path)
     assert load(path).params.flat.tobytes() == model.params.flat.tobytes()
 
 
 def test_no_ending(trained):
-    """A file of another ending is refused, with the endings that there are."""
+    """Another ending is refused, and the message lists the possible endings."""
     with pytest.raises(ConfigError, match=r"\.safetensors"):
         export(trained(NAMES), "m", "m.gguf")
 
 
 @pytest.mark.parametrize("ending, module", [("safetensors", "safetensors"), ("onnx", "onnx")])
 def test_without_the_package(trained, tmp_path, ending, module):
-    """Without the package one line says what to install; reading needs none."""
+    """Without the package, one line says what to install; reading works without it."""
     model = trained(NAMES)
     model.save(tmp_path / "m.npz")
     export(model, "m", str(tmp_path / "m.safetensors"))
@@ -157,7 +157,7 @@ def test_without_the_package(trained, tmp_path, ending, module):
 
 
 def test_model_is_a_copy(trained, tmp_path):
-    """The weights that are read can be changed, and the file does not change."""
+    """Loaded weights can be changed, which does not change the file."""
     model, path = trained(NAMES), tmp_path / "m.safetensors"
     export(model, "m", str(path))
     before, found = path.read_bytes(), load(path)

@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def start(folder, *arguments, **options):
-    """A process that trains, once it does."""
+    """A process that has started training."""
     command = [sys.executable, "-m", "microgpt", "train", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -61,7 +61,7 @@ def stop(process, *numbers):
 @pytest.mark.parametrize("every", [0, 1], ids=["in training", "in saving"])
 @pytest.mark.parametrize("number, code", CODES.items(), ids=[number.name for number in CODES])
 def test_at_random_moments(folder, number, code, every):
-    """Stopped by a signal at any moment, and resumed, again and again, the run is where it would be anyway."""
+    """A run that is stopped by signals and resumed many times ends with the same bytes."""
     settings = SETTINGS | {"checkpoint_every": every}
     rng, slowest = random.Random(number), 0
     for i in range(often(3, 100 if every == 0 else 25)):
@@ -84,7 +84,7 @@ def test_at_random_moments(folder, number, code, every):
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [0, 1], ids=["in training", "in saving"])
 def test_twice(folder, every):
-    """A second SIGINT that follows the first as only a machine does changes nothing: the run is saved."""
+    """A second SIGINT right after the first, as a program may send it, changes nothing: the run is saved."""
     for i in range(often(3, 20)):
         before = run.load(str(folder / "run")).step if i else 0
         process = start(folder, *(["--resume", "run"] if i else out(**SETTINGS, checkpoint_every=every)))
@@ -95,7 +95,7 @@ def test_twice(folder, every):
 
 
 def test_impatience(folder):
-    """A second SIGINT some time after the first, in a long evaluation, ends at once, and says what that means."""
+    """A second SIGINT some time after the first, during a long evaluation, ends at once with a notice."""
     write_names(folder / "names.txt", 20_000)
     settings = {"n_embd": 256, "n_layer": 8, "val_fraction": 0.9, "eval_every": 1, "init_std": 0.02}
     process = start(folder, *out(**settings))
@@ -110,8 +110,8 @@ def test_impatience(folder):
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_from_python(folder, times):
-    """Ctrl-C in microgpt.train(), even if it arrives twice, is a KeyboardInterrupt after the run is saved, and Ctrl-C
-    means again what it did before."""
+    """Ctrl-C in microgpt.train(), even twice, raises KeyboardInterrupt after the run is saved, and the old handler is
+    restored."""
     code = """
 import signal, microgpt
 try:
@@ -132,7 +132,7 @@ except KeyboardInterrupt:
 
 
 def test_which_signal_ends_at_once(monkeypatch):
-    """After a first signal only a Ctrl-C, and only some time later, ends at once: a second SIGTERM does not."""
+    """After a first signal, only a later Ctrl-C ends at once; a second SIGTERM does not."""
     clock, stop, ended = SimpleNamespace(), [], []
     monkeypatch.setattr(signals, "time", clock)
     handle = signals.stopper(stop, lambda number, frame: ended.append(clock.monotonic()))
@@ -144,14 +144,14 @@ def test_which_signal_ends_at_once(monkeypatch):
 
 
 def test_the_first_signal_counts(folder, monkeypatch, capfd):
-    """The exit code and the notice are of the first signal, whichever come after it."""
+    """The exit code and the notice are those of the first signal."""
     monkeypatch.setattr(train, "stop_on_signals", lambda: nullcontext([signal.SIGTERM, signal.SIGINT]))
     assert main(["train", "--input", str(folder / "names.txt")]) == 143
     assert "stopped by SIGTERM after step 0" in capfd.readouterr().err
 
 
 def test_handlers_are_given_back(folder):
-    """After a command, and after train(), each signal means what it meant before."""
+    """A command and train() restore the signal handlers."""
     before = [signal.getsignal(number) for number in CODES]
     assert main(["train", "--input", str(folder / "names.txt"), "--num-steps", "1", "--num-samples", "0"]) == 0
     assert [signal.getsignal(number) for number in CODES] == before
@@ -164,21 +164,21 @@ def test_handlers_are_given_back(folder):
 
 
 def test_in_a_thread(folder):
-    """Training goes on in threads, where no signal can be caught."""
+    """train() works in a thread, which cannot catch signals."""
     with ThreadPoolExecutor(1) as pool:
         model = pool.submit(microgpt.train, folder / "names.txt", num_steps=2).result()
     assert model.config.num_steps == 2
 
 
 def test_without_a_directory(folder):
-    """A run that is not saved anywhere ends by signals with the same codes."""
+    """A run without a directory ends with the same exit codes on signals."""
     for number, code in CODES.items():
         process = start(folder, "--input", "names.txt", "--num-steps", 10**9)
         assert stop(process, number)[0] == code
 
 
 def test_ignored_signals(folder):
-    """A signal that whoever started the run wants ignored (nohup) stays ignored."""
+    """A signal that the parent process ignores (nohup) stays ignored."""
 
     def ignore():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -202,17 +202,17 @@ def test_paused(folder):
 
 
 def test_reader_goes_away(folder):
-    """`| head` ends the run, which is saved, and stderr says that it stopped early."""
+    """With `| head`, the run is saved and ends, and stderr says that it stopped early."""
     process = start(folder, *out(num_steps=10**6, log_every=1))
     process.stdout.readline()
     process.stdout.close()
-    assert "stopped since nobody reads stdout" in process.stderr.read() and process.wait(60) == 0
+    assert "stopped because stdout was closed" in process.stderr.read() and process.wait(60) == 0
     assert run.load(str(folder / "run")).step > 0
     assert run.Run(str(folder / "run")).resume().step > 0
 
 
 def test_a_forked_process_ends_by_sigterm():
-    """A process that was forked from one that would stop after its step ends by SIGTERM at once, as pools rely on."""
+    """A process forked during training ends at once on SIGTERM, as process pools require."""
     begun, begins = os.pipe()
     with signals.stop_on_signals() as stop:
         pid = os.fork()

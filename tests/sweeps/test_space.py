@@ -149,7 +149,7 @@ def test_bad_values_of_a_flag(name, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "flags, name",
     [
-        (["--trials", "0"], "--trials: expected how many to draw, or --sampler grid"),
+        (["--trials", "0"], "--trials: expected at least 1, or --sampler grid"),
         (
             ["--n-embd", "10", "--n-head", "4"],
             "all of the first 3 trials have impossible settings: --n-head: expected a divisor",

@@ -102,7 +102,7 @@ def test_ctrl_c_keeps_what_is_done(executor, number, expected, folder):
     stderr = interrupt(process, number)
     assert process.returncode == 128 + number
     done = trials(folder / "s")
-    message = f"stopped by {number.name} after {len(done)} of 6 trials; microgpt sweep --resume s goes on"
+    message = f"stopped by {number.name} after {len(done)} of 6 trials; resume with: microgpt sweep --resume s"
     assert stderr == f"microgpt: {message}\n"
     assert 2 <= len(done) < 6 and done == expected("long")[0][: len(done)]
     until(lambda: not any(map(is_running, children)))  # the interpreter's resource tracker ends a moment later
@@ -315,7 +315,7 @@ def test_a_failure_ends_only_its_own_trial(folder):
     assert [t["status"] for t in found] == ["done", "invalid", "failed", "failed"]
     assert "at most 2147483647 parameters" in found[1]["error"] and "missing.txt" in found[2]["error"]
     process = sweep("t", "--input", "names.txt", "--learning-rate", 900, "--weight-decay", 900, *flags[2:], cwd=folder)
-    assert process.returncode == 1 and process.stderr == "microgpt: none of 1 trials came to its end\n"
+    assert process.returncode == 1 and process.stderr == "microgpt: 0 of 1 trials finished\n"
     assert [t["status"] for t in trials(folder / "t")] == ["failed"]
 
 
@@ -398,6 +398,4 @@ def test_a_sweep_is_no_run(folder):
     assert sweep("s", "--input", "names.txt", "--trials", 1, "--num-steps", 2, cwd=folder).returncode == 0
     refused = microgpt_process("report", "s", "-o", "s.html", cwd=folder)
     assert refused.returncode == 1
-    assert refused.stderr == (
-        "microgpt: s: expected a run's directory, found that of a sweep, of which each trial is a run\n"
-    )
+    assert refused.stderr == "microgpt: s: expected a run's directory, found a sweep's; each of its trials is a run\n"
