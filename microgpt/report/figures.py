@@ -80,9 +80,8 @@ def pieces(text: str, size: int) -> list[str]:
 
 
 def measured(model: Trained, documents: Documents, most: int) -> list[str]:
-    """The first held-out texts (or training texts, if none are held out) with at most `most` tokens together.
-
-    Each is cut to block_size characters; running text gives a single text."""
+    """The first held-out texts (or training texts, if none are held out) with at most `most` tokens together, cut to
+    block_size characters.  Running text gives a single text."""
     texts, size = documents.held_out or documents.training, model.config.block_size
     if documents.running:
         return [texts[0][:most]]
@@ -91,10 +90,8 @@ def measured(model: Trained, documents: Documents, most: int) -> list[str]:
 
 
 def losses_by(model: Trained, texts: Sequence[str]) -> dict[str, Any]:
-    """The mean loss in bits by position in the context and by character, each with the number of tokens behind it.
-
-    "by_position_alone" is the loss at each position of a guess that knows only how often each character occurs there.
-    """
+    """The mean losses in bits, and their token counts, by position in the context and by character; and, by position,
+    the loss of a guess that knows only how often each character occurs there."""
     size, tokens = model.config.block_size, model.params.tokens
     bits = Evaluator(model.params, texts, model.threads).losses() / math.log(2)
     ids = tokens.encode(texts)[1:]  # what is predicted

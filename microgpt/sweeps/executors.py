@@ -30,10 +30,8 @@ T = TypeVar("T")
 
 @contextmanager
 def open_executor(executor: object) -> Iterator[tuple[Executor, int | None]]:
-    """Yield (an Executor, its threads per trial or None for its own default).
-
-    `executor` is a name, an Executor, which stays open afterwards, or a callable that returns one.  Raises ConfigError,
-    or DataError when no scheduler answers."""
+    """Yield (an Executor, threads per trial or None for its own default) for a name, an Executor, which stays open, or
+    a callable that returns one.  Raises ConfigError, or DataError if no scheduler answers."""
     if is_executor(executor):
         yield executor, 1  # type: ignore[misc]
         return

@@ -66,9 +66,7 @@ def values_of_flag(f: Field[Any], text: str) -> Values:
 
 
 def values_of(f: Field[Any], value: object) -> Values:
-    """The values in a setting from Python or sweep.json: one value, several, or for numbers a text as for a flag.
-
-    Raises ConfigError."""
+    """The values of a setting from Python or sweep.json: one, several, or a flag's text.  Raises ConfigError."""
     if isinstance(value, Between) or (isinstance(value, str) and kind(f) is not str):
         return values_of_flag(f, str(value))
     several = value.tolist() if hasattr(value, "tolist") else value  # a NumPy array or number
@@ -81,9 +79,7 @@ def values_of(f: Field[Any], value: object) -> Values:
 
 def checked_list(f: Field[Any], values: list[Any]) -> Values:
     if not values or "" in values:
-        raise ConfigError(
-            f"expected at least one value, none of them empty, found {shown(values and '')}", argument=f.name
-        )
+        raise ConfigError(f"expected values that are not empty, found {shown(values and '')}", argument=f.name)
     if twice := [v for i, v in enumerate(values) if v in values[:i]]:
         raise ConfigError(f"expected each value once, found {twice[0]!r} twice", argument=f.name)
     return values
@@ -105,10 +101,7 @@ def space_of(settings: dict[str, Any]) -> Space:
     if "seed" in varied_settings(space):  # which would choose other held-out documents for each trial
         space.setdefault("val_seed", [1])
     if "val_fraction" in space and not bounds(space["val_fraction"])[0]:
-        raise ConfigError(
-            "expected a value above 0, because trials are compared by their held-out losses, found 0",
-            argument="val_fraction",
-        )
+        raise ConfigError("expected above 0, because held-out losses are compared, found 0", argument="val_fraction")
     return space
 
 
@@ -140,8 +133,7 @@ def all_values(name: str, values: Values) -> Sequence[Any]:
         return values
     if not values.whole or values.log or values.high - values.low >= MAX_TRIALS:
         raise ConfigError(
-            f"expected a list a,b,c or a small range of whole numbers with {named('sampler')} grid, found {values}",
-            argument=name,
+            f"expected a list a,b,c or few whole numbers with {named('sampler')} grid, found {values}", argument=name
         )
     return range(values.low, values.high + 1)
 
@@ -170,9 +162,7 @@ def random_point(space: Space, seed: int, number: int) -> dict[str, Any]:
 
 
 def tpe_points(space: Space, seed: int, numbers: range, before: list[Trial]) -> list[dict[str, Any]]:
-    """A round of settings from Optuna's TPE, which depends only on the trials before it and their order.
-
-    A resumed sweep therefore gets the same settings."""
+    """A round of Optuna's TPE.  It depends only on the trials before it, so a resumed sweep gets the same."""
     optuna = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     states, kinds = optuna.trial.TrialState, optuna.distributions

@@ -373,8 +373,7 @@ class Sweeper:
 def train_trial(t: Trial, task: Task) -> Trial:
     """The function that an executor calls: train a trial further, and return it with its results.
 
-    The fresh Context makes its messages name settings rather than flags.  The import is here because only a worker
-    needs it, and a sweep starts faster without it.
+    A new Context makes messages name settings, not flags.  Without the import at the top a sweep starts faster.
     """
     from . import worker
 

@@ -387,7 +387,7 @@ def test_without_input(folder, tmp_path, name):
             if text is not None:
                 other.write_text(text, encoding="utf-8")
             data = report.report([str(tmp_path / name)], None, required=False)
-            assert "is not there, or has changed" in data["notices"][0]
+            assert "is missing or has changed" in data["notices"][0]
             assert data["run"]["texts"] is data["losses"] is data["neurons"] is data["samples"]["new"] is None
             assert data["texts"] and data["runs"][0]["train"] and data["samples"]["texts"]
             asked = report.report([str(tmp_path / name)], None, ["e"], required=False)["texts"]
@@ -416,7 +416,7 @@ def test_without_losses(folder, tmp_path, capsys):
         data = report.report([path, str(folder / "running")], None, required=False)
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and said.count(path) == 1 + (name == "line") and why in said
-        assert "has no losses to draw" in data["notices"][0] and data["runs"][0]["train"] == []
+        assert "No losses are shown" in data["notices"][0] and data["runs"][0]["train"] == []
         assert data["losses"] and data["runs"][1]["train"]
 
 

@@ -155,7 +155,7 @@ def test_any_name(tmp_path, name):
     (["missing", "-o", "p.png"], 1, "missing"), (["names.txt", "-o", "p.png"], 1, "every line"),
     (["one", "-o", "missing/p.png"], 1, "missing/p.png"), (["one", "-o", "p.xyz"], 2, "p.xyz"),
     (["one"], 2, "--output"), (["-o", "p.png"], 2, "RUN"), (["/dev/null", "-o", "p.png"], 1, "/dev/null"),
-    (["one/checkpoint.npz", "-o", "p.png"], 1, "found weights, which have no losses; one is the run"),
+    (["one/checkpoint.npz", "-o", "p.png"], 1, "found weights, which have no losses; use the run's directory one"),
 ])  # fmt: skip
 def test_mistakes(folder, arguments, code, named):
     """A path that cannot be plotted, or an output that cannot be written, is refused in one line."""
