@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
 from ..base.config_file import to_toml
-from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, named
+from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, given, named
 from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
 from ..core.checkpoint import Checkpoint
+from ..core.documents import TEXTS
 from ..core.evaluate import Measure
 from . import checkpoint
 from .history import History
@@ -130,7 +131,7 @@ class Run:
             raise self._cannot_be_used("out", error) from None
         held = [name for name in (CHECKPOINT, PREVIOUS, BEST, METRICS, CONFIG) if name in there]
         if held:
-            advice = f"; {named('resume')} {path} continues it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
+            advice = f"; to continue it: {given('resume', path)}" if held[0] in (CHECKPOINT, PREVIOUS) else ""
             raise ConfigError(
                 f"{named('out')}: expected a directory without a run, found {held[0]} in {path!r}{advice}"
             )
@@ -161,7 +162,8 @@ class Run:
         try:
             if self.saved_step is None:
                 self._write_checkpoint(saved)
-            self.folder.write(CONFIG, to_toml(saved.config, os.path.abspath(input)).encode("utf-8", "surrogateescape"))
+            path = None if input == TEXTS else os.path.abspath(input)
+            self.folder.write(CONFIG, to_toml(saved.config, path).encode("utf-8", "surrogateescape"))
             self.metrics = Metrics.of_run(self.folder, METRICS, saved.step)
             self._held.callback(self.metrics.close)
         except OSError as error:

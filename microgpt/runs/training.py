@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,9 @@ def training(
     settings_file: str | None = None,
     threads: int | None = None,
     ranks: Ranks | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Iterator[tuple[Trainer, Run | None, Metrics | None]]:
-    """Yield (trainer, run, metrics) for loop.train().
+    """Yield (trainer, run, metrics) for loop.train().  `texts` take the place of the input file.
 
     `run` is None without `out` and `resume`, and `metrics` without `metrics`; both are None on every rank but rank 0.
     """
@@ -49,7 +50,10 @@ def training(
         if ranks is not None:
             saved = ranks.share(saved)
         config = Config(**settings) if saved is None else resumed(saved.config, settings)
-        if saved is None or directory is None or "input" in settings:
+        path: str | Sequence[str]
+        if texts is not None:
+            path = texts
+        elif saved is None or directory is None or "input" in settings:
             path = given_input(settings)
         else:
             path = input_of_run(directory, config.input)
