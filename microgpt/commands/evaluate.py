@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from ..base.errors import ConfigError, DataError, renamed
+from ..base.errors import DataError, renamed
 from ..base.terminal import printable
 from .parser import add_command, add_json, add_threads, n_threads
 from .printing import characters, to_json
@@ -54,7 +54,7 @@ def score(arguments: argparse.Namespace) -> None:
     if texts == ["-"] and path is None:
         path, texts = "-", []
     if bool(texts) == (path is not None):
-        raise ConfigError(f"expected either TEXT or --input FILE, found {'both' if texts else 'neither'}")
+        arguments.parser.error(f"expected either TEXT or --input FILE, found {'both' if texts else 'neither'}")
     model = api.load(arguments.path, n_threads(arguments))
     if path is not None:
         texts = read_texts(path, model.config.split)

@@ -17,6 +17,7 @@ from ..base.terminal import shown
 from . import compiled
 from .table import KERNELS, Operand
 
+PLAIN = np.ndarray, np.memmap  # a memmap means nothing more than its numbers
 MAX_SIZE = 2**30 - 1  # of any one dimension, so that sums of sizes fit into C's int
 
 
@@ -29,7 +30,7 @@ def view(name: str, a: Any, copy: bool | None = None) -> Any:
     No other code holds it, so its shape and dtype cannot change after they are checked.  `a` may come from another
     library.  copy=False refuses one that can only be copied, because a result written to the copy would be lost.
     """
-    if type(a) in (np.ndarray, np.memmap):
+    if type(a) in PLAIN:
         return a.view(np.ndarray)
     found = f"{name}: expected a numpy.ndarray (or an object with __dlpack__ or __array__), found {type(a).__name__}"
     if isinstance(a, np.ndarray):  # such as a masked array, whose mask would be lost
@@ -51,11 +52,11 @@ def view(name: str, a: Any, copy: bool | None = None) -> Any:
     except Exception as error:  # the other library may raise anything
         which = f" ({a.dtype} on {a.device})" if hasattr(a, "dtype") and hasattr(a, "device") else ""
         raise TypeError(f"{found}{which}: {error}") from error
-    if type(array) is not np.ndarray:
+    if type(array) not in PLAIN:
         raise TypeError(found)
     if array.size and array.ctypes.data != once_more.ctypes.data:
         raise TypeError(f"{name}: expected an array to write to, found a {type(a).__name__} that only gives copies")
-    return array.view()
+    return array.view(np.ndarray)
 
 
 def reals(name: str, a: Any, dtype: Any = None, ndim: int = 2) -> Any:
