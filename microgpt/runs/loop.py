@@ -83,11 +83,11 @@ def run_steps(
     history: History,
 ) -> Checkpoint | None:
     config, best = trainer.config, None
-    chunk, saved = 1, time.monotonic()
+    chunk, saved, every = 1, time.monotonic(), eval_every(trainer)
     history.first_step = trainer.step_count + 1
     while not trainer.done and not stop:
         first, started = trainer.step_count + 1, time.monotonic()
-        losses, held_out = run_chunk(trainer, run, metrics, stop, chunk)
+        losses, held_out = run_chunk(trainer, run, metrics, stop, chunk, every)
         if not losses:
             break
         step = trainer.step_count
@@ -102,7 +102,7 @@ def run_steps(
         if first == 1:
             warn(losses[0], trainer.tokens.size)
         if reporter is not None:
-            report(reporter, trainer, first, losses, held_out)
+            report(reporter, trainer, first, losses, held_out, every)
         now = time.monotonic()
         chunk = chunk * 2 if now - started < CHUNK_SECONDS else max(1, chunk // 2)
         by_time = not config.checkpoint_every and now > saved + SAVE_SECONDS
@@ -113,15 +113,17 @@ def run_steps(
 
 
 def run_chunk(
-    trainer: Trainer, run: Run | None, metrics: Metrics | None, stop: Sized, chunk: int
+    trainer: Trainer, run: Run | None, metrics: Metrics | None, stop: Sized, chunk: int, every: int
 ) -> tuple[list[float], Measure | None]:
     """Train at most `chunk` steps, up to the next event, and return their losses and the held-out losses, if due.
+
+    `every` is the number of steps between two held-out losses.
 
     After an error, the metrics of the steps before it are still written.
     """
     config, first = trainer.config, trainer.step_count + 1
     losses: list[float] = []
-    held_out, every = None, eval_every(trainer)
+    held_out = None
     try:
         trainer.steps(min(first - 1 + chunk, next_event(config, every, first)), losses, stop)
         step = trainer.step_count
@@ -139,13 +141,17 @@ def compared(config: Config, held_out: Measure) -> float:
     return held_out.loss
 
 
-def report(reporter: Reporter, trainer: Trainer, first: int, losses: list[float], held_out: Measure | None) -> None:
+def report(
+    reporter: Reporter, trainer: Trainer, first: int, losses: list[float], held_out: Measure | None, every: int
+) -> None:
     """Show the steps from `first` on, the held-out loss, and samples if they are due."""
-    step = trainer.step_count
+    config, step = trainer.config, trainer.step_count
     reporter.steps(first, losses)
-    if held_out is not None:
+    # many are measured if eval_every is 0: show only one for each line of the training loss
+    logged = step // config.log_every > (step - every) // config.log_every or step == config.num_steps
+    if held_out is not None and (config.eval_every or logged):
         reporter.held_out(step, held_out.loss)
-    if due(trainer.config.sample_every, step):
+    if due(config.sample_every, step):
         reporter.samples(step, draw_samples(trainer))
 
 
@@ -182,13 +188,16 @@ def draw_samples(trainer: Trainer) -> list[str]:
 def eval_every(trainer: Trainer) -> int:
     """The steps between two held-out losses.
 
-    If the setting is 0: about one pass over the training documents, within a 200th and a 20th of all steps.
+    If the setting is 0: about one pass over the training documents, but from a 200th to a 20th of all steps; and at
+    least as many as train on as much text as is held out, so that evaluation never takes most of the time.
     """
     config = trainer.config
     if config.eval_every:
         return config.eval_every
-    one_pass = trainer.dataset.n_documents // config.batch_size
-    return max(1, min(max(one_pass, -(-config.num_steps // 200)), config.num_steps // 20))
+    n, dataset = config.num_steps, trainer.dataset
+    one_pass = dataset.n_documents // config.batch_size
+    as_much = sum(map(len, trainer.documents.held_out)) // dataset.max_columns
+    return min(n, max(1, as_much, min(max(one_pass, -(-n // 200)), n // 20)))
 
 
 def next_event(config: Config, eval_every: int, step: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..base.config import RUNNING_TEXT, Config, resumed
 from ..base.errors import ConfigError, DataError, named
 from ..base.settings import Given
+from ..base.terminal import shown
 from ..core.checkpoint import Checkpoint
 from ..core.trainer import Trainer
 from .inputs import given_input, input_of_run
@@ -100,6 +101,6 @@ def copy_weights(source: Checkpoint, trainer: Trainer) -> None:
     ours, theirs = set(trainer.vocab), set(source.vocab)
     if ours != theirs:
         lists = [("without", theirs - ours), ("with", ours - theirs)]
-        found = " and ".join(f"{word} {''.join(sorted(chars))!r:.60}" for word, chars in lists if chars)
+        found = " and ".join(f"{word} {shown(''.join(sorted(chars)))}" for word, chars in lists if chars)
         raise DataError(f"expected a text with the vocabulary of the run, found {trainer.input!r} {found}", "init_from")
     trainer.params.copy_from(source.params)

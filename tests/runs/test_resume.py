@@ -265,7 +265,7 @@ def test_early_stopping(folder):
     assert len(lines) == 5 * len(losses) < 2000
     best = losses.index(min(losses))
     assert best == len(losses) - 3
-    said = f"the held-out loss was lowest ({losses[best]:.4f}) 2 measurements before the last; run/best.npz has those"
+    said = f"using the weights of step {5 * (best + 1)}, where the held-out loss was lowest ({losses[best]:.4f})"
     assert said in stopped.stderr
     before = content(folder / "run")
     again = train("--resume", "run", cwd=folder)
