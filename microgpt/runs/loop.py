@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..base.config import RUNNING_TEXT, Config, Sampling
-from ..base.errors import named
+from ..base.errors import given, named
 from ..base.terminal import notice
 from ..core.documents import SINGLE_DOCUMENTS
 from ..core.evaluate import Measure
@@ -64,7 +64,7 @@ def best_before(trainer: Trainer, run: Run | None, best: Checkpoint | None) -> C
     if best is None or best.step == trainer.step_count:
         return None
     remedy = (
-        f"; it has been higher since: try {named('num_steps')} {best.step}, {named('patience')} 5, a larger "
+        f"; it has been higher since: try {given('num_steps', best.step)}, {given('patience', 5)}, a larger "
         f"{named('weight_decay')} or a smaller {named('n_embd')}"
     )
     notice(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
 from ..base.config_file import to_toml
-from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, named
+from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, given, named
 from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
 from ..core.checkpoint import Checkpoint
@@ -49,7 +49,7 @@ def load_from(folder: Folder, last: bool) -> Checkpoint:
     best = None if last else load_best(folder)
     if best is not None:
         loss = "unknown" if best.best_val_loss is None else f"{best.best_val_loss:.4f}"
-        final = f"{named('last')} selects the final weights"
+        final = f"{given('last')} selects the final weights"
         notice(f"{folder.path}: using {BEST}, step {best.step}, held-out loss {loss}; {final}")
         return best
     saved, error = load_newest(folder)
@@ -165,10 +165,10 @@ class Run:
             raise self._cannot_be_used("out", error) from None
         self._replaces = bool(held)
         if held and not fresh:
-            resume = f"to continue it, use {named('resume')}; " if held[0] in (CHECKPOINT, PREVIOUS) else ""
+            resume = f"{given('resume', path)} continues it, " if held[0] in (CHECKPOINT, PREVIOUS) else ""
             raise ConfigError(
                 f"{named('out')}: expected a directory without a run, found {held[0]} in {path!r}; "
-                f"{resume}to replace it, add {named('fresh')}"
+                f"{resume}{given('fresh')} replaces it"
             )
 
     def _check_files(self) -> None:

@@ -14,10 +14,10 @@ from ..core.checkpoint import Checkpoint
 from ..core.trainer import Trainer
 from .inputs import given_input, input_of_run
 from .metrics import Metrics
-from .run import Run, load
 
 if TYPE_CHECKING:
     from .ranks import Ranks
+    from .run import Run
 
 SHAPE = "n_layer", "n_embd", "n_head", "block_size"
 
@@ -52,10 +52,14 @@ def training(
     with ExitStack() as stack:
         run = saved = source = writer = None
         if directory is not None and writes:
+            from .run import Run
+
             run = stack.enter_context(closing(Run(directory)))
             if resume is not None:
                 saved = run.resume()
         if init_from is not None and writes:
+            from .run import load
+
             source = load(init_from)
         if ranks is not None:
             saved, source = ranks.share((saved, source))

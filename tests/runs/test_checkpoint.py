@@ -85,7 +85,7 @@ def test_an_older_checkpoint(tmp_path):
     saved = checkpoint.load(str(ROOT / "tests" / "golden" / "checkpoint.npz"))
     assert (saved.step, saved.n_worse, "".join(saved.vocab)) == (4, 0, "abcdelnorv")
     (tmp_path / "documents.txt").write_text("anna\nbob\ncarol\ndave\n")
-    trainer = Trainer(resumed(saved.config, {"input": str(tmp_path / "documents.txt")}), saved)
+    trainer = Trainer(resumed(saved.config, {"input": str(tmp_path / "documents.txt")}, saved.step), saved)
     assert trainer.evaluate() == saved.best_val_loss
     trainer.steps(8, losses := [], ())
     assert losses == [2.2821568508529952, 2.338134208346891, 2.510086649490729, 2.2281003609569465]
