@@ -149,10 +149,10 @@ def test_recipes_fit_any_length(name, num_steps):
     recipe, settings = read_recipe(name), with_recipe(name, {"num_steps": num_steps})
     config = Config(**settings)
     assert config.warmup_steps == min(recipe.get("warmup_steps", 0), num_steps // 10)
-    assert Config(**with_recipe(name, {"learning_rate": 1e-5})).min_learning_rate <= 1e-6
+    assert Config(**with_recipe(name, {"learning_rate": 1e-5})).min_learning_rate < 1.01e-6
     assert with_recipe(name, {"num_steps": [num_steps, 10**7]})["num_steps"] == [num_steps, 10**7]
     given = {"num_steps": 50, "warmup_steps": 100}
-    with pytest.raises(microgpt.ConfigError, match="^warmup_steps: expected at most num_steps 50, found 100"):
+    with pytest.raises(microgpt.ConfigError, match=r"^warmup_steps: expected at most num_steps 50, found 100"):
         Config(**with_recipe(name, given))
 
 

@@ -69,7 +69,7 @@ class Reporter:
             self._print(f"{place} {', '.join(map(printable, texts))}")
         else:  # each is an indented block
             blocks = ("\n".join(f"  {printable(line)}" for line in text.split("\n")) for text in texts)
-            self._print("\n\n".join([place, *blocks]))
+            self._print(f"{place}\n" + "\n\n".join(blocks))
 
     def _place(self, step: int) -> str:
         return f"step {step:4d} / {self.config.num_steps:4d}"

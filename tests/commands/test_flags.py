@@ -37,7 +37,9 @@ TRAIN = {
     "init-std": ["0"],
     "temperature": [],
     "val-fraction": ["1", "1.0", "1.5", "-0.1"],
-    "eval-every": ["0", "1.5"],
+    "eval-every": ["1.5"],
+    "val-split": ["0"],
+    "val-seed": ["1.5"],
     "patience": ["1.5", "1"],  # 1: without --val-fraction
     "checkpoint-every": ["1.5"],
     "sample-every": ["1.5"],
@@ -262,10 +264,8 @@ def test_samples_of_running_text_while_training(folder):
     assert added.startswith("step    2 /    2 | samples\n  ") and "\\n" not in added
     texts = draw_samples(trainer_of(folder, split="none", num_steps=2))
     assert "\n" in "".join(texts)
-    assert (
-        added
-        == "\n\n".join(["step    2 /    2 | samples", *("  " + text.replace("\n", "\n  ") for text in texts)]) + "\n"
-    )
+    blocks = ["  " + text.replace("\n", "\n  ") for text in texts]
+    assert added == "step    2 /    2 | samples\n" + "\n\n".join(blocks) + "\n"
 
 
 def trainer_of(folder, **settings):
