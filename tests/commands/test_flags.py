@@ -37,9 +37,9 @@ TRAIN = {
     "init-std": ["0"],
     "temperature": [],
     "val-fraction": ["1", "1.0", "1.5", "-0.1"],
+    "val-split": ["lines", ""],
+    "val-seed": ["-1", "1.5", "1"],  # 1: without --val-fraction
     "eval-every": ["1.5"],
-    "val-split": ["0"],
-    "val-seed": ["1.5"],
     "patience": ["1.5", "1"],  # 1: without --val-fraction
     "checkpoint-every": ["1.5"],
     "sample-every": ["1.5"],
