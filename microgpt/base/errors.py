@@ -28,6 +28,13 @@ def named(setting: str) -> str:
     return "--" + setting.replace("_", "-") if _flags.get() else setting
 
 
+def given(setting: str, value: object = True) -> str:
+    """A setting and its value, as a user writes them: --out DIR or --last, and in Python out='DIR' or last=True."""
+    if not _flags.get():
+        return f"{setting}={value!r}"
+    return named(setting) if value is True else f"{named(setting)} {value}"
+
+
 class OneLineError(Exception):
     """A one-line error: a problem, and the argument or other subject, such as a file, that has it."""
 

@@ -29,7 +29,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from ..core import documents
     from ..runs.inputs import input_of_run
 
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads(arguments), arguments.last)
     path = arguments.input if arguments.input is not None else input_of_run(arguments.path, model.config.input)
     texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
     with renamed("documents", subject=path):
@@ -48,7 +48,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def score(arguments: argparse.Namespace) -> None:
     from .. import api
 
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads(arguments), arguments.last)
     for found in model.score(arguments.texts):
         if arguments.json:
             print(to_json({**found._asdict(), "bits": found.bits}))

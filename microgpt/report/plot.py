@@ -61,7 +61,7 @@ def read_baselines(path: str) -> dict[str, float]:
     if not os.path.isdir(path):
         return {}
     try:
-        model = Trained(run.load(path))
+        model = Trained(run.load(path, last=True))
     except CheckpointError as error:
         notice(f"{path}: plotted without baselines: {error}")
         return {}

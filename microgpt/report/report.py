@@ -41,13 +41,13 @@ NO_LOSSES = "No losses are shown for {}, because they are only in the metrics.js
 
 
 def report(
-    paths: list[str], output: str | None, texts: list[str] | None = None, required: bool = True
+    paths: list[str], output: str | None, texts: list[str] | None = None, required: bool = True, last: bool = False
 ) -> dict[str, Any]:
     """Return the data of a page about the first run and the losses of all runs.  The page, which also contains the
     model, is written to `output` if that is given."""
     if output is not None or required:
         check_name(output)
-    model, names, notices = Trained(run.load(paths[0])), names_of(paths), list[str]()
+    model, names, notices = Trained(run.load(paths[0], last)), names_of(paths), list[str]()
     check_texts(model, texts)
     documents = documents_of(model, paths[0], notices)
     runs = [{"name": name, **curves_of(path, name, notices)} for path, name in zip(paths, names)]
