@@ -12,7 +12,7 @@
     get_include()     the directory of the C sources, to compile them
 
 They raise ConfigError, DataError, CheckpointError, NotFiniteError and
-SamplingError.
+SamplingError, and issue a MicrogptWarning for anything unusual.
 """
 
 from importlib import import_module
@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING
 
 from .base.errors import CheckpointError, ConfigError, DataError, NotFiniteError, SamplingError
 from .base.package import __version__, beside
+from .base.terminal import MicrogptWarning
 
 __all__ = [
     "CheckpointError",
     "Config",
     "ConfigError",
     "DataError",
+    "MicrogptWarning",
     "Model",
     "NotFiniteError",
     "Optimizer",

@@ -12,7 +12,7 @@ from ..base.progress import on_terminal
 from ..base.signals import stop_on_signals
 from ..base.terminal import notice
 from .parser import add_command, add_run_settings, add_threads, n_threads, run_settings
-from .printing import notice_cut, numbered
+from .printing import numbered
 
 if TYPE_CHECKING:
     from ..core.checkpoint import Checkpoint
@@ -95,12 +95,9 @@ def run_steps(
 
 
 def print_start(trainer: Trainer, run: Run | None) -> None:
-    """Print the sizes of the data and the model, and notices about anything unusual."""
+    """Print the sizes of the data and the model, and where a run resumes."""
     config = trainer.config
     documents = trainer.documents
-    if documents.had_bom:
-        notice(f"{trainer.input}: removed the byte-order mark")
-    notice_cut(trainer.input, config, trainer.dataset)
     if run is not None and run.num_steps_before is not None:
         notice(f"{run.path}: resuming after step {trainer.step_count} of {run.num_steps_before}")
         if config.num_steps != run.num_steps_before:

@@ -130,11 +130,13 @@ def check_texts(model: Trained, texts: list[str] | None) -> None:
 def documents_of(model: Trained, path: str | None, notices: list[str]) -> Documents | None:
     """The documents of the run at `path`, or of a model without a path; None, with a notice, if they are missing."""
     try:
-        return model.documents(None if path is None else input_of_run(path, model.config.input))
+        documents = model.documents(None if path is None else input_of_run(path, model.config.input))
     except (ConfigError, DataError) as error:
         notice(f"{path or model}: the report leaves out what needs the training text: {error}")
         notices.append(NO_TEXTS)
         return None
+    documents.notice_unusual(model.config.block_size)
+    return documents
 
 
 def curves_of(path: str, name: str, notices: list[str]) -> dict[str, Any]:

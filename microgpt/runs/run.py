@@ -12,6 +12,7 @@ from ..base.errors import CheckpointError, ConfigError, MissingError, Unreadable
 from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
 from ..core.checkpoint import Checkpoint
+from ..core.documents import TEXTS
 from ..core.evaluate import Measure
 from . import checkpoint
 from .history import History
@@ -204,7 +205,8 @@ class Run:
             if self._replaces:  # the new checkpoint is on the disk, and the old one is now the previous one
                 for name in PREVIOUS, BAD, BEST, METRICS:
                     self.folder.remove(name)
-            self.folder.write(CONFIG, to_toml(saved.config, os.path.abspath(input)).encode("utf-8", "surrogateescape"))
+            path = None if input == TEXTS else os.path.abspath(input)
+            self.folder.write(CONFIG, to_toml(saved.config, path).encode("utf-8", "surrogateescape"))
             self.metrics = Metrics.of_run(self.folder, METRICS, saved.step)
             self._held.callback(self.metrics.close)
         except OSError as error:

@@ -14,9 +14,19 @@ microgpt.train('nope.txt')
 microgpt.train('anna\nzoe')
     DataError: anna\nzoe: cannot be read: No such file or directory
 microgpt.train(None)
-    TypeError: input: expected a path, found None
-microgpt.train(['anna', 'zoe'])
-    TypeError: input: expected a path, found ['anna', 'zoe']
+    TypeError: input: expected a path or a list of texts, found None
+microgpt.train({'anna', 'zoe'})
+    TypeError: input: expected a path or a list of texts, found {.*}
+microgpt.train(['anna', 5])
+    TypeError: input: expected a list of texts, found 5 at index 1
+microgpt.train([])
+    DataError: input: expected at least one text, found none
+microgpt.train(['anna', 'zoe\nbo'])
+    DataError: input: expected each text to be one line (split 'line'), found 'zoe\nbo' at index 1
+microgpt.train(['anna', ' '])
+    DataError: input: expected each text to be one line (split 'line'), found ' ' at index 1
+microgpt.train(['anna', '\ud800'])
+    DataError: input: expected characters that UTF-8 can encode, found '\ud800' at index 1
 microgpt.train('empty.txt')
     DataError: empty.txt: expected at least one line of text, found none
 microgpt.train('.')
@@ -28,7 +38,9 @@ microgpt.train('names.txt', steps=5)
 microgpt.train('names.txt', nsteps=5)
     TypeError: train: unknown setting 'nsteps'; did you mean 'num_steps'?
 microgpt.train('names.txt', epochs=5)
-    TypeError: train: unknown setting 'epochs'
+    TypeError: train: unknown setting 'epochs'; did you mean 'num_steps'?
+microgpt.train('names.txt', dropout=0.1)
+    TypeError: train: unknown setting 'dropout'; there is no dropout
 microgpt.train('names.txt', lr=0.1)
     TypeError: train: unknown setting 'lr'; did you mean 'learning_rate'?
 microgpt.train('names.txt', num_steps='5')
@@ -58,7 +70,7 @@ microgpt.train('names.txt', n_embd=65536, n_layer=1000)
 microgpt.train('names.txt', out=5)
     TypeError: out: expected a path, found 5
 microgpt.train('names.txt', out='run')
-    ConfigError: out: expected a directory without a run, found checkpoint.npz in 'run'; resume run continues it
+    ConfigError: out: expected a directory without a run, found checkpoint.npz in 'run'; to continue it: resume='run'
 microgpt.train('names.txt', out='names.txt')
     OSError: out: expected a directory that can be written, found 'names.txt': Not a directory
 microgpt.train('names.txt', out='new', resume='run')
@@ -98,7 +110,7 @@ model.sample(prompt=5)
 model.sample(prompt='ANNA')
     ConfigError: prompt: expected characters of the vocabulary 'aenoz', found 'A' at position 1 of 'ANNA'
 model.sample(prompt='annaanna')
-    ConfigError: prompt: expected at most 3 characters (block_size), found 8
+    ConfigError: prompt: expected at most 3 characters (context length 4), found 8
 model.score({'anna'})
     ConfigError: text: expected text, found {'anna'}
 model.score('a\u0308')
