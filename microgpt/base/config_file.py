@@ -53,6 +53,24 @@ def read_recipe(name: str) -> dict[str, Any]:
     return read_toml(os.path.join(RECIPES, f"{name}.toml"))
 
 
+def with_recipe(name: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe, and those given, which take precedence; a given list has the values of a sweep.
+
+    If the recipe's warm-up is too long for the given steps, it becomes a tenth of them; likewise the learning rate at
+    the end becomes a tenth of the given peak.
+    """
+    if name is None:
+        return given
+    settings = read_recipe(name)
+    for part, whole in ("warmup_steps", "num_steps"), ("min_learning_rate", "learning_rate"):
+        found: Any = given.get(whole)
+        least = min(found) if isinstance(found, list) and found else found
+        most = settings.get(part, 0)
+        if type(least) in (int, float) and 0 < least < 10 * most:  # other values are refused later
+            settings[part] = type(most)(least / 10)
+    return settings | given
+
+
 def parse_toml(path: str) -> dict[str, Any]:
     import tomllib
 

@@ -25,9 +25,11 @@ def named(setting: str) -> str:
     return "--" + setting.replace("_", "-") if on_command_line.get() else setting
 
 
-def given(setting: str, value: str) -> str:
-    """A setting and its value in messages: resume='runs/first' in Python, --resume runs/first on the command line."""
-    return f"{named(setting)} {value}" if on_command_line.get() else f"{setting}={value!r}"
+def given(setting: str, value: object = True) -> str:
+    """A setting and its value, as a user writes them: --out DIR or --last, and in Python out='DIR' or last=True."""
+    if not on_command_line.get():
+        return f"{setting}={value!r}"
+    return named(setting) if value is True else f"{named(setting)} {value}"
 
 
 class OneLineError(Exception):

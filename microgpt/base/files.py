@@ -86,9 +86,13 @@ class Folder:
     def remove_temporary(self, name: str) -> str:
         """Remove the temporary file, if there is one; returns its name."""
         new = f".{name}.tmp"
-        with suppress(FileNotFoundError):
-            os.unlink(new, dir_fd=self.fd)
+        self.remove(new)
         return new
+
+    def remove(self, name: str) -> None:
+        """Remove the file, if there is one."""
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
 
     def create(self, name: str, data: bytes) -> None:
         """Create a file, which is on the disk when this returns."""

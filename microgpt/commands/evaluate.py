@@ -31,7 +31,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from ..core import documents
     from ..runs.inputs import input_of_run
 
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads(arguments), arguments.last)
     path = arguments.input if arguments.input is not None else input_of_run(arguments.path, model.config.input)
     texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
     with renamed("documents", subject=path):
@@ -55,7 +55,7 @@ def score(arguments: argparse.Namespace) -> None:
         path, texts = "-", []
     if bool(texts) == (path is not None):
         arguments.parser.error(f"expected either TEXT or --input FILE, found {'both' if texts else 'neither'}")
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads(arguments), arguments.last)
     if path is not None:
         texts = read_texts(path, model.config.split)
     for found in model.score(texts):

@@ -20,7 +20,7 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 from ..base.config import Config, RunSettings, Sweep
-from ..base.config_file import read_recipe
+from ..base.config_file import with_recipe
 from ..base.errors import ConfigError, DataError, named
 from ..base.files import AnyPath, Folder, folder_at, path_text, write_all
 from ..base.progress import progress_bar
@@ -89,7 +89,7 @@ def sweep(given: Given) -> list[Trial]:
     executor = given.pop("executor", Sweeping.executor)
     threads, recipe, progress = (given.pop(name, None) for name in ("threads", "recipe", "progress"))
     own = {f.name: given.pop(f.name) for f in fields(Sweep) if f.name in given}
-    space = ({} if recipe is None else read_recipe(recipe)) | given
+    space = with_recipe(recipe, given)
     with interrupt_at_the_end() as stop:
         return run(out, resume, own, space, executor, threads, stop, bool(progress)).best_first()
 
