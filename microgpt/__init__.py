@@ -12,13 +12,13 @@
     get_include()     the directory of the C sources, to compile them
 
 They raise ConfigError, DataError, CheckpointError, NotFiniteError and
-SamplingError.
+SamplingError; and train() raises Interrupted after Ctrl-C.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .base.errors import CheckpointError, ConfigError, DataError, NotFiniteError, SamplingError
+from .base.errors import CheckpointError, ConfigError, DataError, Interrupted, NotFiniteError, SamplingError
 from .base.package import __version__, beside
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "Interrupted",
     "Model",
     "NotFiniteError",
     "Optimizer",

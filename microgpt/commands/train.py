@@ -48,12 +48,18 @@ def train(arguments: argparse.Namespace) -> int | None:
         threads = 1  # the other processes use the other cores
     with training(settings, *files, threads, ranks) as (trainer, run, metrics):
         stop = run_steps(trainer, run, metrics, ranks)
+        try:
+            if not stop:
+                notice_early_end(trainer, run)
+                if trainer.config.num_samples and (ranks is None or ranks.rank == 0):
+                    print_samples(trainer)
+        finally:  # if saving the run has failed, trying again comes after the samples
+            if run is not None:
+                with stop_on_signals() as signals:
+                    run.finish(signals)
         if stop:
             notice(stopped(f"by {stop[0].name}", trainer, run))
             return 128 + stop[0]
-        notice_early_end(trainer, run)
-    if trainer.config.num_samples and (ranks is None or ranks.rank == 0):
-        print_samples(trainer)
     return None
 
 
@@ -134,4 +140,4 @@ def print_samples(trainer: Trainer) -> None:
     config, sampler = trainer.config, Sampler(trainer.params)
     print(f"\n--- inference (new, hallucinated {GENERATED[config.split]}) ---")
     for i in range(1, config.num_samples + 1):
-        print(numbered(i, sampler.sample(trainer.rng, config.temperature), config))
+        print(numbered(i, sampler.sample(trainer.rng, config.temperature), config), flush=True)

@@ -59,6 +59,7 @@ def run(t: Trial, task: Task, stop: Stop) -> str:
         run.start(trainer.checkpoint(), trainer.input)
         t.run, stop.trainer, history = t.name, trainer, History()
         loop.train(trainer, run, stop=stop, history=history)
+        run.finish(seconds=0)  # the sweep waits for nobody
         if stop.why not in ("", PAUSED) and not trainer.done:
             return stop.why
         t.step = trainer.step_count
