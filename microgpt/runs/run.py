@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator, Sized
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 
 from ..base.config_file import to_toml
 from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, named
@@ -277,4 +277,5 @@ class Run:
         folder.lock("training")
 
     def close(self) -> None:
-        self._held.close()
+        with nullcontext() if self._last is None else suppress(OSError):  # finish() has raised the error that matters
+            self._held.close()

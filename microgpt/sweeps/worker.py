@@ -15,7 +15,8 @@ from ..core.trainer import Trainer
 from ..runs import loop
 from ..runs.history import History
 from ..runs.inputs import input_of_trial
-from ..runs.run import CHECKPOINT, PREVIOUS, Run
+from ..runs.metrics import CHECKPOINT
+from ..runs.run import PREVIOUS, Run
 from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
 
 POLL_SECONDS = 0.1  # between two checks of the time limit and of whether the sweep still runs

@@ -174,7 +174,8 @@ def test_once_a_minute(tmp_path, monkeypatch, every, saved):
     seconds = itertools.count()  # one for each look at the clock, so two for each step
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     steps = []
-    target = SimpleNamespace(save=lambda saved: steps.append(saved.step), add_metrics=lambda *given: None)
+    save = lambda saved: steps.append(saved.step)  # noqa: E731
+    target = SimpleNamespace(save=save, save_last=save, add_metrics=lambda *given: None)
     loop.train(tiny_trainer(tmp_path, num_steps=100, checkpoint_every=every), target)
     assert steps == pytest.approx(saved, abs=3)
 
