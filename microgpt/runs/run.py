@@ -22,6 +22,7 @@ from .metrics import CHECKPOINT, Metrics
 PREVIOUS, BAD = "checkpoint.prev.npz", "checkpoint.bad.npz"
 BEST = "best.npz"  # the checkpoint with the lowest held-out loss
 METRICS, CONFIG = "metrics.jsonl", "config.toml"
+RUN_FILES = CHECKPOINT, PREVIOUS, BEST, METRICS, CONFIG
 SWEEP = "sweep.json"  # only a sweep's directory has it
 
 FULL = errno.ENOSPC, errno.EDQUOT
@@ -126,7 +127,7 @@ class Run:
         return os.path.join(self.path, name)
 
     def create(self) -> None:
-        """Create the directory, if needed, for a new run.  Raises ConfigError if it already holds a run."""
+        """Create the directory, if needed, for a new run.  Raises ConfigError if it already holds a run or a sweep."""
         path = self.path
         try:
             with suppress(FileExistsError):
@@ -135,7 +136,7 @@ class Run:
             there = os.listdir(self.folder.fd)
         except OSError as error:
             raise self._cannot_be_used("out", error) from None
-        held = [name for name in (CHECKPOINT, PREVIOUS, BEST, METRICS, CONFIG) if name in there]
+        held = [name for name in (*RUN_FILES, SWEEP) if name in there]
         if held:
             advice = f"; {named('resume')} {path} continues it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
             raise ConfigError(
@@ -168,7 +169,7 @@ class Run:
         try:
             if self.saved_step is None:
                 self._write_checkpoint(saved)
-            self.folder.write(CONFIG, to_toml(saved.config, os.path.abspath(input)).encode("utf-8", "surrogateescape"))
+            self.folder.write(CONFIG, to_toml(saved.config, os.path.abspath(input)).encode())
             self.metrics = Metrics.of_run(self.folder, METRICS, saved.step)
             self._held.callback(self.metrics.close)
         except OSError as error:
