@@ -22,7 +22,7 @@ from microgpt.commands import train
 from microgpt.core.trainer import Trainer
 from microgpt.runs import checkpoint, run
 
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 138}
 SETTINGS = {"num_steps": 10**6, "n_embd": 32, "n_layer": 2, "batch_size": 16}
 
 
