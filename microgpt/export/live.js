@@ -182,7 +182,7 @@ function stepsView(model, go) {
 
   const explained = "The number below a token is its loss: the surprise of the model, in bits. "
     + "Use the arrow keys to move through the tokens."
-    + (model.end === null ? ` Losses are computed as by microgpt score, in windows of ${model.config.block_size} characters. `
+    + (model.end === null ? ` Losses are computed as by microgpt score: after ${model.config.block_size} characters, the older half is dropped. `
       + "The predictions below use the latest characters, so they may differ slightly." : "");
   return { element: element("div", {}, group, element("p", { class: "muted" }, explained)), show };
 }

@@ -153,13 +153,13 @@ class Model {
   /** Like Model.score: {text, loss, losses}. */
   score(text) {
     const size = this.config.block_size;
-    const ids = [this.start, ...this.encode(text, this.end === null ? Infinity : size)];
-    if (this.end !== null) ids.push(this.end);
-    const n = this.end === null ? ids.length - 1 : Math.min(ids.length - 1, size);
+    const ids = [this.start, ...this.encode(text), ...(this.end === null ? [] : [this.end])];
+    const n = ids.length - 1;
+    const half = Math.floor(size / 2); // of a full context: a window begins with the newer half of the one before
     const losses = [];
-    for (let first = 0; first < n; first += size) { // windows of running text; a document is a single window
-      const { logits } = this.window(first / size).have(ids.slice(first, Math.min(first + size, n)));
-      logits.forEach((of, i) => losses.push(cross_entropy(of, ids[first + i + 1])));
+    for (let start = 0; start === 0 || start + half < n; start += size - half) {
+      const { logits } = this.window(start / (size - half)).have(ids.slice(start, Math.min(start + size, n)));
+      for (let i = start ? half : 0; i < logits.length; i++) losses.push(cross_entropy(logits[i], ids[start + i + 1]));
     }
     return { text, loss: losses.reduce((a, b) => a + b, 0) / losses.length, losses };
   }

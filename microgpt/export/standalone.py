@@ -148,15 +148,14 @@ def draw(logits: Vector, uniform: float, temperature: float, top_k: int, top_p: 
 
 
 def score(text: str) -> Vector:
-    """-log probability of each character, and of the end of the text if the context has room for it."""
-    ids = [START, *encode(text, "--score", None if RUNNING else BLOCK_SIZE)]
-    ids += [] if END is None else [END]
+    """-log probability of each character, and of the end of the text unless it is running text."""
+    ids = [START, *encode(text, "--score", None), *([] if END is None else [END])]
     if len(ids) == 1:
         raise ValueError("--score: expected at least one character, found none")
-    losses = []
-    for i in range(len(ids) - 1 if RUNNING else min(len(ids) - 1, BLOCK_SIZE)):
-        if i % BLOCK_SIZE == 0:  # running text is scored in windows
-            context = Context([])
+    losses, context = Vector(), Context([])
+    for i in range(len(ids) - 1):
+        if context.length == BLOCK_SIZE:
+            context = Context(ids[i - BLOCK_SIZE // 2 : i])  # drop the older half
         logits = context.read(ids[i])
         top = max(logits)
         losses.append(math.log(sum(math.exp(logit - top) for logit in logits)) - (logits[ids[i + 1]] - top))

@@ -27,6 +27,7 @@ from .space import (
     space_of,
     to_json,
     tpe_points,
+    varied_settings,
 )
 from .trial import Trial
 
@@ -45,7 +46,10 @@ class Plan:
     @classmethod
     def of(cls, own: Given, given: dict[str, Any]) -> Plan:
         """A new plan.  Raises ConfigError or DataError if no trial of the first round could be trained."""
-        config, space = Sweep(**own), space_of({"val_fraction": VAL_FRACTION} | given)
+        config, given = Sweep(**own), {"val_fraction": VAL_FRACTION} | given
+        space = space_of(given)
+        if "seed" in varied_settings(space):  # or else each trial would hold out other documents
+            space = space_of({"val_seed": 1} | given)
         if config.sampler == "tpe":
             import_optuna()
         elif config.sampler == "grid":

@@ -98,8 +98,6 @@ def space_of(settings: dict[str, Any]) -> Space:
                 f"found {as_text(space[name])}",
                 argument=name,
             )
-    if "seed" in varied_settings(space):  # which would choose other held-out documents for each trial
-        space.setdefault("val_seed", [1])
     if "val_fraction" in space and not bounds(space["val_fraction"])[0]:
         raise ConfigError("expected above 0, because held-out losses are compared, found 0", argument="val_fraction")
     return space

@@ -103,12 +103,19 @@ def test_one_character(javascript, trained):
         compare(javascript, model, [("score", "aa"), ("next", "a"), ("sample", {"temperature": 1.0})])
 
 
+def test_beyond_the_context(javascript, trained):
+    """A text longer than the context is scored to its end, as the older half of a full context is dropped."""
+    for split in ("line", "none"):
+        model = trained(["abcabacb" * 4], split=split, block_size=5)
+        compare(javascript, model, [("score", "abcabacb" * n) for n in (1, 2, 3)])
+
+
 def test_errors(javascript, trained):
-    """Unknown characters and texts longer than the context are clear errors."""
+    """Unknown characters, and texts too long to look into, are clear errors."""
     model = trained(names(40))
     for name, argument, said in [
         ("next", "aXb", '"X" at position 2'), ("score", "\U0001f600", "position 1"), ("next", "a" * 8, "at most 7"),
-        ("score", "a" * 9, "at most 8"), ("attention", "a" * 9, "at most 8"),
+        ("attention", "a" * 9, "at most 8"),
         ("sample", {"prompt": "a" * 8}, "at most 7"),
     ]:  # fmt: skip
         (found,) = javascript([model], [(0, name, argument)])
