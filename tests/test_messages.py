@@ -117,6 +117,7 @@ VARIABLE = [
     r"\b[0-9a-f]{64}\b",
     r"\b\d+\.\d{4,}\b",  # losses
     r"(?<=1\.79, found )[\d.]+(?=;)",  # the loss of the first step
+    r"(?<=none at 127\.0\.0\.1:1: ).*",  # the words of Dask
     r"(?<=for the kernels, found )\d+",
     r"(?<=at byte )[1-9]\d+",
     r"(?<=a file of )\d+",
