@@ -42,7 +42,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(f"loss: {result.loss:.4f} (mean over the {result.loss_is_mean_of}, in nats)")
         print(f"bits per character: {result.bits_per_character:.4f} (the same in bits)")
         if result.document_loss is not None:
-            print(f"document loss: {result.document_loss:.4f} (mean over the documents of their mean losses, in nats)")
+            print(f"document loss: {result.document_loss:.4f} (mean of per-document means, as in training, in nats)")
 
 
 def score(arguments: argparse.Namespace) -> None:

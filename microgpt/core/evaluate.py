@@ -21,10 +21,15 @@ COLUMNS = 1024  # per thread and call, unless the longest document has more
 
 
 class Measure(NamedTuple):
-    """Mean losses in nats."""
+    """Mean losses in nats.
 
-    loss: float  # over all tokens: characters and, except for running text, the documents' ends
-    document_loss: float | None  # the mean of per-document means, as in training; None for running text
+    `loss` is the mean over all tokens: characters and, except for running text, the documents' ends.  `document_loss`
+    is what training minimizes: the mean of per-document means, over the tokens that fit into the context; None for
+    running text.
+    """
+
+    loss: float
+    document_loss: float | None
 
     @property
     def bits_per_character(self) -> float:
@@ -64,8 +69,11 @@ class Evaluator:
         return losses[self._counted]
 
     def measure(self) -> Measure:
-        losses = self.losses()
-        return Measure(mean(losses), None if self.params.tokens.end is None else mean(losses, self.lengths))
+        losses, lengths, size = self.losses(), self.lengths, self.params.config.block_size
+        if self.params.tokens.end is None:
+            return Measure(mean(losses), None)
+        places = np.arange(len(losses)) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # in each document
+        return Measure(mean(losses), mean(losses[places < size], np.minimum(lengths, size)))
 
 
 def record(config: Config, vocab_size: int) -> Program:

@@ -55,7 +55,7 @@ class Evaluation(NamedTuple):
     loss: float  # the mean over all tokens, in nats
     loss_is_mean_of: str  # "characters and ends" of all documents, or "characters" of running text
     bits_per_character: float  # the same in bits
-    document_loss: float | None  # the mean over documents of their mean losses, in nats; None for running text
+    document_loss: float | None  # as in training, in nats: the mean of per-document means; None for running text
 
 
 class Trained:
@@ -205,8 +205,9 @@ class Trained:
         """Measure the loss of a list of texts and return an Evaluation.
 
         Its `loss` is the mean over all tokens, that is, characters and the documents' ends, in nats; running text has
-        no ends.  Its `document_loss` is the mean over documents of their mean losses, which training minimizes.  Every
-        character counts: beyond the context length, the older half of the context is dropped, as in sampling.
+        no ends.  Its `document_loss` is what training minimizes: the mean of per-document means, over the tokens that
+        fit into the context.  For `loss` every character counts: beyond the context length, the older half of the
+        context is dropped, as in sampling.
 
         Raises TypeError for anything but a list of str, DataError for an empty list or unknown characters, and
         SamplingError if the loss is not finite.

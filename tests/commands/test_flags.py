@@ -32,6 +32,8 @@ TRAIN = {
     "init-std": ["0"],
     "temperature": [],
     "val-fraction": ["1", "1.0", "1.5", "-0.1"],
+    "val-split": ["lines", ""],
+    "val-seed": ["-1", "1.5", "1"],  # 1: without --val-fraction
     "eval-every": ["0", "1.5"],
     "patience": ["1.5", "1"],  # 1: without --val-fraction
     "checkpoint-every": ["1.5"],

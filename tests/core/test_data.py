@@ -1,5 +1,6 @@
 """Documents as columns, and running text as windows, against a few lines of Python: for documents the reference's."""
 
+import itertools
 import os
 import random
 import subprocess
@@ -268,20 +269,31 @@ def test_far_epochs(dtype):
     assert batches(dataset, range(epoch * n, (epoch + 2) * n)) == windows(text, 8, 1, 3 + epoch, 2)
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 8, 500])
-def test_windows_at_rest(block_size):
-    """Without a key each character of each text is a target once, in their order, after the one before it in its text,
-    and the first after a newline."""
+@pytest.mark.parametrize("end", [True, False])
+@pytest.mark.parametrize("block_size", [1, 2, 7, 8, 500])
+def test_whole_texts(block_size, end):
+    """With `whole`, each character of each text, and its end, is a counted target once, in order, after the one before
+    it in its text; what is not counted is the newer half of the window before."""
     rng = random.Random(block_size)
     texts = ["".join(rng.choices("ab\nc", k=n)) for n in (1, 7, 8, 9, 100, 2)]
-    dataset, vocab = running(texts, block_size), ["\n", "a", "b", "c"]
-    assert dataset.n_documents == sum(-(-len(text) // block_size) for text in texts)
-    found = [column for i in range(dataset.n_documents) for column in batch(dataset, i)[0]]
-    expected = [
-        (vocab.index(before), i % block_size, vocab.index(char))
-        for text in texts
-        for i, (before, char) in enumerate(zip("\n" + text, text))
-    ]
+    vocab = ["\n", "a", "b", "c"]
+    tokens = Tokens(vocab, "blank-line" if end else "none")
+    dataset = Dataset(texts, tokens, Config(block_size=block_size, split="blank-line" if end else "none"), whole=True)
+    counted, found, context = dataset.counted, [], []
+    for i in range(dataset.n_documents):
+        start, n = dataset.find(i, 1)
+        columns = {name: array[start : start + n].tolist() for name, array in dataset.arrays.items()}
+        assert columns["positions"] == list(range(n)) and n <= block_size
+        which = counted[dataset.offsets[i] : dataset.offsets[i + 1]].tolist()
+        assert which == sorted(which) and which.count(False) in (0, block_size // 2)
+        pairs = list(zip(columns["tokens"], columns["targets"]))
+        context = pairs[: which.count(False)]
+        assert context == found[len(found) - len(context) :]
+        found += pairs[which.count(False) :]
+    expected = []
+    for text in texts:
+        ids = [tokens.start, *map(vocab.index, text), *[tokens.end] * end]
+        expected += itertools.pairwise(ids)
     assert found == expected
 
 

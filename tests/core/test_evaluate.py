@@ -26,10 +26,10 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_equals_the_loss_of_training(tmp_path, dtype):
-    """The loss of a set of documents is that of one training step on a batch of them all."""
+    """The mean of the documents' mean losses is the loss of one training step on a batch of them all."""
     trainer = tiny_trainer(tmp_path, batch_size=60, dtype=dtype)
     evaluator = Evaluator(trainer.params, trainer.documents.training)
-    found = evaluator.loss()
+    found = evaluator.measure().document_loss
     np.testing.assert_allclose(found, trainer.step(), rtol=1e-12 if dtype == "float64" else 1e-5)
 
 
@@ -50,15 +50,16 @@ def test_scores_are_log_probabilities(tmp_path):
     first = sum(math.exp(-model.score(char).losses[0]) for char in model.vocab)
     assert first + math.exp(-model.score("").losses[0]) == pytest.approx(1, abs=1e-12)
     score = model.score("abba")
-    assert len(score.losses) == 4 and score.loss == pytest.approx(np.mean(score.losses))  # no room for the end
+    assert len(score.losses) == 5 and score.loss == pytest.approx(np.mean(score.losses))
 
 
 def test_eval_command(folder):
     """eval prints the mean loss and the bits per character of the run's own file or another, and the same as JSON."""
     plain = microgpt("eval", "run", cwd=folder)
     assert re.fullmatch(
-        r"input: .*\nnum docs: 100\nloss: \d\.\d{4} \(mean over the documents\)\n"
-        r"bits per character: \d\.\d{4} \(mean over the characters and ends\)\n",
+        r"input: .*\nnum docs: 100\nloss: \d\.\d{4} \(mean over the characters and ends, in nats\)\n"
+        r"bits per character: \d\.\d{4} \(the same in bits\)\n"
+        r"document loss: \d\.\d{4} \(mean of per-document means, as in training, in nats\)\n",
         plain.stdout,
     )
     (folder / "other.txt").write_text("abc\nba\n")
@@ -66,18 +67,20 @@ def test_eval_command(folder):
     lines = microgpt("score", "run", "abc", "ba", "--json", cwd=folder).stdout.splitlines()
     scores = [json.loads(line) for line in lines]
     assert found["n_documents"] == 2
-    assert found["loss"] == pytest.approx(np.mean([score["loss"] for score in scores]))
+    assert found["document_loss"] == pytest.approx(np.mean([score["loss"] for score in scores]))
+    assert found["loss"] == pytest.approx(np.mean([loss for score in scores for loss in score["losses"]]))
     assert found["bits_per_character"] == pytest.approx(np.mean([bit for score in scores for bit in score["bits"]]))
 
 
-def test_eval_of_the_beginnings(folder):
-    """Of documents longer than the context the beginnings count, as in training, and that is said."""
+def test_eval_of_long_documents(folder):
+    """Documents longer than the context count to their end, in eval as in score."""
     (folder / "long.txt").write_text("abcdefgh" * 3)
     process = microgpt("eval", "run", "--input", "long.txt", "--json", cwd=folder)
-    assert process.stderr.startswith("microgpt: long.txt: 1 line longer than --block-size 8:")
     found = json.loads(process.stdout)
-    score = json.loads(microgpt("score", "run", "abcdefgh", "--json", cwd=folder).stdout)
-    assert found["loss"] == pytest.approx(score["loss"])
+    score = json.loads(microgpt("score", "run", "abcdefgh" * 3, "--json", cwd=folder).stdout)
+    assert (found["n_characters"], len(score["losses"]), process.stderr) == (24, 25, "")
+    assert found["loss"] == pytest.approx(score["loss"], rel=1e-14)
+    assert found["document_loss"] == pytest.approx(np.mean(score["losses"][:8]), rel=1e-14)  # the context is 8
 
 
 def test_score_command(folder):
@@ -98,12 +101,6 @@ def test_unknown_characters(folder):
     (folder / "other.txt").write_text("abc\nbax\n")
     refused = microgpt("eval", "run", "--input", "other.txt", cwd=folder)
     assert refused.returncode == 1 and "other.txt" in refused.stderr and "found 'x' at position 3" in refused.stderr
-
-
-def test_too_long_to_score(folder):
-    """A text longer than the context is refused."""
-    refused = microgpt("score", "run", "abababababa", cwd=folder)
-    assert refused.returncode == 2 and "at most 8 characters" in refused.stderr
 
 
 def test_documents_with_unknown_characters(tmp_path):

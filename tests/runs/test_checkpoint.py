@@ -86,7 +86,8 @@ def test_an_older_checkpoint(tmp_path):
     assert (saved.step, saved.n_worse, "".join(saved.vocab)) == (4, 0, "abcdelnorv")
     (tmp_path / "documents.txt").write_text("anna\nbob\ncarol\ndave\n")
     trainer = Trainer(resumed(saved.config, {"input": str(tmp_path / "documents.txt")}), saved)
-    assert trainer.evaluate() == saved.best_val_loss
+    assert saved.config.val_split == "documents"  # as runs were split then
+    assert trainer.measure().document_loss == saved.best_val_loss  # and measured
     trainer.steps(8, losses := [], ())
     assert losses == [2.2821568508529952, 2.338134208346891, 2.510086649490729, 2.2281003609569465]
 
