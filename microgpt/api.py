@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .base import files
 from .base.config import Config
 from .base.config_file import with_recipe
-from .base.errors import ConfigError, optional, renamed
+from .base.errors import ConfigError, Interrupted, optional, renamed
 from .base.files import AnyPath, path_or_texts, path_text
 from .base.progress import Reporter, progress_bar
 from .base.settings import Given
@@ -80,8 +80,8 @@ def train(given: Given) -> "Model":
 
     Raises TypeError for an unknown setting, ConfigError for a wrong value, DataError for a file that cannot be used,
     CheckpointError for a run that cannot be resumed, NotFiniteError if the loss becomes infinite or NaN, and OSError if
-    the run cannot be saved.  Ctrl-C finishes the current step, saves the run if there is one, and raises
-    KeyboardInterrupt.
+    the run cannot be saved.  Ctrl-C finishes the current step, saves the run if there is one, and raises Interrupted, a
+    KeyboardInterrupt.  The attribute `model` of Interrupted, and of that OSError, is the Model as trained so far.
 
     >>> model = microgpt.train("input.txt", num_steps=2000, n_embd=32, out="runs/wide")   # doctest: +SKIP
     >>> model.history.losses[-1]   # doctest: +SKIP
@@ -95,21 +95,32 @@ def train(given: Given) -> "Model":
         given["input"], texts = (source, None) if isinstance(source, str) else (TEXTS, source)
     paths = ((name, given.pop(name, None)) for name in ("out", "resume", "metrics", "init_from"))
     out, resume, metrics_path, init_from = (None if path is None else path_text(path, name) for name, path in paths)
-    settings, history = with_recipe(recipe, given), History()
+    settings, history, model = with_recipe(recipe, given), History(), None
     begun = training(
         settings, out, resume, metrics_path, threads=threads, init_from=init_from, fresh=fresh, texts=texts
     )
-    with begun as (trainer, run, metrics), interrupt_at_the_end() as stop:
-        config, first = trainer.config, trainer.step_count
-        bar = progress_bar(config.num_steps, first, notebook=True) if progress else None
-        reporter = Reporter(config, first, bar, "none") if progress else None
-        try:
-            best = loop.train(trainer, run, metrics, reporter, stop, history)
-        finally:
-            if reporter is not None:
-                reporter.close()
-        best = None if last else loop.best_before(trainer, run, best)
-    return Model(trainer.checkpoint() if best is None else best, threads, history, texts=texts)
+    try:
+        with begun as (trainer, run, metrics), interrupt_at_the_end() as stop:
+            config, first = trainer.config, trainer.step_count
+            bar = progress_bar(config.num_steps, first, notebook=True) if progress else None
+            reporter = Reporter(config, first, bar, "none") if progress else None
+            try:
+                best = loop.train(trainer, run, metrics, reporter, stop, history)
+            finally:
+                if reporter is not None:
+                    reporter.close()
+            best = None if last else loop.best_before(trainer, run, best)
+            model = Model(trainer.checkpoint() if best is None else best, threads, history, texts=texts)
+            if run is not None:
+                run.finish(stop)
+    except KeyboardInterrupt:
+        if model is None:  # a second Ctrl-C, within a step
+            raise
+        raise Interrupted(model, trainer.step_count, trainer.config.num_steps) from None
+    except OSError as error:
+        error.model = model  # type: ignore[attr-defined]
+        raise
+    return model
 
 
 def load(path: AnyPath, threads: int | None = None, last: bool = False) -> "Model":

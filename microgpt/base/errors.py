@@ -111,5 +111,16 @@ class NotFiniteError(ArithmeticError):
         self.step = step
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C stopped train(); `model` is the Model as trained so far."""
+
+    def __init__(self, model: Any, step: int, num_steps: int) -> None:
+        super().__init__(
+            f"stopped after step {step} of {num_steps}; `model` of this exception is the model so far; in a notebook: "
+            f"import sys; model = sys.last_value.model"
+        )
+        self.model = model
+
+
 class SamplingError(ArithmeticError):
     """The model's weights are so large that its probabilities are not finite."""

@@ -56,6 +56,15 @@ class Folder:
         with suppress(FileNotFoundError):
             must_be_file(name, os.stat(name, dir_fd=self.fd, follow_symlinks=False), in_place)
 
+    def has_space(self, name: str) -> bool:
+        """Whether the disk has space for another file of this size, as far as it can tell."""
+        disk = os.fstatvfs(self.fd)
+        try:
+            needed = os.stat(name, dir_fd=self.fd).st_size
+        except OSError:
+            return True
+        return disk.f_blocks == 0 or disk.f_bavail * disk.f_frsize >= needed
+
     def write(self, name: str, data: bytes, previous: str | None = None) -> None:
         """Replace the file's content by `data`; the old file stays as `previous`.
 

@@ -287,7 +287,7 @@ class Trainer:
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        for name in "n_embd", "n_layer", "block_size":
+        for name in "n_embd", "n_layer", "n_head", "block_size":
             if (found := getattr(self.config, name)) != (saved := getattr(checkpoint.config, name)):
                 raise ConfigError(f"expected {saved}, as in the checkpoint, found {found}", argument=name)
         self.params.copy_from(checkpoint.params)

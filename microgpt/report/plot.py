@@ -11,7 +11,8 @@ from ..base import files
 from ..base.errors import CheckpointError, ConfigError, DataError, PlotError, optional
 from ..base.progress import smoothed
 from ..base.terminal import escaped, notice, reason
-from ..runs.run import CHECKPOINT, METRICS, of_weights
+from ..runs.metrics import CHECKPOINT
+from ..runs.run import METRICS, of_weights
 from .comparison import BY_DOCUMENT, DOCUMENTS, HELD_OUT, TOKENS, TRAIN, Basis, Series, basis, differences
 
 

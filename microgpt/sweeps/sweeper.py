@@ -21,7 +21,7 @@ from typing import Any
 
 from ..base.config import Config, RunSettings, Sweep
 from ..base.config_file import with_recipe
-from ..base.errors import ConfigError, DataError, named
+from ..base.errors import ConfigError, DataError, given, named
 from ..base.files import AnyPath, Folder, folder_at, path_text, write_all
 from ..base.progress import progress_bar
 from ..base.settings import Given
@@ -29,7 +29,7 @@ from ..base.signals import interrupt_at_the_end
 from ..base.signature import accepts
 from ..base.terminal import reason
 from ..base.threads import check
-from ..runs.run import SWEEP
+from ..runs.run import FILES, SWEEP
 from . import executors
 from .plan import Plan
 from .space import varied_settings
@@ -133,14 +133,16 @@ def run(
 
 
 def create_directory(path: str) -> Folder:
-    """Create and lock the directory of a new sweep.  Raises ConfigError if it already holds a sweep."""
+    """Create and lock the directory of a new sweep.  Raises ConfigError if it already holds a sweep or a run."""
     os.makedirs(path, exist_ok=True)
     folder = Folder(path)
     folder.lock("sweeping")
-    held = [name for name in sorted(os.listdir(folder.fd)) if name in (SWEEP, TRIALS) or name.startswith("trial-")]
+    names = sorted(os.listdir(folder.fd))
+    held = [name for name in names if name in (SWEEP, TRIALS, *FILES) or name.startswith("trial-")]
     if held:
-        advice = f"; {named('resume')} {path} continues it" if SWEEP in held else ""
-        raise ConfigError(f"expected a directory without a sweep, found {held[0]} in {path!r}{advice}", argument="out")
+        advice = f"; {given('resume', path)} continues it" if SWEEP in held else ""
+        expected = "a directory without a sweep or a run"
+        raise ConfigError(f"expected {expected}, found {held[0]} in {path!r}{advice}", argument="out")
     return folder
 
 
@@ -166,7 +168,8 @@ class Lines:
 
     def append(self, t: Trial) -> None:
         """Write a trial to the disk, or raise OSError and leave the file as it was."""
-        data = (json.dumps(vars(t), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        text = json.dumps(vars(t), ensure_ascii=False, allow_nan=False) + "\n"
+        data = text.encode("utf-8", "backslashreplace")  # of bytes of a path that are not UTF-8, this is JSON's escape
         try:
             write_all(self._fd, data)
             os.fsync(self._fd)
@@ -334,7 +337,7 @@ class Sweeper:
             suspects += (started := [t for t in dead if os.path.exists(self.folder.file(t.name))] or dead)
             waiting = [t for t in dead if t not in started]
         if error:
-            raise OSError(f"{error}; fix this, then {named('resume')} {self.folder.path} continues")
+            raise OSError(f"{error}; fix this, then {given('resume', self.folder.path)} continues")
 
     def results(self, trials: list[Trial], task: Task) -> Iterator[tuple[Trial, Trial | None]]:
         """Yield (trial, its result or None if its worker died) as each one ends; cancelled trials are left out.
@@ -363,7 +366,7 @@ class Sweeper:
         except (RuntimeError, CancelledError) as error:  # BrokenExecutor is a RuntimeError
             raise OSError(
                 f"{named('executor')}: the executor has failed ({type(error).__name__}: {error}); "
-                f"{named('resume')} {self.folder.path} continues with a new one"
+                f"{given('resume', self.folder.path)} continues with a new one"
             ) from None
         finally:
             for future in futures:
