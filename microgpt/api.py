@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 from .base import files
 from .base.config import Config
 from .base.config_file import with_recipe
-from .base.errors import ConfigError, optional, renamed
-from .base.files import AnyPath, path_text
+from .base.errors import ConfigError, Interrupted, optional, renamed
+from .base.files import AnyPath, path_or_texts, path_text
 from .base.progress import Reporter, progress_bar
 from .base.settings import Given
 from .base.signals import interrupt_at_the_end
 from .base.signature import accepts
+from .core.documents import TEXTS
 from .runs import loop
 from .runs.history import History
 from .runs.trained import Trained
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 class Training(Config):
     """The arguments of train(): only the signature of this class is used."""
 
-    input: AnyPath = Config.input  # type: ignore[assignment]  # a Config keeps only text
+    input: AnyPath | list[str] | tuple[str, ...] = Config.input  # type: ignore[assignment]  # a Config keeps only text
     _: KW_ONLY
     recipe: str | None = None
     out: AnyPath | None = None
@@ -51,14 +52,16 @@ class Training(Config):
 
 @accepts(Training)
 def train(given: Given) -> "Model":
-    """Train a model on a text file and return the Model; its `history` holds the loss of each step.
+    """Train a model on a text file or a list of texts and return the Model; its `history` holds the loss of each step.
 
     If a part of the text is held out (`val_fraction`), the Model has the weights with the lowest held-out loss, and its
     `step` says which step made them.
 
     Every argument is optional, and all but `input` are given by name:
 
-    - `input`: path of a UTF-8 text file; by default input.txt, or the names that come with microgpt if there is none
+    - `input`: path of a UTF-8 text file; by default input.txt, or the names that come with microgpt if there is none.
+      Or a list of str: each is a document, and for split="none" they are joined.  A saved run keeps only their SHA-256,
+      so to resume it, give the same list again, or a file with the same texts
     - `recipe`: name of a set of settings to start from, such as "reference"; settings that you give replace its values
     - `out`: directory in which to save the run; it is created if needed, and must not contain another run
     - `fresh`: True starts over in `out`, and replaces the run that it contains
@@ -77,8 +80,8 @@ def train(given: Given) -> "Model":
 
     Raises TypeError for an unknown setting, ConfigError for a wrong value, DataError for a file that cannot be used,
     CheckpointError for a run that cannot be resumed, NotFiniteError if the loss becomes infinite or NaN, and OSError if
-    the run cannot be saved.  Ctrl-C finishes the current step, saves the run if there is one, and raises
-    KeyboardInterrupt.
+    the run cannot be saved.  Ctrl-C finishes the current step, saves the run if there is one, and raises Interrupted, a
+    KeyboardInterrupt.  The attribute `model` of Interrupted, and of that OSError, is the Model as trained so far.
 
     >>> model = microgpt.train("input.txt", num_steps=2000, n_embd=32, out="runs/wide")   # doctest: +SKIP
     >>> model.history.losses[-1]   # doctest: +SKIP
@@ -86,24 +89,38 @@ def train(given: Given) -> "Model":
     given = dict(given)
     recipe, threads, progress = (given.pop(name, None) for name in ("recipe", "threads", "progress"))
     fresh, last = (bool(given.pop(name, False)) for name in ("fresh", "last"))
+    texts = None
     if "input" in given:
-        given["input"] = path_text(given["input"], "input")
+        source = path_or_texts(given["input"])
+        given["input"], texts = (source, None) if isinstance(source, str) else (TEXTS, source)
     paths = ((name, given.pop(name, None)) for name in ("out", "resume", "metrics", "init_from"))
     out, resume, metrics_path, init_from = (None if path is None else path_text(path, name) for name, path in paths)
-    settings = with_recipe(recipe, given)
-    history = History()
-    begun = training(settings, out, resume, metrics_path, threads=threads, init_from=init_from, fresh=fresh)
-    with begun as (trainer, run, metrics), interrupt_at_the_end() as stop:
-        config, first = trainer.config, trainer.step_count
-        bar = progress_bar(config.num_steps, first, notebook=True) if progress else None
-        reporter = Reporter(config, first, bar, "none") if progress else None
-        try:
-            best = loop.train(trainer, run, metrics, reporter, stop, history)
-        finally:
-            if reporter is not None:
-                reporter.close()
-        best = None if last else loop.best_before(trainer, run, best)
-    return Model(trainer.checkpoint() if best is None else best, threads, history)
+    settings, history, model = with_recipe(recipe, given), History(), None
+    begun = training(
+        settings, out, resume, metrics_path, threads=threads, init_from=init_from, fresh=fresh, texts=texts
+    )
+    try:
+        with begun as (trainer, run, metrics), interrupt_at_the_end() as stop:
+            config, first = trainer.config, trainer.step_count
+            bar = progress_bar(config.num_steps, first, notebook=True) if progress else None
+            reporter = Reporter(config, first, bar, "none") if progress else None
+            try:
+                best = loop.train(trainer, run, metrics, reporter, stop, history)
+            finally:
+                if reporter is not None:
+                    reporter.close()
+            best = None if last else loop.best_before(trainer, run, best)
+            model = Model(trainer.checkpoint() if best is None else best, threads, history, texts=texts)
+            if run is not None:
+                run.finish(stop)
+    except KeyboardInterrupt:
+        if model is None:  # a second Ctrl-C, within a step
+            raise
+        raise Interrupted(model, trainer.step_count, trainer.config.num_steps) from None
+    except OSError as error:
+        error.model = model  # type: ignore[attr-defined]
+        raise
+    return model
 
 
 def load(path: AnyPath, threads: int | None = None, last: bool = False) -> "Model":

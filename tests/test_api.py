@@ -16,6 +16,7 @@ from microgpt.__main__ import main
 from microgpt.base.config import Config
 from microgpt.base.config_file import read_recipe, recipes, with_recipe
 from microgpt.core.trainer import Trainer
+from microgpt.export import trace
 from microgpt.runs import run
 
 
@@ -28,6 +29,46 @@ def test_train_and_load(tmp_path):
     assert trained.sample(9) == loaded.sample(9) and trained.score("ab") == loaded.score("ab")
     assert (tmp_path / "m").read_bytes() == (tmp_path / "run" / run.METRICS).read_bytes()
     assert microgpt.train(resume=out, num_steps=12).config.num_steps == 12
+
+
+def test_texts(tmp_path):
+    """train() on a list of texts is train() on a file that has them; to resume, the run needs either again."""
+    texts = Path(write_names(tmp_path / "names.txt")).read_text().split("\n")
+    settings = TINY | {"block_size": 8, "val_fraction": 0.2}
+    model, same = (microgpt.train(source, **settings) for source in (texts, str(tmp_path / "names.txt")))
+    assert model.sample(9) == same.sample(9) and model.history.losses == same.history.losses
+    assert model.data_sha256 == same.data_sha256
+    assert model.held_out() == same.held_out() == same.held_out(texts)
+    out = tmp_path / "run"
+    microgpt.train(texts, out=out, **settings)
+    with pytest.raises(microgpt.DataError, match="texts that were given in Python; set input to them, or to a file"):
+        microgpt.train(resume=out, num_steps=9)
+    with pytest.raises(microgpt.DataError, match="expected the documents that the run started with"):
+        microgpt.train(texts[1:], resume=out, num_steps=9)
+    assert microgpt.train(texts, resume=out, num_steps=9).step == 9
+    assert microgpt.train(tmp_path / "names.txt", resume=out, num_steps=10).step == 10
+
+
+def test_warnings(tmp_path):
+    """What commands print as a notice, Python code gets as a warning that points to its own line."""
+    names, cut = write_names(tmp_path / "names.txt"), "names.txt: block_size 4 cuts off the ends of"
+    runs = {
+        "train": lambda: microgpt.train(names, out=tmp_path / "run", **TINY),
+        "resume": lambda: microgpt.train(resume=tmp_path / "run", num_steps=9),
+        "Trainer": lambda: Trainer(Config(input=names, **TINY)),
+        "trace": lambda: trace.to_bytes(Config(input=names, **TINY), 1),
+        "report": lambda: microgpt.load(tmp_path / "run").report(tmp_path / "page.html"),
+        "sweep": lambda: microgpt.sweep(
+            tmp_path / "s", input=names, trials=2, sampler="grid", executor="thread:1", **TINY | {"block_size": [4, 8]}
+        ),
+    }
+    for name, run_it in runs.items():
+        with pytest.warns(microgpt.MicrogptWarning) as found:
+            run_it()
+        assert [cut in str(warning.message) for warning in found] == [True], name
+        assert found[0].filename == __file__, name
+    with pytest.warns(microgpt.MicrogptWarning, match=r"^step 1: expected a loss near .*a smaller init_std"):
+        microgpt.train(names, **TINY | {"block_size": 16, "init_std": 9.0, "num_steps": 1})
 
 
 def test_history(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NoReturn
@@ -24,6 +25,9 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line that refers to the command's help."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
+        if args[:1] == ["help"]:  # `microgpt help COMMAND` is `microgpt COMMAND --help`
+            args = [*args[1:], "--help"]
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
             parser = arguments.parser

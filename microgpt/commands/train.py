@@ -12,7 +12,7 @@ from ..base.progress import on_terminal
 from ..base.signals import stop_on_signals
 from ..base.terminal import notice
 from .parser import add_command, add_run_settings, add_threads, n_threads, run_settings
-from .printing import notice_cut, numbered
+from .printing import numbered
 
 if TYPE_CHECKING:
     from ..core.checkpoint import Checkpoint
@@ -54,15 +54,19 @@ def train(arguments: argparse.Namespace) -> int | None:
     start = arguments.init_from, arguments.fresh
     with training(settings, *files, threads, ranks, *start) as (trainer, run, metrics):
         stop, best = run_steps(trainer, run, metrics, ranks)
+        try:
+            if not stop:
+                notice_early_end(trainer)
+                best = loop.best_before(trainer, run, best)
+                if trainer.config.num_samples and (ranks is None or ranks.rank == 0):
+                    print_samples(trainer, best)
+        finally:  # if saving the run has failed, trying again comes after the samples
+            if run is not None:
+                with stop_on_signals() as signals:
+                    run.finish(signals)
         if stop:
             notice(stopped(f"by {stop[0].name}", trainer, run))
             return 128 + stop[0]
-        notice_early_end(trainer)
-        best = loop.best_before(trainer, run, best)
-    if trainer.config.num_samples and (ranks is None or ranks.rank == 0):
-        if best is not None:
-            trainer.params.copy_from(best.params)
-        print_samples(trainer)
     return None
 
 
@@ -95,12 +99,9 @@ def run_steps(
 
 
 def print_start(trainer: Trainer, run: Run | None) -> None:
-    """Print the sizes of the data and the model, and notices about anything unusual."""
+    """Print the sizes of the data and the model, and where a run resumes."""
     config = trainer.config
     documents = trainer.documents
-    if documents.had_bom:
-        notice(f"{trainer.input}: removed the byte-order mark")
-    notice_cut(trainer.input, config, trainer.dataset)
     if run is not None and run.num_steps_before is not None:
         notice(f"{run.path}: resuming after step {trainer.step_count} of {run.num_steps_before}")
         if config.num_steps != run.num_steps_before:
@@ -128,10 +129,16 @@ def notice_early_end(trainer: Trainer) -> None:
         )
 
 
-def print_samples(trainer: Trainer) -> None:
+def print_samples(trainer: Trainer, best: Checkpoint | None) -> None:
+    """Print samples of the best weights or, without them, of the trainer's."""
+    from ..core.params import Parameters
     from ..core.sample import Sampler
 
-    config, sampler = trainer.config, Sampler(trainer.params)
+    params = trainer.params
+    if best is not None:
+        params = Parameters(best.config, best.vocab)
+        params.copy_from(best.params)
+    config, sampler = trainer.config, Sampler(params)
     print(f"\n--- inference (new, hallucinated {GENERATED[config.split]}) ---")
     for i in range(1, config.num_samples + 1):
-        print(numbered(i, sampler.sample(trainer.rng, config.temperature), config))
+        print(numbered(i, sampler.sample(trainer.rng, config.temperature), config), flush=True)

@@ -15,8 +15,9 @@ from ..base.terminal import escaped
 from ..core.evaluate import Evaluator
 from ..runs.trained import Trained
 from . import novelty
+from .comparison import HELD_OUT, TRAIN, Series
 from .lens import outputs
-from .plot import Series, smooth
+from .plot import smooth
 
 if TYPE_CHECKING:
     from ..core.documents import Documents
@@ -49,7 +50,7 @@ def settings(model: Trained, documents: Documents | None) -> dict[str, Any]:
 
 def curves(series: Series) -> dict[str, Any]:
     """A run's smoothed training losses and held-out losses, each with at most MAX_POINTS points."""
-    (steps, losses), held_out = series["train"], series["held-out"]
+    (steps, losses), held_out = series[TRAIN], series[HELD_OUT]
     return {"train": thinned(steps, smooth(losses)), "held_out": thinned(*held_out)}
 
 
@@ -79,19 +80,27 @@ def pieces(text: str, size: int) -> list[str]:
     return [text[i : i + size] for i in range(0, len(text), size)]
 
 
-def measured(model: Trained, documents: Documents, most: int) -> list[str]:
-    """The first held-out texts (or training texts, if none are held out) with at most `most` tokens together, cut to
-    block_size characters.  Running text gives a single text."""
-    texts, size = documents.held_out or documents.training, model.config.block_size
+def measured(documents: Documents, most: int, longest: float = math.inf) -> list[str]:
+    """The first held-out texts (or training texts, if none are held out) that have at most `most` tokens together when
+    each has at most `longest`.  Running text gives a single text."""
+    texts = documents.held_out or documents.training
     if documents.running:
         return [texts[0][:most]]
-    ends = np.cumsum([min(len(text) + 1, size) for text in texts])
-    return [text[:size] for text in texts[: max(1, int(np.searchsorted(ends, most, "right")))]]
+    ends = np.cumsum([min(len(text) + 1, longest) for text in texts])
+    return texts[: max(1, int(np.searchsorted(ends, most, "right")))]
+
+
+def inspected(model: Trained, documents: Documents, most: int) -> list[str]:
+    """The texts of measured() as the model can inspect them: running text in pieces, and documents cut to block_size
+    characters."""
+    size = model.config.block_size
+    texts = measured(documents, most, size)
+    return pieces(texts[0], size) if documents.running else [text[:size] for text in texts]
 
 
 def losses_by(model: Trained, texts: Sequence[str]) -> dict[str, Any]:
-    """The mean losses in bits, and their token counts, by position in the context and by character; and, by position,
-    the loss of a guess that knows only how often each character occurs there."""
+    """The mean losses of whole texts in bits, and their token counts, by position in the context and by character; and,
+    by position, the loss of a guess that knows only how often each character occurs there."""
     size, tokens = model.config.block_size, model.params.tokens
     bits = Evaluator(model.params, texts, model.threads).losses() / math.log(2)
     ids = tokens.encode(texts)[1:]  # what is predicted
@@ -125,9 +134,11 @@ def entropies(ids: Any, groups: Any) -> Any:
 
 
 def embedding(model: Trained) -> dict[str, Any]:
-    """The characters' vectors in their first two principal components, and the cosines between position vectors."""
+    """The characters' vectors in their first two principal components, and the cosines between the positions' vectors,
+    relative to their mean."""
     points, shares = principal(model.params["wte"].T.astype(np.float64))
-    wpe = model.params["wpe"][:, :MAX_POSITIONS].astype(np.float64)
+    wpe = model.params["wpe"].astype(np.float64)
+    wpe = (wpe - wpe.mean(axis=1, keepdims=True))[:, :MAX_POSITIONS]  # without what could be part of wte instead
     lengths = np.sqrt((wpe * wpe).sum(axis=0))
     unit = wpe / np.where(lengths > 0, lengths, 1)
     return {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
+from ..core.evaluate import mean
 from ..runs.trained import Trained
 
 Named = list[tuple[str, Any]]  # (label, array), in the order of the model
@@ -16,22 +18,23 @@ ALTERNATIVES, GLIMPSES = 5, 3  # number of likeliest characters shown, for the p
 
 def reading(model: Trained, text: str) -> dict[str, Any]:
     """All figures about one text, in the form that the page needs."""
-    score, found = model.score(text), model.inspect(text)
-    n = len(score.losses)
+    found = model.inspect(text)
+    losses = found["losses"][0].astype(np.float64)
+    n = len(losses)
     names, values = zip(*parts(model, found))
     return {
         "text": text,
         "inputs": inputs(model, text)[:n],
         "targets": [*text, None][:n],
-        "loss": score.loss,
-        "bits": score.bits,
+        "loss": mean(losses),
+        "bits": (losses / math.log(2)).tolist(),
         "likeliest": likeliest(model, found["probs"], ALTERNATIVES),
         "attention": [triangles(found[f"layer{layer}.attn.probs"]) for layer in range(model.config.n_layer)],
         "lens": [{"name": name, "likeliest": likeliest(model, p, GLIMPSES)} for name, p in logit_lens(model, found)],
         "parts": {
             "names": names,
             "values": np.stack(values, axis=1).tolist(),
-            "logits": found["logits"].max(axis=0).tolist(),
+            "logits": (found["logits"].max(axis=0) - found["logits"].mean(axis=0, dtype=np.float64)).tolist(),
         },
     }
 
@@ -68,13 +71,16 @@ def logit_lens(model: Trained, found: Any) -> Named:
 
 
 def parts(model: Trained, found: Any) -> Named:
-    """The contribution of each addition to the residual stream to the largest logit of each column.
+    """The contribution of each addition to the residual stream to the largest logit of each column, minus its
+    contribution to the mean logit of the vocabulary.
 
     logits = lm_head x, and x is a sum, so each term contributes its product with the winner's row of lm_head.  The term
-    of a head is attn_wo times the head's rows of "attn".
+    of a head is attn_wo times the head's rows of "attn".  A vector added to every row of lm_head changes no
+    probability; relative to the mean row, it changes no contribution either.
     """
     config, winners = model.config, found["logits"].argmax(axis=0)
-    rows = model.params["lm_head"][winners].T.astype(np.float64)  # n_embd x tokens
+    lm_head = model.params["lm_head"].astype(np.float64)
+    rows = (lm_head[winners] - lm_head.mean(axis=0)).T  # n_embd x tokens
 
     def contribution(part: Any) -> Any:
         return (rows * part).sum(axis=0)

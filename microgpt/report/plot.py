@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from contextlib import ExitStack, closing
 from typing import Any
@@ -10,14 +11,18 @@ from ..base import files
 from ..base.errors import CheckpointError, ConfigError, DataError, PlotError, optional
 from ..base.progress import smoothed
 from ..base.terminal import escaped, notice, reason
+from ..runs.metrics import CHECKPOINT
 from ..runs.run import METRICS, of_weights
-
-Series = dict[str, tuple[list[int], list[float]]]  # name: (steps, losses)
+from .comparison import BY_DOCUMENT, DOCUMENTS, HELD_OUT, TOKENS, TRAIN, Basis, Series, basis, differences
 
 
 def read_metrics(path: str) -> Series:
-    """{"train": (steps, losses), "held-out": (steps, losses)} from a metrics file or a run's directory."""
-    series: Series = {"train": ([], []), "held-out": ([], [])}
+    """The losses in a metrics file or a run's directory.
+
+    Held-out losses are means over tokens; where older lines have only the mean over documents, all are that.
+    """
+    keys = {TRAIN: "loss", HELD_OUT: "val_loss", BY_DOCUMENT: "val_document_loss"}
+    series: Series = {name: ([], []) for name in keys}
     text = ""
     if path.endswith((".npz", ".safetensors")) and os.path.isfile(path):
         advice = "" if (directory := of_weights(path)) == path else f"; use the run's directory {directory}"
@@ -34,7 +39,7 @@ def read_metrics(path: str) -> Series:
                 if not text.endswith("\n"):
                     break  # an incomplete last line: the run is still training, or its disk was full
                 line = json.loads(text)
-                for name, key in (("train", "loss"), ("held-out", "val_loss")):
+                for name, key in keys.items():
                     if key in line:
                         if not 0 <= int(line["step"]) < 2**63:
                             raise ValueError("the step is out of range")
@@ -46,34 +51,39 @@ def read_metrics(path: str) -> Series:
         raise PlotError(
             f"expected the JSON of a step in every line, found {text!r:.60}: {error}", subject=path
         ) from None
-    if not series["train"][0]:
+    if not series[TRAIN][0]:
         raise PlotError("expected at least one step, found none", subject=path)
+    steps, losses = series[HELD_OUT]
+    if 0 < len(series[BY_DOCUMENT][0]) < len(steps):  # an older run, resumed
+        by_document = dict(zip(*series[BY_DOCUMENT]))
+        losses[:] = [by_document.get(step, loss) for step, loss in zip(steps, losses)]
     return series
 
 
-def read_baselines(path: str) -> dict[str, float]:
-    """{"uniform guess": loss, "bigram table": loss} of a run's directory, without those whose files are missing."""
+def read_basis(path: str, series: Series) -> Basis:
+    """The Basis of a run's losses, as far as the files of the run show it."""
     from ..runs import run
     from ..runs.inputs import input_of_run
     from ..runs.trained import Trained
-    from . import baselines
 
+    if os.path.basename(path) == METRICS and os.path.isfile(os.path.join(os.path.dirname(path), CHECKPOINT)):
+        path = os.path.dirname(path) or os.curdir
     if not os.path.isdir(path):
-        return {}
+        return basis(series)
     try:
         model = Trained(run.load(path, last=True))
     except CheckpointError as error:
         notice(f"{path}: plotted without baselines: {error}")
-        return {}
-    config, documents = model.config, None
+        return basis(series)
+    name = model.config.input
     try:
-        documents = model.documents(input_of_run(path, config.input))
+        documents = model.documents(input_of_run(path, name))
     except (ConfigError, DataError):
         notice(
-            f"{path}: plotted without the bigram baseline, because its training text {config.input} is missing "
-            "or has changed"
+            f"{path}: plotted without the bigram baseline, because its training text {name} is missing or has changed"
         )
-    return baselines.losses(config, model.params.tokens, documents)
+        return basis(series, model)
+    return basis(series, model, documents)
 
 
 def labels(paths: list[str]) -> list[str]:
@@ -111,26 +121,43 @@ def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -
     With `raw`, the losses of single steps are drawn behind the smoothed ones.
     """
     check_name(output)
-    runs = [(path, read_metrics(path)) for path in paths]
+    runs = list(zip(paths, labels(paths), map(read_metrics, paths)))
     figure, axes = pyplot().subplots(figsize=(8, 5))
-    for label, (_, series) in zip(labels(paths), runs):
-        steps, losses = series["train"]
+    compared, known = {}, dict[tuple[str, str], list[str]]()  # (baseline, loss): runs
+    for path, label, series in runs:
+        found = read_basis(path, series)
+        compared[path] = series, found
+        for name, loss in found.baselines.items():
+            known.setdefault((name, f"{loss:.4f}"), []).append(label)
+        steps, losses = series[TRAIN]
         color = axes.plot(steps, smooth(losses), label=label)[0].get_color()
         if raw:
             axes.plot(steps, losses, color=color, alpha=0.15, linewidth=0.5, zorder=1)
-        if series["held-out"][0]:
-            label += ", held out"
-            axes.plot(*series["held-out"], "--o", color=color, label=label, markersize=4, mfc="white", zorder=3)
-    known = dict.fromkeys((name, f"{loss:.4f}") for path in paths for name, loss in read_baselines(path).items())
-    for name, loss in known:
-        style = ":" if name.startswith("uniform") else "-."
-        axes.axhline(float(loss), color="gray", linestyle=style, linewidth=1, label=f"{name}, {loss}", zorder=1)
+        if series[HELD_OUT][0]:
+            label += f", held out{held_out_summary(series[HELD_OUT][1], found.mean_over)}"
+            axes.plot(*series[HELD_OUT], "--o", color=color, label=label, markersize=4, mfc="white", zorder=3)
+    for (baseline, value), names in known.items():
+        style = ":" if baseline.startswith("uniform") else "-."
+        label = baseline + (f" of {', '.join(dict.fromkeys(names))}" if len(runs) > 1 else "") + f", {value}"
+        axes.axhline(float(value), color="gray", linestyle=style, linewidth=1, label=label, zorder=1)
+    if problems := differences(compared):
+        for problem in problems:
+            notice(problem)
+        axes.set_title("\n".join(map(text, problems)), fontsize="small", loc="left")
     if log_x:
         axes.set_xscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))  # beside the curves; save() widens the picture to fit
     save(figure, output)
+
+
+def held_out_summary(losses: list[float], mean: str | None) -> str:
+    """The lowest held-out loss, for a legend."""
+    lowest = min(losses)
+    if mean == DOCUMENTS:
+        return f": lowest {lowest:.4f} (mean over documents)"
+    return f": lowest {lowest:.4f} ({lowest / math.log(2):.3f} bits per character)" if mean == TOKENS else ""
 
 
 def check_name(output: str) -> None:

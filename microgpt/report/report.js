@@ -67,8 +67,8 @@ function report(data, main) {
   reading(
     "parts",
     "Who decides",
-    "What each part of the model adds to the logit (the score) of the likeliest character: blue raises the logit, " +
-      "orange lowers it, and the values in a row add up to it.",
+    "What each part of the model adds to the logit (the score) of the likeliest character, relative to the mean " +
+      "logit of all characters: blue raises the difference, orange lowers it, and the values in a row add up to it.",
     partsView,
   );
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import ConfigError, DataError, SamplingError, renamed
 from ..base.terminal import escaped, notice
+from ..core.documents import SINGLE_DOCUMENTS
 from ..export.formats import write
 from ..export.page import PARTS, model_data, page
 from ..runs import run
 from ..runs.inputs import input_of_run
 from ..runs.trained import Trained
-from . import baselines, figures, plot
+from . import figures, plot
+from .comparison import BY_DOCUMENT, HELD_OUT, TRAIN, Basis, Series, basis, differences
 from .lens import reading
 from .neurons import neurons
 
@@ -32,7 +33,8 @@ SCRIPTS = [
     PARTS / "live.js",
     VIEWS / "report.js",
 ]
-DECIMALS = 4  # in every number on the page
+DIGITS = 6  # significant ones of measured numbers; settings are exact
+EXACT = 2**53  # up to which a browser's numbers are whole
 NO_TEXTS = (
     "The training text of this run is missing or has changed. This report therefore leaves out everything that is "
     "measured on it, and shows the texts that you asked for, or samples of the model."
@@ -50,9 +52,16 @@ def report(
     model, names, notices = Trained(run.load(paths[0], last)), names_of(paths), list[str]()
     check_texts(model, texts)
     documents = documents_of(model, paths[0], notices)
-    runs = [{"name": name, **curves_of(path, name, notices)} for path, name in zip(paths, names)]
-    baselines_of_others = map(plot.read_baselines, map(run.of_weights, paths[1:]))
-    data = collect(model, documents, texts, notices, runs, baselines_of_others)
+    runs, compared = list[dict[str, Any]](), dict[str, tuple[Series, Basis]]()
+    for i, (path, name) in enumerate(zip(paths, names)):
+        series = losses_of(path, name, notices)
+        found = plot.read_basis(run.of_weights(path), series) if i else basis(series, model, documents)
+        runs.append(shown(name, series, found))
+        compared[name] = series, found
+    for problem in differences(compared):
+        notice(problem)
+        notices.append(problem)
+    data = collect(model, documents, texts, notices, runs)
     if output is not None:
         write_page(model, data, output)
     return data
@@ -65,15 +74,23 @@ def report_model(model: Trained, output: str, texts: list[str] | None = None) ->
     name, notices, history = escaped(Path(output).stem), list[str](), model.history
     documents = documents_of(model, None, notices)
     held_out = [step for step, _ in history.val_losses], [loss for _, loss in history.val_losses]
+    older = model.config.val_split == SINGLE_DOCUMENTS
+    series = {
+        TRAIN: (list(history.steps), list(history.losses)),
+        HELD_OUT: held_out,
+        BY_DOCUMENT: ([], []) if older else held_out,
+    }
     if not history.losses:
         notices.append(NO_LOSSES.format(name))
-    curves = figures.curves({"train": (list(history.steps), list(history.losses)), "held-out": held_out})
-    write_page(model, collect(model, documents, texts, notices, [{"name": name, **curves}]), output)
+    runs = [shown(name, series, basis(series, model, documents))]
+    write_page(model, collect(model, documents, texts, notices, runs), output)
 
 
 def write_page(model: Trained, data: dict[str, Any], output: str) -> None:
     title = f"Report of {data['runs'][0]['name']}"
-    write(output, page(title, data | {"model": model_data(model)}, STYLES, SCRIPTS).encode())
+    settings = {k: str(v) if type(v) is int and v > EXACT else v for k, v in data["run"]["settings"].items()}
+    data = data | {"run": data["run"] | {"settings": settings}, "model": model_data(model)}
+    write(output, page(title, data, STYLES, SCRIPTS).encode())
 
 
 def collect(
@@ -82,27 +99,29 @@ def collect(
     texts: list[str] | None,
     notices: list[str],
     runs: list[dict[str, Any]],
-    baselines_of_others: Iterable[dict[str, float]] = (),
 ) -> dict[str, Any]:
     """The data of the page.  Missing parts are None, explained in `notices`; the model is that of the first run."""
-    known = [baselines.losses(model.config, model.params.tokens, documents), *baselines_of_others]
     measured = inspected = None
     if documents is not None:
-        measured = figures.measured(model, documents, figures.MEASURED)
-        inspected = figures.measured(model, documents, figures.INSPECTED)
-        if documents.running:
-            inspected = figures.pieces(inspected[0], model.config.block_size)
-    data = {
+        measured = figures.measured(documents, figures.MEASURED)
+        inspected = figures.inspected(model, documents, figures.INSPECTED)
+    return {
         "notices": notices,
-        "runs": [each | {"baselines": found} for each, found in zip(runs, known)],
         "run": figures.settings(model, documents),
-        "texts": [reading(model, text) for text in texts or figures.excerpts(model, documents)],
-        "embedding": figures.embedding(model),
-        "losses": None if measured is None else figures.losses_by(model, measured),
-        "neurons": None if inspected is None else neurons(model, inspected),
-        "samples": figures.samples(model, documents),
-    }
-    return rounded(data)  # type: ignore[no-any-return]
+        **rounded({
+            "runs": runs,
+            "texts": [reading(model, text) for text in texts or figures.excerpts(model, documents)],
+            "embedding": figures.embedding(model),
+            "losses": None if measured is None else figures.losses_by(model, measured),
+            "neurons": None if inspected is None else neurons(model, inspected),
+            "samples": figures.samples(model, documents),
+        }),
+    }  # fmt: skip
+
+
+def shown(name: str, series: Series, found: Basis) -> dict[str, Any]:
+    """The losses of a run as the page needs them."""
+    return {"name": name, **figures.curves(series), "mean_over": found.mean_over, "baselines": found.baselines}
 
 
 def names_of(paths: list[str]) -> list[str]:
@@ -130,30 +149,32 @@ def check_texts(model: Trained, texts: list[str] | None) -> None:
 def documents_of(model: Trained, path: str | None, notices: list[str]) -> Documents | None:
     """The documents of the run at `path`, or of a model without a path; None, with a notice, if they are missing."""
     try:
-        return model.documents(None if path is None else input_of_run(path, model.config.input))
+        documents = model.documents(None if path is None else input_of_run(path, model.config.input))
     except (ConfigError, DataError) as error:
         notice(f"{path or model}: the report leaves out what needs the training text: {error}")
         notices.append(NO_TEXTS)
         return None
+    documents.notice_unusual(model.config.block_size)
+    return documents
 
 
-def curves_of(path: str, name: str, notices: list[str]) -> dict[str, Any]:
-    """The loss curves of a run; they are empty if the run has no metrics."""
+def losses_of(path: str, name: str, notices: list[str]) -> Series:
+    """The losses of a run; they are empty if the run has no metrics."""
     try:
-        return figures.curves(plot.read_metrics(run.of_weights(path)))
+        return plot.read_metrics(run.of_weights(path))
     except DataError as error:
         why = error.problem if error.subject == path else error
         notice(f"{path}: the report shows no losses: {why}")
         notices.append(NO_LOSSES.format(name))
-        return {"train": [], "held_out": []}
+        return {kind: ([], []) for kind in (TRAIN, HELD_OUT, BY_DOCUMENT)}
 
 
 def rounded(value: Any) -> Any:
-    """The value with its numbers rounded.  Raises SamplingError for a number that is not finite."""
+    """The value with its numbers rounded to DIGITS.  Raises SamplingError for a number that is not finite."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise SamplingError(f"expected finite numbers, found {value}: the model's weights are too large")
-        return round(value, DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
+        return float(f"{value:.{DIGITS}g}") + 0.0  # + 0.0 turns -0.0 into 0.0
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

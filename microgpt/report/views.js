@@ -59,13 +59,10 @@ const HUES = ["--first", "--second", "--third", "--fourth"],
 function lossesView({ run, runs }) {
   const drawn = runs.map((run, i) => ({ ...run, i })).filter((run) => run.train.length);
   if (!drawn.length) return [element("p", { class: "notice" }, "No losses are available for this run.")];
-  const baselines = new Map();
-  for (const [name, loss] of drawn.flatMap((run) => Object.entries(run.baselines))) {
-    baselines.set(`${name} ${number(loss)}`, loss);
-  }
+  const baselines = baselinesOf(drawn);
   const points = drawn.flatMap((run) => [...run.train, ...run.held_out]);
   const n = run.vocab.length + (run.running ? 0 : 1);
-  const losses = [...points.map(([, loss]) => loss), ...baselines.values()];
+  const losses = [...points.map(([, loss]) => loss), ...baselines.map(({ loss }) => loss)];
   const width = room(),
     height = 320,
     low = Math.min(...losses),
@@ -91,7 +88,7 @@ function lossesView({ run, runs }) {
             svg("circle", { cx: x(step), cy: y(loss), r: 4, class: "dot", style: { stroke: look(run).stroke } }),
           ),
     ].flat();
-  const last = (points) => (points.length ? number(points.at(-1)[1], 4) : "–");
+  const last = (points) => (points.length ? points.at(-1)[1] : NaN);
   const key = (run) =>
     element(
       "li",
@@ -107,8 +104,8 @@ function lossesView({ run, runs }) {
   const description = drawn
     .map(
       (run) =>
-        `${run.name}: last training loss ${last(run.train)}` +
-        (run.held_out.length ? `, last held-out loss ${last(run.held_out)}` : ""),
+        `${run.name}: last training loss ${number(last(run.train), 4)}` +
+        (run.held_out.length ? `, last held-out loss ${number(last(run.held_out), 4)} (${meaning(run)})` : ""),
     )
     .join("; ");
   return [
@@ -119,15 +116,17 @@ function lossesView({ run, runs }) {
         "Loss against the step",
         description,
         marks,
-        [...baselines].flatMap(([name, loss]) => [
+        baselines.map(({ loss }) =>
           svg("line", { x1: x(0), x2: width - 20, y1: y(loss), y2: y(loss), class: "baseline" }),
-          text(width - 22, y(loss) - 4, "end", name, { class: "halo" }),
-        ]),
+        ),
+        apart(baselines.map(({ loss }) => y(loss) - 4)).map((at, i) =>
+          text(width - 22, at, "end", baselines[i].label, { class: "halo" }),
+        ),
         drawn.flatMap(curve),
       ),
       `${description}. Solid lines are smoothed training losses` +
         (heldOut ? "; thin lines with circles are held-out losses" : "") +
-        (baselines.size
+        (baselines.length
           ? "; dotted lines are the losses of a uniform guess and of a bigram table, which counts how often each " +
             "character follows another"
           : "") +
@@ -140,21 +139,53 @@ function lossesView({ run, runs }) {
         "div",
         {},
         drawn.map((run) =>
-          table(`Losses of ${run.name}`, ["step", `training loss of ${run.name}`, "held out"], few(run, 20)),
+          table(
+            `Losses of ${run.name}`,
+            ["step", `training loss of ${run.name}`, "held out", "bits per character"],
+            few(run, 20),
+          ),
         ),
       ),
     ),
   ].flat();
 }
 
-/** About n rows of (step, training loss, latest held-out loss). */
-function few({ train, held_out }, n) {
+/** The baselines of the runs, the largest first. Each names its runs if there are several; equal ones are one. */
+function baselinesOf(runs) {
+  const found = new Map();
+  for (const run of runs)
+    for (const [name, loss] of Object.entries(run.baselines)) {
+      const key = `${name} ${number(loss)}`;
+      if (!found.has(key)) found.set(key, { name, loss, runs: [] });
+      found.get(key).runs.push(run.name);
+    }
+  const of = (own) => (runs.length === 1 ? "" : ` of ${own.length === runs.length ? "all runs" : own.join(", ")}`);
+  return [...found.values()]
+    .sort((a, b) => b.loss - a.loss)
+    .map(({ name, loss, runs: own }) => ({ loss, label: `${name}${of(own)} ${number(loss)}` }));
+}
+
+/** Heights of labels, from the top, moved down until they no longer overlap. */
+function apart(heights) {
+  let last = -Infinity;
+  return heights.map((at) => (last = Math.max(at, last + 14)));
+}
+
+/** What the held-out losses of a run are means of; for means over tokens, the last one in bits per character. */
+function meaning({ held_out, mean_over: over }) {
+  if (over !== "tokens") return over === null ? "an unknown kind of mean" : "the mean over documents";
+  return `${number(held_out.at(-1)[1] / Math.LN2, 3)} bits per character`;
+}
+
+/** About n rows of (step, training loss, latest held-out loss, and for means over tokens, its bits per character). */
+function few({ train, held_out, mean_over }, n) {
   const every = Math.ceil(train.length / n);
   return train
     .filter((_, i) => i % every === 0 || i === train.length - 1)
     .map(([step, loss]) => {
       const held = held_out.findLast(([at]) => at <= step);
-      return [step, number(loss, 4), held ? number(held[1], 4) : "–"];
+      const bits = held && mean_over === "tokens" ? number(held[1] / Math.LN2, 3) : "–";
+      return [step, number(loss, 4), held ? number(held[1], 4) : "–", bits];
     });
 }
 
@@ -269,8 +300,8 @@ function partsView(found) {
     most = Math.max(...values.flat().map(Math.abs)) || 1;
   return [
     table(
-      `Contributions to the largest logits of ${shown(found.text)}`,
-      ["after", "likeliest", ...names, "logit (sum)"],
+      `Contributions to the largest logits of ${shown(found.text)}, relative to the mean logit`,
+      ["after", "likeliest", ...names, "sum"],
       values.map((row, i) => [
         token(given(found.inputs[i])),
         token(visible(found.likeliest[i][0][0])),
@@ -361,8 +392,9 @@ function embeddingView({ embedding }) {
     element(
       "p",
       {},
-      "Each position has a vector too. A blue square is a pair of positions whose vectors point the same way, an " +
-        "orange one a pair that points in opposite ways: blocks of blue are positions that the model treats alike.",
+      "Each position has a vector too. A blue square is a pair of positions whose vectors differ from the average " +
+        "vector in the same direction, an orange one a pair that differs in opposite directions: blocks of blue are " +
+        "positions that the model treats alike.",
     ),
     figure(
       heatmap(positions, labels, "Cosines between the vectors of positions", "The numbers are in the table below"),

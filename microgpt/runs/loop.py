@@ -39,9 +39,9 @@ def train(
 ) -> Checkpoint | None:
     """Train until the last step, until early stopping, or until `stop` (any sized container) is no longer empty.
 
-    The run, if there is one, is always saved at the end; raises OSError if that fails.  If an earlier save or writing
-    the metrics fails, print a notice and continue.  Without a run, returns a copy of the best checkpoint, if a part of
-    the text is held out.
+    The run, if there is one, is saved at the end; if that fails, run.finish() tries again.  If an earlier save or
+    writing the metrics fails, print a notice and continue.  Without a run, returns a copy of the best checkpoint, if a
+    part of the text is held out.
     """
     try:
         best = run_steps(trainer, run, metrics, reporter, stop, History() if history is None else history)
@@ -50,7 +50,7 @@ def train(
             run.save(trainer.checkpoint())
         raise
     if run is not None:
-        run.save(trainer.checkpoint())
+        run.save_last(trainer.checkpoint())
     return best
 
 

@@ -3,25 +3,32 @@ time."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+import time
+from collections.abc import Iterator, Sized
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 
 from ..base.config_file import to_toml
 from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, given, named
 from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
 from ..core.checkpoint import Checkpoint
+from ..core.documents import TEXTS
 from ..core.evaluate import Measure
 from . import checkpoint
 from .history import History
-from .metrics import Metrics
+from .metrics import CHECKPOINT, Metrics
 
-CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
+PREVIOUS, BAD = "checkpoint.prev.npz", "checkpoint.bad.npz"
 BEST = "best.npz"  # the checkpoint with the lowest held-out loss
 METRICS, CONFIG = "metrics.jsonl", "config.toml"
 FILES = CHECKPOINT, PREVIOUS, BAD, BEST, METRICS, CONFIG
 SWEEP = "sweep.json"  # only a sweep's directory has it
+
+FULL = errno.ENOSPC, errno.EDQUOT
+PATIENCE_SECONDS = 300  # for a disk that is full at the end of a run
+RETRY_SECONDS = 2
 
 
 def load(path: str, last: bool = False) -> Checkpoint:
@@ -141,6 +148,7 @@ class Run:
         self._saved: tuple[int, int] | None = None  # (step, num_steps) of the last checkpoint
         self._replaces = False  # whether the directory holds another run, which start() replaces
         self.num_steps_before: int | None = None  # in the checkpoint to resume
+        self._last: Checkpoint | None = None  # of the end of the run, until it is saved
         self._metrics_failed = False  # at the last attempt
         self._held = ExitStack()  # the directory, its lock and the metrics, until close()
 
@@ -150,7 +158,8 @@ class Run:
     def create(self, fresh: bool = False) -> None:
         """Create the directory, if needed, for a new run.
 
-        If it already holds a run, start() will replace it, if `fresh`; otherwise raises ConfigError.
+        If it already holds a run, start() will replace it, if `fresh`; otherwise raises ConfigError, and always for a
+        sweep's directory.
         """
         path = self.path
         try:
@@ -163,6 +172,8 @@ class Run:
                 self._check_files()
         except OSError as error:
             raise self._cannot_be_used("out", error) from None
+        if SWEEP in there:
+            raise ConfigError(f"{named('out')}: expected a directory without a sweep, found {SWEEP} in {path!r}")
         self._replaces = bool(held)
         if held and not fresh:
             resume = f"{given('resume', path)} continues it, " if held[0] in (CHECKPOINT, PREVIOUS) else ""
@@ -204,7 +215,8 @@ class Run:
             if self._replaces:  # the new checkpoint is on the disk, and the old one is now the previous one
                 for name in PREVIOUS, BAD, BEST, METRICS:
                     self.folder.remove(name)
-            self.folder.write(CONFIG, to_toml(saved.config, os.path.abspath(input)).encode("utf-8", "surrogateescape"))
+            path = None if input == TEXTS else os.path.abspath(input)
+            self.folder.write(CONFIG, to_toml(saved.config, path).encode())
             self.metrics = Metrics.of_run(self.folder, METRICS, saved.step)
             self._held.callback(self.metrics.close)
         except OSError as error:
@@ -228,17 +240,57 @@ class Run:
             self._metrics_failed = False
 
     def save(self, saved: Checkpoint) -> None:
-        """Save the last checkpoint, and keep the one before it as the previous one.  Do nothing for the same step."""
+        """Save the last checkpoint, and keep the one before it as the previous one.  Do nothing for the same step.
+
+        The weights matter most: they are saved even if the metrics cannot be written.
+        """
         if self._saved == (saved.step, saved.config.num_steps):
             return
-        with self._saving(CHECKPOINT, saved):
+        with suppress(OSError):  # add_metrics() and finish() report it
             self.metrics.sync()
+        with self._saving(CHECKPOINT, saved):
             self._write_checkpoint(saved)
+
+    def save_last(self, saved: Checkpoint) -> bool:
+        """Save the end of the run; returns False if finish() has to try again."""
+        self._last = saved
+        with suppress(OSError):
+            self._save_all(saved)
+        return self._last is None
+
+    def finish(self, stop: Sized = (), seconds: float | None = None) -> None:
+        """If the end of the run is not saved, try again for some minutes, or until `stop` gets longer.
+
+        Prints what is wrong.  Raises OSError if the run still cannot be saved.
+        """
+        seconds, n_stops = PATIENCE_SECONDS if seconds is None else seconds, len(stop)
+        until, told = time.monotonic() + seconds, ""
+        while self._last is not None:
+            try:
+                self._save_all(self._last)
+            except OSError as error:
+                if time.monotonic() >= until or len(stop) > n_stops:
+                    raise
+                if str(error) != told:
+                    told = str(error)
+                    minutes = f"trying again for {seconds / 60:.0f} minutes"
+                    notice(f"{told}; {minutes}: free space or make it writable, or press Ctrl-C to give up")
+                wait_until = time.monotonic() + RETRY_SECONDS
+                while time.monotonic() < wait_until and len(stop) == n_stops:
+                    time.sleep(0.05)
+            else:
+                if told:
+                    notice(f"{self.path}: saved")
+
+    def _save_all(self, saved: Checkpoint) -> None:
+        self.save(saved)
+        self.metrics.sync(last=True)
+        self._last = None
 
     def save_best(self, saved: Checkpoint) -> None:
         """Save a checkpoint whose held-out loss is the lowest so far."""
         with self._saving(BEST, saved):
-            self.folder.write(BEST, checkpoint.to_bytes(saved))
+            self._write(BEST, checkpoint.to_bytes(saved))
 
     def best(self) -> Checkpoint | None:
         """The checkpoint with the lowest held-out loss, if there is a readable one."""
@@ -253,8 +305,22 @@ class Run:
             raise OSError(f"{path}: the run cannot be saved at step {saved.step}: {reason(error)}") from None
 
     def _write_checkpoint(self, saved: Checkpoint) -> None:
-        self.folder.write(CHECKPOINT, checkpoint.to_bytes(saved), PREVIOUS)
+        self._write(CHECKPOINT, checkpoint.to_bytes(saved), PREVIOUS)
         self._saved = saved.step, saved.config.num_steps
+
+    def _write(self, name: str, data: bytes, previous: str | None = None) -> None:
+        """Write a file.  If the disk is full and the last checkpoint is good, delete the previous one for its space."""
+        try:
+            self.folder.write(name, data, previous)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            try:
+                checkpoint.load(self.folder.file(CHECKPOINT), self.folder.open)
+                os.unlink(PREVIOUS, dir_fd=self.folder.fd)
+            except (CheckpointError, FileNotFoundError):
+                raise error from None
+            self.folder.write(name, data, previous)
 
     def _hold(self, folder: Folder) -> None:
         """Lock the directory against other writers until close() or the end of the process."""
@@ -263,4 +329,5 @@ class Run:
         folder.lock("training")
 
     def close(self) -> None:
-        self._held.close()
+        with nullcontext() if self._last is None else suppress(OSError):  # finish() has raised the error that matters
+            self._held.close()

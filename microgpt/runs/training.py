@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,9 @@ def training(
     ranks: Ranks | None = None,
     init_from: str | None = None,
     fresh: bool = False,
+    texts: Sequence[str] | None = None,
 ) -> Iterator[tuple[Trainer, Run | None, Metrics | None]]:
-    """Yield (trainer, run, metrics) for loop.train().
+    """Yield (trainer, run, metrics) for loop.train().  `texts` take the place of the input file.
 
     `run` is None without `out` and `resume`, and `metrics` without `metrics`; both are None on every rank but rank 0.
     A new run starts from the weights of the run `init_from`, and if `fresh`, replaces the run in the directory `out`.
@@ -66,7 +67,10 @@ def training(
         if source is not None:
             settings = same_model(source.config, settings)
         config = Config(**settings) if saved is None else resumed(saved.config, settings, saved.step)
-        if saved is None or directory is None or "input" in settings:
+        path: str | Sequence[str]
+        if texts is not None:
+            path = texts
+        elif saved is None or directory is None or "input" in settings:
             path = given_input(settings)
         else:
             path = input_of_run(directory, config.input)

@@ -59,7 +59,7 @@ def plot(paths: list[str], output: str) -> None:
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
     for axes in grid[:, 0]:
-        axes.set_ylabel("held-out loss")
+        axes.set_ylabel("held-out loss (nats)")
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     save(figure, output)
 

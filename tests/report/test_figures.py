@@ -15,6 +15,7 @@ from helpers import TINY, microgpt, write_names
 import microgpt as package
 from microgpt.base.config import Config
 from microgpt.base.errors import ConfigError, DataError, SamplingError
+from microgpt.core.sample import place
 from microgpt.export.page import model_data
 from microgpt.report import figures, lens, neurons, novelty, plot, report
 
@@ -61,18 +62,39 @@ def test_excerpts_are_different():
 
 
 def test_parts_sum_to_the_logit(model):
-    """The contributions of embedding, heads and MLPs sum to the largest logit: to 1e-9, or float32's rounding."""
+    """The contributions of embedding, heads and MLPs sum to the largest logit minus the mean logit: to 1e-9, or
+    float32's rounding."""
     found = model.inspect(a_text(model))
     named = lens.parts(model, found)
     config = model.config
     assert len(named) == 1 + config.n_layer * (config.n_head + 1) == len(dict(named))
     bound = 1e-9 if config.dtype == "float64" else 1e-5
-    assert np.abs(sum(values for _, values in named) - found["logits"].max(axis=0)).max() < bound
+    logits = found["logits"].max(axis=0) - found["logits"].mean(axis=0)
+    assert np.abs(sum(values for _, values in named) - logits).max() < bound
+    assert lens.reading(model, a_text(model))["parts"]["logits"] == pytest.approx(logits.tolist(), abs=1e-5)
+
+
+def test_the_report_depends_only_on_the_predictions(model):
+    """Subtracting one vector from every row of lm_head changes no probability, and nothing that is said about a text;
+    moving one vector from the characters' to the positions' vectors does not change which positions are alike."""
+    text = a_text(model)
+    before, alike = lens.reading(model, text), figures.embedding(model)
+    shift = np.random.default_rng(1).standard_normal(model.config.n_embd)
+    model.params["lm_head"][:] -= shift
+    model.params["wte"][:] -= shift[:, None]
+    model.params["wpe"][:] += shift[:, None]
+    after = lens.reading(model, text)
+    bound = 1e-9 if model.config.dtype == "float64" else 1e-4
+    for name in ("values", "logits"):
+        assert np.allclose(before["parts"][name], after["parts"][name], rtol=0, atol=bound)
+    assert np.allclose(before["bits"], after["bits"], rtol=0, atol=bound)
+    for i, row in enumerate(figures.embedding(model)["positions"]):
+        assert np.allclose(row, alike["positions"][i], rtol=0, atol=bound)
 
 
 def test_a_part_is_what_is_lost_without_it(model):
-    """A head's contribution is the decrease of the largest logit when its columns of the last layer's attn_wo are zero
-    and the MLP's output is kept."""
+    """A head's contribution is the decrease of the largest logit, relative to the mean logit, when its columns of the
+    last layer's attn_wo are zero and the MLP's output is kept."""
     found, config = model.inspect(a_text(model)), model.config
     size, last = config.n_embd // config.n_head, f"layer{config.n_layer - 1}."
     winners = found["logits"].argmax(axis=0)
@@ -80,9 +102,11 @@ def test_a_part_is_what_is_lost_without_it(model):
         wo = model.params[last + "attn_wo"].copy()
         wo[:, head * size : (head + 1) * size] = 0
         x = found[last + "x_mlp"] - found[last + "attn_out"] + wo @ found[last + "attn"]
-        without = (model.params["lm_head"] @ x)[winners, np.arange(len(winners))]
+        logits = model.params["lm_head"] @ x
+        without = logits[winners, np.arange(len(winners))] - logits.mean(axis=0)
         part = dict(lens.parts(model, found))[f"head {config.n_layer - 1}.{head}"]
-        assert np.allclose(found["logits"].max(axis=0) - without, part, atol=1e-5, rtol=0)
+        lost = found["logits"].max(axis=0) - found["logits"].mean(axis=0) - without
+        assert np.allclose(lost, part, atol=1e-5, rtol=0)
 
 
 def test_the_lens_ends_with_the_prediction(model):
@@ -101,7 +125,9 @@ def test_reading(model):
     """Bits equal those of score(), alternatives those of next(), and attention that of attention()."""
     text = a_text(model)
     found = lens.reading(model, text)
-    assert found["bits"] == model.score(text).bits
+    n = len(found["bits"])
+    assert found["bits"] == model.score(text).bits[:n] and n >= len(text)
+    assert found["loss"] == pytest.approx(sum(found["bits"]) / n * math.log(2))
     assert len(found["inputs"]) == len(found["targets"]) == len(found["bits"]) == len(found["likeliest"])
     if model.params.tokens.end is not None:
         for i in range(min(len(text), model.config.block_size - 1)):
@@ -116,21 +142,21 @@ def test_reading(model):
 
 
 def test_losses_by_position_and_character(model):
-    """The losses by position and by character, weighted by their counts, average to those of evaluate(); each equals
-    the mean from score() of the single texts."""
+    """The losses by position and by character, weighted by their counts, average to those of evaluate(): of every
+    character and every end, however long the text.  Each equals the mean from score() of the single texts; beyond the
+    context, a position is the place in what sampling would have kept of the text."""
     documents = model.documents()
     texts = documents.held_out or documents.training
-    found = figures.losses_by(model, figures.measured(model, documents, 10**9))
+    found = figures.losses_by(model, figures.measured(documents, 10**9))
     bits = model.evaluate(texts).bits_per_character
     assert found["bits"] == pytest.approx(bits, abs=1e-9)
     for means in (found["positions"], [(mean, n) for _, mean, n in found["characters"]]):
         assert sum(n for _, n in means) == found["n_tokens"]
         assert sum(mean * n for mean, n in means) / found["n_tokens"] == pytest.approx(bits, abs=1e-9)
-    size, running = model.config.block_size, model.params.tokens.end is None
-    of_each = [  # running text is scored window by window
-        (char, i % size, bit)
+    of_each = [
+        (char, place(i, model.config.block_size)[0], bit)
         for text in texts
-        for i, (char, bit) in enumerate(zip([*text, None], model.score(text if running else text[:size]).bits))
+        for i, (char, bit) in enumerate(zip([*text, None], model.score(text).bits))
     ]
     places = [(i, mean, n) for i, (mean, n) in enumerate(found["positions"])]
     for key, means in ((0, found["characters"]), (1, places)):
@@ -143,25 +169,32 @@ def test_cost_of_the_position_alone(model):
     """The loss by position alone is the entropy of the characters, ends included, at that position."""
     documents = model.documents()
     texts = documents.held_out or documents.training
-    size, running = model.config.block_size, model.params.tokens.end is None
-    found = figures.losses_by(model, figures.measured(model, documents, 10**9))
+    running = model.params.tokens.end is None
+    found = figures.losses_by(model, figures.measured(documents, 10**9))
     counts = [Counter() for _ in found["positions"]]
     for text in texts:
-        for i, char in enumerate(text if running else [*text, None][:size]):
-            counts[i % size][char] += 1
+        for i, char in enumerate(text if running else [*text, None]):
+            counts[place(i, model.config.block_size)[0]][char] += 1
     for alone, (_, n), counted in zip(found["by_position_alone"], found["positions"], counts, strict=True):
         assert n == counted.total()
         assert alone == pytest.approx(sum(k / n * math.log2(n / k) for k in counted.values()), abs=1e-12)
 
 
 def test_measured_is_capped(model):
-    """As many texts are measured, from the first on, as fit into the limit of tokens."""
-    documents = model.documents()
+    """As many whole texts are measured, from the first on, as fit into the limit of tokens; texts to inspect are cut
+    to the context, and as many as fit when cut."""
+    documents, size = model.documents(), model.config.block_size
     texts = documents.held_out or documents.training
-    few = figures.measured(model, documents, 100)
+    few = figures.measured(documents, 100)
     n = figures.losses_by(model, few)["n_tokens"]
-    assert 100 - model.config.block_size < n <= 100
-    assert all(text.startswith(short) for text, short in zip(texts, few))
+    longest = max(len(text) + 1 for text in texts)
+    assert (n == 100 and texts[0].startswith(few[0])) if documents.running else few == texts[: len(few)]
+    assert 100 - longest < n <= 100
+    short = figures.inspected(model, documents, 100)
+    n = sum(model.inspect(text)["probs"].shape[1] for text in short)
+    assert 100 - size < n <= 100
+    assert [text[:size] for text in texts[: len(short)]] == short or documents.running
+    assert figures.measured(documents, 1) == [texts[0][:1] if documents.running else texts[0]]
 
 
 def test_principal_components():
@@ -183,13 +216,14 @@ def test_principal_components():
 
 
 def test_embedding(model):
-    """The map has every token, and the cosines are those of wpe, with 1 on the diagonal."""
+    """The map has every token, and the cosines are those of wpe relative to its mean, with 1 on the diagonal."""
     found = figures.embedding(model)
     assert [char for char, *_ in found["characters"]] == lens.outputs(model)
-    wpe = model.params["wpe"]
+    wpe = model.params["wpe"].astype(float)
+    wpe -= wpe.mean(axis=1, keepdims=True)
     for i, row in enumerate(found["positions"]):
         for j, cosine in enumerate(row):
-            a, b = wpe[:, i].astype(float), wpe[:, j].astype(float)
+            a, b = wpe[:, i], wpe[:, j]
             assert cosine == pytest.approx(a @ b / math.sqrt((a @ a) * (b @ b)), abs=1e-9)
         assert row[i] == pytest.approx(1)
 
@@ -368,7 +402,18 @@ def test_weights_too_large(folder):
     """Numbers that are not finite raise SamplingError and never reach a page."""
     with pytest.raises(SamplingError, match="expected finite numbers, found nan"):
         report.rounded({"a": [1.0, math.nan]})
-    assert report.rounded({"a": (1.23456, -1e-9, 2, None, True, "x")}) == {"a": [1.2346, 0.0, 2, None, True, "x"]}
+    found = report.rounded({"a": (1.23456789, -1.23456789e-9, -0.0, 2, None, True, "x")})
+    assert str(found) == str({"a": [1.23457, -1.23457e-09, 0.0, 2, None, True, "x"]})
+
+
+def test_settings_are_exact(tmp_path):
+    """Settings are shown in full, small ones and seeds that a browser's numbers cannot hold."""
+    settings = {"eps": 1.25e-8, "learning_rate": 0.00025, "beta1": 0.123456789, "seed": 2**63 - 1}
+    train(tmp_path, "run", **settings)
+    data = report.report([str(tmp_path / "run")], str(tmp_path / "p.html"))
+    assert data["run"]["settings"].items() >= settings.items()
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert '"eps":1.25e-08' in page and '"learning_rate":0.00025' in page and '"seed":"9223372036854775807"' in page
 
 
 @pytest.mark.parametrize("name", ["line", "running"])
@@ -401,7 +446,8 @@ def test_weights_of_a_run(folder, capsys):
     data = report.report([str(folder / "line" / "best.npz"), str(folder / "running")], None, required=False)
     (whole,) = report.report([str(folder / "line")], None, required=False)["runs"]
     assert data["runs"][0] == whole | {"name": "line/best.npz"} and data["runs"][1]["name"] == "running"
-    assert data["notices"] == [] and capsys.readouterr().err == ""
+    assert len(data["notices"]) == 2
+    assert capsys.readouterr().err == "".join(f"microgpt: {each}\n" for each in data["notices"])
 
 
 def test_without_losses(folder, tmp_path, capsys):
@@ -425,6 +471,11 @@ def test_several_runs(folder):
     paths = [str(folder / name) for name in ("running", "line")]
     data = report.report(paths, None, required=False)
     assert [run["name"] for run in data["runs"]] == ["running", "line"]
+    assert [run["mean_over"] for run in data["runs"]] == ["tokens", "tokens"]
+    assert data["notices"] == [
+        "The training losses are not comparable: the runs differ in training texts and vocabulary.",
+        "The held-out losses are not comparable: the runs differ in held-out texts and vocabulary.",
+    ]
     assert data["run"]["running"] and set(data["runs"][0]["baselines"]) == {"uniform guess", "bigram table"}
 
 

@@ -1,7 +1,9 @@
 """A report in a browser: it shows all sections, writes nothing to the console, requests nothing and is accessible."""
 
+import math
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,7 @@ def test_sections(chromium, pages, kind):
         for name in expected:
             assert page.locator(f"#{name} h2").inner_text()
             assert page.locator(f"#{name}").locator("svg, table, ol, p, details").count()
-        assert page.locator(".notice").count() == (3 if kind == "missing" else 0)
+        assert page.locator(".notice").count() == {"missing": 3, "several": 2}.get(kind, 0)
         assert "undefined" not in page.inner_text("main") and "NaN" not in page.inner_html("main")
 
 
@@ -102,6 +104,37 @@ def test_numbers_are_the_runs(chromium, pages):
         assert samples == [sample["text"] or "<end>" for sample in data["samples"]["texts"]]
         curve = page.locator("#losses polyline").first.get_attribute("points").split()
         assert len(curve) == len(data["runs"][0]["train"])
+
+
+def test_baselines_of_several_runs(chromium, pages):
+    """Each baseline names its run when there are several, and no two labels overlap; a held-out loss stands beside its
+    bits per character."""
+    with opened(chromium, pages["several"]) as page:
+        data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
+        labels = page.locator("#losses svg[role=img] text.halo")
+        pairs = [(run["name"], *each) for run in data["runs"] for each in run["baselines"].items()]
+        wanted = sorted(f"{name} of {run} {loss:.2f}" for run, name, loss in pairs)
+        assert sorted(labels.all_text_contents()) == wanted and len(wanted) == 4
+        boxes = sorted((box["y"], box["y"] + box["height"]) for box in (label.bounding_box() for label in labels.all()))
+        assert all(one[1] <= two[0] + 4 for one, two in pairwise(boxes))
+        for run in data["runs"]:
+            loss = run["held_out"][-1][1]
+            shown = f"last held-out loss {loss:.4f} ({loss / math.log(2):.3f} bits per character)"
+            assert shown in page.inner_text("#losses figcaption")
+        page.locator("#losses summary").click()
+        bits = page.locator("#losses tbody tr:last-child td:last-child").all_inner_texts()
+        assert bits == [f"{run['held_out'][-1][1] / math.log(2):.3f}" for run in data["runs"]]
+
+
+def test_settings_on_the_page(chromium, tmp_path):
+    """The table of settings shows every number in full."""
+    settings = {"eps": 1.25e-8, "learning_rate": 0.00025, "beta1": 0.123456789, "seed": 2**63 - 1}
+    report.report([make(tmp_path, "run", **settings)], str(tmp_path / "p.html"))
+    with opened(chromium, tmp_path / "p.html") as page:
+        page.locator("#run summary").click()
+        rows = page.locator("#run tbody tr").all_inner_texts()
+        shown = dict(row.split("\t") for row in rows)
+        assert {name: type(value)(shown[name]) for name, value in settings.items()} == settings
 
 
 def test_names_are_their_own():
