@@ -12,20 +12,24 @@
     get_include()     the directory of the C sources, to compile them
 
 They raise ConfigError, DataError, CheckpointError, NotFiniteError and
-SamplingError.
+SamplingError, and issue a MicrogptWarning for anything unusual; train() raises
+Interrupted after Ctrl-C.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .base.errors import CheckpointError, ConfigError, DataError, NotFiniteError, SamplingError
+from .base.errors import CheckpointError, ConfigError, DataError, Interrupted, NotFiniteError, SamplingError
 from .base.package import __version__, beside
+from .base.terminal import MicrogptWarning
 
 __all__ = [
     "CheckpointError",
     "Config",
     "ConfigError",
     "DataError",
+    "Interrupted",
+    "MicrogptWarning",
     "Model",
     "NotFiniteError",
     "Optimizer",

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from .base import files
 from .base.config import Config
-from .base.config_file import read_recipe
-from .base.errors import ConfigError, optional, renamed
-from .base.files import AnyPath, path_text
+from .base.config_file import with_recipe
+from .base.errors import ConfigError, Interrupted, optional, renamed
+from .base.files import AnyPath, path_or_texts, path_text
 from .base.progress import Reporter, progress_bar
 from .base.settings import Given
 from .base.signals import interrupt_at_the_end
 from .base.signature import accepts
+from .core.documents import TEXTS
 from .runs import loop
 from .runs.history import History
 from .runs.trained import Trained
@@ -36,26 +37,38 @@ if TYPE_CHECKING:
 class Training(Config):
     """The arguments of train(): only the signature of this class is used."""
 
-    input: AnyPath = Config.input  # type: ignore[assignment]  # a Config keeps only text
+    input: AnyPath | list[str] | tuple[str, ...] = Config.input  # type: ignore[assignment]  # a Config keeps only text
     _: KW_ONLY
     recipe: str | None = None
     out: AnyPath | None = None
     resume: AnyPath | None = None
     metrics: AnyPath | None = None
+    init_from: AnyPath | None = None
+    fresh: bool = False
+    last: bool = False
     threads: int | None = None
     progress: bool = False
 
 
 @accepts(Training)
 def train(given: Given) -> "Model":
-    """Train a model on a text file and return the Model; its `history` holds the loss of each step.
+    """Train a model on a text file or a list of texts and return the Model; its `history` holds the loss of each step.
+
+    If a part of the text is held out (`val_fraction`), the Model has the weights with the lowest held-out loss, and its
+    `step` says which step made them.
 
     Every argument is optional, and all but `input` are given by name:
 
-    - `input`: path of a UTF-8 text file; by default input.txt, or the names that come with microgpt if there is none
+    - `input`: path of a UTF-8 text file; by default input.txt, or the names that come with microgpt if there is none.
+      Or a list of str: each is a document, and for split="none" they are joined.  A saved run keeps only their SHA-256,
+      so to resume it, give the same list again, or a file with the same texts
     - `recipe`: name of a set of settings to start from, such as "reference"; settings that you give replace its values
     - `out`: directory in which to save the run; it is created if needed, and must not contain another run
+    - `fresh`: True starts over in `out`, and replaces the run that it contains
     - `resume`: directory of a saved run to continue, instead of `out`; settings that you do not give keep their values
+    - `init_from`: run or file from whose weights to start; the text must have the same vocabulary, and the settings
+      `n_layer`, `n_embd`, `n_head`, `block_size`, `split` and `dtype` are the run's by default
+    - `last`: True returns the final weights, whatever their held-out loss
     - `metrics`: file for the loss and the learning rate of each step, one line of JSON per step
     - `threads`: number of threads; by default, as many as there are cores and the work can keep busy;
       the results are bit-identical for any number
@@ -67,38 +80,56 @@ def train(given: Given) -> "Model":
 
     Raises TypeError for an unknown setting, ConfigError for a wrong value, DataError for a file that cannot be used,
     CheckpointError for a run that cannot be resumed, NotFiniteError if the loss becomes infinite or NaN, and OSError if
-    the run cannot be saved.  Ctrl-C finishes the current step, saves the run if there is one, and raises
-    KeyboardInterrupt.
+    the run cannot be saved.  Ctrl-C finishes the current step, saves the run if there is one, and raises Interrupted, a
+    KeyboardInterrupt.  The attribute `model` of Interrupted, and of that OSError, is the Model as trained so far.
 
     >>> model = microgpt.train("input.txt", num_steps=2000, n_embd=32, out="runs/wide")   # doctest: +SKIP
     >>> model.history.losses[-1]   # doctest: +SKIP
     """
     given = dict(given)
     recipe, threads, progress = (given.pop(name, None) for name in ("recipe", "threads", "progress"))
+    fresh, last = (bool(given.pop(name, False)) for name in ("fresh", "last"))
+    texts = None
     if "input" in given:
-        given["input"] = path_text(given["input"], "input")
-    paths = ((name, given.pop(name, None)) for name in ("out", "resume", "metrics"))
-    out, resume, metrics_path = (None if path is None else path_text(path, name) for name, path in paths)
-    settings = ({} if recipe is None else read_recipe(recipe)) | given
-    history = History()
-    begun = training(settings, out, resume, metrics_path, threads=threads)
-    with begun as (trainer, run, metrics), interrupt_at_the_end() as stop:
-        config, first = trainer.config, trainer.step_count
-        bar = progress_bar(config.num_steps, first, notebook=True) if progress else None
-        reporter = Reporter(config, first, bar, "none") if progress else None
-        try:
-            loop.train(trainer, run, metrics, reporter, stop, history)
-        finally:
-            if reporter is not None:
-                reporter.close()
-    return Model(trainer.checkpoint(), threads, history)
+        source = path_or_texts(given["input"])
+        given["input"], texts = (source, None) if isinstance(source, str) else (TEXTS, source)
+    paths = ((name, given.pop(name, None)) for name in ("out", "resume", "metrics", "init_from"))
+    out, resume, metrics_path, init_from = (None if path is None else path_text(path, name) for name, path in paths)
+    settings, history, model = with_recipe(recipe, given), History(), None
+    begun = training(
+        settings, out, resume, metrics_path, threads=threads, init_from=init_from, fresh=fresh, texts=texts
+    )
+    try:
+        with begun as (trainer, run, metrics), interrupt_at_the_end() as stop:
+            config, first = trainer.config, trainer.step_count
+            bar = progress_bar(config.num_steps, first, notebook=True) if progress else None
+            reporter = Reporter(config, first, bar, "none") if progress else None
+            try:
+                best = loop.train(trainer, run, metrics, reporter, stop, history)
+            finally:
+                if reporter is not None:
+                    reporter.close()
+            best = None if last else loop.best_before(trainer, run, best)
+            model = Model(trainer.checkpoint() if best is None else best, threads, history, texts=texts)
+            if run is not None:
+                run.finish(stop)
+    except KeyboardInterrupt:
+        if model is None:  # a second Ctrl-C, within a step
+            raise
+        raise Interrupted(model, trainer.step_count, trainer.config.num_steps) from None
+    except OSError as error:
+        error.model = model  # type: ignore[attr-defined]
+        raise
+    return model
 
 
-def load(path: AnyPath, threads: int | None = None) -> "Model":
+def load(path: AnyPath, threads: int | None = None, last: bool = False) -> "Model":
     """Load a trained model and return it as a Model.
 
-    - `path`: directory of a run, a checkpoint file (.npz), or a .safetensors file that Model.export() wrote
+    - `path`: directory of a run, a checkpoint file (.npz), or a .safetensors file that Model.export() wrote.  In a
+      directory that has best.npz, the weights with the lowest held-out loss
     - `threads`: number of threads; by default, as many as there are cores and the work can keep busy
+    - `last`: True loads the final weights of a directory instead
 
     Loading runs no code from the file.  Raises CheckpointError if the file is missing, damaged or not a checkpoint.
 
@@ -107,7 +138,7 @@ def load(path: AnyPath, threads: int | None = None) -> "Model":
     from .runs import run
 
     name = path_text(path, "path")
-    return Model(run.load(name), threads, directory=os.path.abspath(name))
+    return Model(run.load(name, last), threads, directory=os.path.abspath(name))
 
 
 class Model(Trained):

@@ -13,12 +13,14 @@ A matrix is features x tokens, one column per token, float32 or float64; all ten
 are column-major, like x.t() of a contiguous x.  Column-major tensors are read in place; others are copied first.
 
 TypeError reports a wrong type, dtype or device; ValueError reports a wrong shape or range.  Each names the argument.
-Each function can be differentiated once: create_graph=True raises RuntimeError.  PyTorch must be installed
-(`pip install torch`).
+Each function can be differentiated once: create_graph=True raises RuntimeError, and so does a call inside torch.func
+(vmap, grad, jvp).  torch.compile() leaves these functions as they are and compiles what surrounds them.  PyTorch must
+be installed (`pip install torch`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -34,11 +36,14 @@ from . import kernels
 def _array(x: Tensor) -> Any:
     """The tensor as an array.
 
-    Anything that cannot be converted is returned unchanged; the kernel then raises an error that names it.
+    Anything that cannot be converted is returned as it is; the kernel then raises an error that names it.
     """
+    if not isinstance(x, Tensor):
+        return x
+    x = x.detach()
     try:
-        return x.detach().numpy()
-    except (AttributeError, TypeError, RuntimeError):  # not a tensor; bfloat16; not on the CPU
+        return x.resolve_conj().resolve_neg().numpy()
+    except (TypeError, RuntimeError):  # bfloat16; not on the CPU
         return x
 
 
@@ -59,6 +64,29 @@ def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
         return backward(ctx, *gradients)
 
     return checked
+
+
+def _run(function: type[Function], *arguments: Any) -> Any:
+    try:
+        return function.apply(*arguments)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if "setup_context" not in str(error):
+            raise
+        raise RuntimeError(
+            "torch.func: expected a call outside vmap(), grad() and the like, found one inside; "
+            "use torch.autograd for gradients, and columns for batches"
+        ) from None
+
+
+_untraced: list[Callable[..., Any]] = []  # _run, once it is made so that torch.compile() does not look into it
+
+
+def _apply(function: type[Function], *arguments: Any) -> Any:
+    if not _untraced:
+        if "torch._dynamo" not in sys.modules:  # nothing is being compiled, and importing it takes seconds
+            return _run(function, *arguments)
+        _untraced.append(torch.compiler.disable(_run))  # type: ignore[no-untyped-call]
+    return _untraced[0](function, *arguments)
 
 
 class _MatMul(Function):
@@ -160,18 +188,19 @@ class _Attention(Function):
 class _CrossEntropy(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Any, weights: Any) -> Tensor:
-        weights = None if weights is None else np.array(_array(weights))
-        ctx.targets, ctx.weights = np.array(_array(targets)), weights
-        loss, _, probs = kernels.cross_entropy_forward(_array(logits), ctx.targets, weights)
-        ctx.save_for_backward(torch.from_numpy(probs))
+        targets, weights = _array(targets), _array(weights)
+        loss, losses, probs = kernels.cross_entropy_forward(_array(logits), targets, weights)
+        ctx.targets, ctx.weights = np.array(targets), None if weights is None else np.array(weights)
+        ctx.save_for_backward(*_tensors(losses, probs))
         return torch.tensor(loss, dtype=logits.dtype)
 
     @staticmethod
     @_once
     def backward(ctx: Any, dloss: Tensor) -> Any:
-        (probs,) = ctx.saved_tensors
+        losses, probs = ctx.saved_tensors
         dlogits = kernels.cross_entropy_backward(_array(probs), ctx.targets, ctx.weights)
-        return torch.from_numpy(dlogits) * dloss, None, None
+        dweights = losses * dloss if ctx.needs_input_grad[2] else None
+        return torch.from_numpy(dlogits) * dloss, None, dweights
 
 
 def matmul(w: Tensor, x: Tensor) -> Tensor:
@@ -184,7 +213,7 @@ def matmul(w: Tensor, x: Tensor) -> Tensor:
     >>> matmul(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]))
     tensor([[11.]])
     """
-    return _MatMul.apply(w, x)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_MatMul, w, x)  # type: ignore[no-any-return]
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -198,7 +227,7 @@ def softmax(x: Tensor) -> Tensor:
     tensor([[0.5000],
             [0.5000]])
     """
-    return _Softmax.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_Softmax, x)  # type: ignore[no-any-return]
 
 
 def rmsnorm(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -214,7 +243,7 @@ def rmsnorm(x: Tensor, eps: float = 1e-5) -> Tensor:
     tensor([[1.],
             [1.]])
     """
-    return _RMSNorm.apply(x, eps)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_RMSNorm, x, eps)  # type: ignore[no-any-return]
 
 
 def relu(x: Tensor) -> Tensor:
@@ -227,7 +256,7 @@ def relu(x: Tensor) -> Tensor:
     >>> relu(torch.tensor([[-1.0, 2.0]]))
     tensor([[0., 2.]])
     """
-    return _ReLU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_ReLU, x)  # type: ignore[no-any-return]
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
@@ -240,7 +269,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     >>> add(torch.tensor([[1.0]]), torch.tensor([[2.0]]))
     tensor([[3.]])
     """
-    return _Add.apply(a, b)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_Add, a, b)  # type: ignore[no-any-return]
 
 
 def embedding(wte: Tensor, wpe: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -255,7 +284,7 @@ def embedding(wte: Tensor, wpe: Tensor, tokens: Tensor, positions: Tensor) -> Te
     >>> embedding(torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0]]), torch.tensor([1]), torch.tensor([0]))
     tensor([[12.]])
     """
-    return _Embedding.apply(wte, wpe, tokens, positions)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_Embedding, wte, wpe, tokens, positions)  # type: ignore[no-any-return]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, n_head: int) -> Tensor:
@@ -273,16 +302,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, n_head: int) -> 
     >>> attention(0 * x, x, x, offsets=torch.tensor([0, 2]), n_head=1)
     tensor([[1.0000, 1.5000]])
     """
-    return _Attention.apply(q, k, v, offsets, n_head)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_Attention, q, k, v, offsets, n_head)  # type: ignore[no-any-return]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy loss in nats: the mean over columns of -log softmax(logits)[target], with a gradient for logits.
+    """Cross-entropy loss in nats: the mean over columns of -log softmax(logits)[target].
+
+    It has gradients for logits and weights.
 
     - `logits`: (m, n), float32 or float64
     - `targets`: (n,), integers in range(m)
-    - `weights`: (n,), of the dtype of logits, to get the weighted sum over columns instead of the mean; it gets no
-      gradient
+    - `weights`: (n,), of the dtype of logits, to get the weighted sum over columns instead of the mean
 
     Returns the loss, a 0-D tensor of the dtype of logits.  Raises TypeError for a wrong type, dtype or device,
     ValueError for a wrong shape or a target out of range.
@@ -290,4 +320,4 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None
     >>> cross_entropy(torch.zeros(2, 1), torch.tensor([0]))
     tensor(0.6931)
     """
-    return _CrossEntropy.apply(logits, targets, weights)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_CrossEntropy, logits, targets, weights)  # type: ignore[no-any-return]

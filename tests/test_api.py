@@ -14,8 +14,9 @@ from helpers import INPUT, PACKAGE, ROOT, TINY, golden, tiny_trainer, write_name
 import microgpt
 from microgpt.__main__ import main
 from microgpt.base.config import Config
-from microgpt.base.config_file import read_recipe, recipes
+from microgpt.base.config_file import read_recipe, recipes, with_recipe
 from microgpt.core.trainer import Trainer
+from microgpt.export import trace
 from microgpt.runs import run
 
 
@@ -28,6 +29,46 @@ def test_train_and_load(tmp_path):
     assert trained.sample(9) == loaded.sample(9) and trained.score("ab") == loaded.score("ab")
     assert (tmp_path / "m").read_bytes() == (tmp_path / "run" / run.METRICS).read_bytes()
     assert microgpt.train(resume=out, num_steps=12).config.num_steps == 12
+
+
+def test_texts(tmp_path):
+    """train() on a list of texts is train() on a file that has them; to resume, the run needs either again."""
+    texts = Path(write_names(tmp_path / "names.txt")).read_text().split("\n")
+    settings = TINY | {"block_size": 8, "val_fraction": 0.2}
+    model, same = (microgpt.train(source, **settings) for source in (texts, str(tmp_path / "names.txt")))
+    assert model.sample(9) == same.sample(9) and model.history.losses == same.history.losses
+    assert model.data_sha256 == same.data_sha256
+    assert model.held_out() == same.held_out() == same.held_out(texts)
+    out = tmp_path / "run"
+    microgpt.train(texts, out=out, **settings)
+    with pytest.raises(microgpt.DataError, match="texts that were given in Python; set input to them, or to a file"):
+        microgpt.train(resume=out, num_steps=9)
+    with pytest.raises(microgpt.DataError, match="expected the documents that the run started with"):
+        microgpt.train(texts[1:], resume=out, num_steps=9)
+    assert microgpt.train(texts, resume=out, num_steps=9).step == 9
+    assert microgpt.train(tmp_path / "names.txt", resume=out, num_steps=10).step == 10
+
+
+def test_warnings(tmp_path):
+    """What commands print as a notice, Python code gets as a warning that points to its own line."""
+    names, cut = write_names(tmp_path / "names.txt"), "names.txt: block_size 4 cuts off the ends of"
+    runs = {
+        "train": lambda: microgpt.train(names, out=tmp_path / "run", **TINY),
+        "resume": lambda: microgpt.train(resume=tmp_path / "run", num_steps=9),
+        "Trainer": lambda: Trainer(Config(input=names, **TINY)),
+        "trace": lambda: trace.to_bytes(Config(input=names, **TINY), 1),
+        "report": lambda: microgpt.load(tmp_path / "run").report(tmp_path / "page.html"),
+        "sweep": lambda: microgpt.sweep(
+            tmp_path / "s", input=names, trials=2, sampler="grid", executor="thread:1", **TINY | {"block_size": [4, 8]}
+        ),
+    }
+    for name, run_it in runs.items():
+        with pytest.warns(microgpt.MicrogptWarning) as found:
+            run_it()
+        assert [cut in str(warning.message) for warning in found] == [True], name
+        assert found[0].filename == __file__, name
+    with pytest.warns(microgpt.MicrogptWarning, match=r"^step 1: expected a loss near .*a smaller init_std"):
+        microgpt.train(names, **TINY | {"block_size": 16, "init_std": 9.0, "num_steps": 1})
 
 
 def test_history(tmp_path):
@@ -98,7 +139,7 @@ def test_what_is_wrong_with_a_path(tmp_path):
             write("model.txt")
         with pytest.raises(TypeError, match=r"^path: expected a path, found 1$"):
             write(1)
-    with pytest.raises(microgpt.DataError, match=r"^path: expected a file that can be written, found "):
+    with pytest.raises(microgpt.DataError, match=r"^path: expected a writable file, found "):
         model.export(tmp_path / "missing" / "model.html")
     with pytest.raises(microgpt.ConfigError, match=r"^texts: expected characters of the vocabulary"):
         model.report(tmp_path / "report.html", texts=["anna!"])
@@ -142,13 +183,27 @@ def test_recipe(tmp_path):
         microgpt.train(names, recipe="refrence")
 
 
+@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("num_steps", [1, 9, 50, 999, 10**6])
+def test_recipes_fit_any_length(name, num_steps):
+    """A recipe works with any number of steps: its warm-up is at most a tenth of them, unless a user gives it."""
+    recipe, settings = read_recipe(name), with_recipe(name, {"num_steps": num_steps})
+    config = Config(**settings)
+    assert config.warmup_steps == min(recipe.get("warmup_steps", 0), num_steps // 10)
+    assert Config(**with_recipe(name, {"learning_rate": 1e-5})).min_learning_rate < 1.01e-6
+    assert with_recipe(name, {"num_steps": [num_steps, 10**7]})["num_steps"] == [num_steps, 10**7]
+    given = {"num_steps": 50, "warmup_steps": 100}
+    with pytest.raises(microgpt.ConfigError, match=r"^warmup_steps: expected at most num_steps 50, found 100"):
+        Config(**with_recipe(name, given))
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_progress(tmp_path, monkeypatch, capsys, fails):
     """progress=True shows a bar of all steps on stderr, closed even after an error; nothing goes to stdout."""
     pytest.importorskip("tqdm")
     names = write_names(tmp_path / "names.txt")
     if fails:
-        monkeypatch.setattr(Trainer, "evaluate", lambda trainer: 1 / 0)
+        monkeypatch.setattr(Trainer, "measure", lambda trainer: 1 / 0)
     with pytest.raises(ZeroDivisionError) if fails else nullcontext():
         microgpt.train(names, progress=True, val_fraction=0.1, **TINY)
     out, err = capsys.readouterr()
@@ -210,10 +265,10 @@ def test_a_directory_that_is_not_empty(tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     (out / "config.toml").write_text("")
-    with pytest.raises(microgpt.ConfigError, match=r"found config.toml in '\S+'$"):
+    with pytest.raises(microgpt.ConfigError, match=r"found config.toml in '\S+'; fresh=True replaces it$"):
         microgpt.train(input=write_names(tmp_path / "names.txt"), out=str(out))
     (out / "checkpoint.npz").write_text("")
-    with pytest.raises(microgpt.ConfigError, match="resume"):
+    with pytest.raises(microgpt.ConfigError, match=r"; resume='\S+' continues it, fresh=True replaces it$"):
         microgpt.train(input=str(tmp_path / "names.txt"), out=str(out))
 
 
@@ -296,7 +351,7 @@ def test_metrics_of_a_failed_evaluation(tmp_path, monkeypatch, error):
     def fail(trainer):
         raise error
 
-    monkeypatch.setattr(Trainer, "evaluate", fail)
+    monkeypatch.setattr(Trainer, "measure", fail)
     names, path = write_names(tmp_path / "names.txt"), tmp_path / "m"
     with pytest.raises(type(error)):
         microgpt.train(names, metrics=str(path), **TINY, val_fraction=0.1, eval_every=7)

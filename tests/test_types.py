@@ -49,20 +49,40 @@ model.report(Path("page.html"), texts=["anna"])
 model.export("model.onnx")
 reveal_type(model.num_params)  # int
 microgpt.trian("names.txt")  # attr-defined
+microgpt.train(["anna", "otto"], num_steps=3)
+"""
+KERNELS = """\
+import numpy as np
+import torch
+from microgpt import kernels
+
+a, t = np.ones((2, 2)), torch.ones(2, 2)
+m, tokens = np.memmap("m", np.float64, "r", shape=(2, 2)), np.memmap("t", np.uint16, "r", shape=(2,))
+reveal_type(kernels.softmax_forward(m))  # numpy.ndarray[Any, numpy.dtype[numpy.float64]]
+reveal_type(kernels.matmul_forward(t, a))  # numpy.ndarray[Any, numpy.dtype[numpy.float64]]
+kernels.matmul_backward(t, t, t, out=(t, None), accumulate=True)
+kernels.embedding_forward(a, t, tokens, torch.tensor([0, 1]), out=t)
+kernels.attention_backward(t, kernels.attention_forward(t, t, t, torch.tensor([0, 2]), 2)[1])
+kernels.cross_entropy_forward(t, tokens, torch.ones(2))
+kernels.softmax_forward(np.ones((2, 2), np.int64))  # type-var
+kernels.softmax_forward([[1.0]])  # arg-type
+kernels.embedding_forward(a, a, [0, 1], tokens)  # arg-type
 """
 
 
-def test_type_checker(tmp_path):
+@pytest.mark.parametrize("program, needed", [(PROGRAM, "mypy"), (KERNELS, "torch")], ids=["models", "kernels"])
+def test_type_checker(tmp_path, program, needed):
     """mypy --strict reports the mistakes and return types in the comments above, and nothing else."""
     pytest.importorskip("mypy")
-    (tmp_path / "program.py").write_text(PROGRAM)
+    pytest.importorskip(needed)
+    (tmp_path / "program.py").write_text(program)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "program.py"]
     checked = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
     found = re.findall(r'program.py:(\d+): (?:error: .*\[|note: Revealed type is ")(.*)["\]]\n', checked.stdout)
     assert checked.stderr == ""
-    wanted = [(i, line.partition("  # ")[2]) for i, line in enumerate(PROGRAM.splitlines(), 1) if "  # " in line]
+    wanted = [(i, line.partition("  # ")[2]) for i, line in enumerate(program.splitlines(), 1) if "  # " in line]
     assert [(int(i), re.sub(r"builtins\.|microgpt\.(api|sweeps\.trial)\.", "", what)) for i, what in found] == wanted
 
 

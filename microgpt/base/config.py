@@ -16,6 +16,9 @@ FRACTION = Range(0, 1, high_open=True)
 RUNNING_LENGTH = 500
 MAX_TRIALS = 10**5
 LENGTH_HELP = f"maximum number of characters to generate; 0 fills the context, or is {RUNNING_LENGTH} in running text"
+EVAL_HELP = (
+    "measure the held-out loss every N steps; 0 measures it once per pass over the documents, 20 to 200 times in all"
+)
 TEMPERATURE_HELP = "sampling temperature: higher is more random; 0 always takes the most probable character"
 
 
@@ -67,7 +70,7 @@ class RunSettings(Generic[Int, Float, Str]):
         Range(0, 2**63 - 1),
         needs="val_fraction",
     )
-    eval_every: Int = setting(100, "measure the held-out loss every N steps", STEPS, free=True)
+    eval_every: Int = setting(100, EVAL_HELP, FROM_0, free=True)
     patience: Int = setting(0, "stop after N held-out losses without a new lowest one; 0 never does", FROM_0, free=True)
     checkpoint_every: Int = setting(0, "save a checkpoint every N steps; 0 saves one per minute", FROM_0, free=True)
     log_every: Int = setting(100, "print the loss every N steps", STEPS, free=True)
@@ -120,7 +123,9 @@ class Config(RunSettings[int, float, str], Input):
 class Sampling(Settings):
     """How to draw samples from a trained model."""
 
-    num_samples: int = setting(20, "documents to generate", FROM_0)
+    num_samples: int = setting(
+        20, "documents to generate; of running text, the command generates one by default", FROM_0
+    )
     _: KW_ONLY
     temperature: float = setting(0.5, TEMPERATURE_HELP, Range(0, 1000))
     top_k: int = setting(0, "draw only from the K most probable characters; 0 draws from all of them", FROM_0)
@@ -171,8 +176,11 @@ class Tracing(Settings):
     steps: int = setting(3, "number of training steps to trace", Range(1, BILLION))
 
 
-def resumed(saved: Config, given: dict[str, Any]) -> Config:
-    """The Config of a resumed run.  Raises ConfigError for a changed setting on which the steps already made depend."""
+def resumed(saved: Config, given: dict[str, Any], step: int) -> Config:
+    """The Config of a run resumed after this step.
+
+    Raises ConfigError for a changed setting on which the steps already made depend, and for fewer steps than those.
+    """
     for f in fields(Config):
         if f.name in given and not f.metadata["free"] and given[f.name] != getattr(saved, f.name):
             raise ConfigError(
@@ -180,9 +188,8 @@ def resumed(saved: Config, given: dict[str, Any]) -> Config:
                 argument=f.name,
             )
     config = replace(saved, **given)
-    if config.num_steps < saved.num_steps:
+    if config.num_steps < step:
         raise ConfigError(
-            f"expected at least {saved.num_steps}, as in the run to resume, found {config.num_steps}",
-            argument="num_steps",
+            f"expected at least {step}, the steps that the run has made, found {config.num_steps}", argument="num_steps"
         )
     return config

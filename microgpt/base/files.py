@@ -56,6 +56,15 @@ class Folder:
         with suppress(FileNotFoundError):
             must_be_file(name, os.stat(name, dir_fd=self.fd, follow_symlinks=False), in_place)
 
+    def has_space(self, name: str) -> bool:
+        """Whether the disk has space for another file of this size, as far as it can tell."""
+        disk = os.fstatvfs(self.fd)
+        try:
+            needed = os.stat(name, dir_fd=self.fd).st_size
+        except OSError:
+            return True
+        return disk.f_blocks == 0 or disk.f_bavail * disk.f_frsize >= needed
+
     def write(self, name: str, data: bytes, previous: str | None = None) -> None:
         """Replace the file's content by `data`; the old file stays as `previous`.
 
@@ -86,9 +95,13 @@ class Folder:
     def remove_temporary(self, name: str) -> str:
         """Remove the temporary file, if there is one; returns its name."""
         new = f".{name}.tmp"
-        with suppress(FileNotFoundError):
-            os.unlink(new, dir_fd=self.fd)
+        self.remove(new)
         return new
+
+    def remove(self, name: str) -> None:
+        """Remove the file, if there is one."""
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
 
     def create(self, name: str, data: bytes) -> None:
         """Create a file, which is on the disk when this returns."""
@@ -130,12 +143,22 @@ def write(path: str, data: bytes, previous: str | None = None) -> None:
         folder.write(name, data, previous)
 
 
-def path_text(path: object, name: str) -> str:
+def path_text(path: object, name: str, expected: str = "a path") -> str:
     """The path as a str.  Raises TypeError about the argument `name`."""
     path = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(path, str):
-        raise TypeError(f"{name}: expected a path, found {shown(path)}")
+        raise TypeError(f"{name}: expected {expected}, found {shown(path)}")
     return path
+
+
+def path_or_texts(input: object) -> str | list[str]:
+    """The argument `input` as a str, if it is a path, or as a list of texts.  Raises TypeError."""
+    if not isinstance(input, (list, tuple)):
+        return path_text(input, "input", "a path or a list of texts")
+    for i, text in enumerate(input):
+        if not isinstance(text, str):
+            raise TypeError(f"input: expected a list of texts, found {shown(text)} at index {i}")
+    return list(input)
 
 
 def folder_at(path: str) -> Folder | None:

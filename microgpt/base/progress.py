@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from .config import LINE, RUNNING_TEXT, Config
-from .terminal import escaped, notice, printable
+from .terminal import notice, printable
 
 NARROW = 70  # columns; a narrower bar shows only the smoothed loss
 
@@ -64,8 +64,12 @@ class Reporter:
             self._print(f"{self._place(step)} | held-out loss {loss:.4f} ({bits:.3f} bits per character)")
 
     def samples(self, step: int, texts: list[str]) -> None:
-        escape = printable if self.config.split == LINE else escaped
-        self._print(f"{self._place(step)} | samples {', '.join(map(escape, texts))}")
+        place = f"{self._place(step)} | samples"
+        if self.config.split == LINE:
+            self._print(f"{place} {', '.join(map(printable, texts))}")
+        else:  # each is an indented block
+            blocks = ("\n".join(f"  {printable(line)}" for line in text.split("\n")) for text in texts)
+            self._print(f"{place}\n" + "\n\n".join(blocks))
 
     def _place(self, step: int) -> str:
         return f"step {step:4d} / {self.config.num_steps:4d}"

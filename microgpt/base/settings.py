@@ -143,15 +143,60 @@ def documented(settings: type[T]) -> type[T]:
     return settings
 
 
+# what users of other programs call a setting or an argument
+SYNONYMS = {
+    "num_steps": "epochs epoch max_iters max_steps iters iterations niter train_steps n_steps",
+    "learning_rate": "lr max_lr step_size alpha",
+    "min_learning_rate": "min_lr",
+    "warmup_steps": "warmup_iters",
+    "weight_decay": "wd decay l2",
+    "grad_clip": "clip clip_grad max_norm max_grad_norm gradient_clip_val",
+    "batch_size": "batch bs bsz mini_batch",
+    "shards": "gradient_accumulation_steps grad_accum accumulate",
+    "n_layer": "layers n_layers num_layers num_hidden_layers depth",
+    "n_head": "heads n_heads num_heads num_attention_heads",
+    "n_embd": "n_embed embd embed embedding_dim embed_dim d_model dim hidden hidden_size hidden_dim width",
+    "block_size": "context context_length context_size ctx ctx_len n_ctx seq_len seq_length sequence_length max_length",
+    "dtype": "precision",
+    "val_fraction": "test_size validation_split val_size",
+    "eval_every": "eval_interval eval_freq eval_steps",
+    "log_every": "log_interval log_freq logging_steps",
+    "checkpoint_every": "save_every save_interval save_steps",
+    "patience": "early_stopping",
+    "input": "data dataset data_dir file train_file text corpus",
+    "out": "out_dir output_dir save save_dir",
+    "length": "max_new_tokens max_tokens",
+    "prompt": "start",
+    "schedule": "scheduler lr_scheduler lr_schedule decay_lr",
+    "temperature": "temp",
+    "threads": "workers num_workers n_jobs cpus",
+}
+SYNONYM = {synonym: name for name, synonyms in SYNONYMS.items() for synonym in synonyms.split()}
+ABSENT = {  # what they look for in vain
+    "device": "microgpt computes on the CPU",
+    "gpu": "microgpt computes on the CPU",
+    "cuda": "microgpt computes on the CPU",
+    "compile": "the kernels are compiled already",
+    "optimizer": "the optimizer is Adam, with decoupled weight decay",
+    "dropout": "there is no dropout",
+}
+
+
 def suggestion(word: str, words: Iterable[str]) -> str:
-    """'; did you mean ...?' with the closest of the words: by a part of it, its initials or its spelling; or ''."""
+    """What to use in place of an unknown word: '; did you mean ...?' with one of the words, or another hint, or ''.
+
+    The word is close by being a synonym, or by a part of it, its initials or its spelling.
+    """
     import difflib
 
     def split(text: str) -> list[str]:
         return re.split("[-_]", text.lower().strip("-"))
 
     names, wanted = list(words), "_".join(split(word))
-    near = [name for name in names if wanted in split(name)]
+    near = [name for name in names if "_".join(split(name)) == SYNONYM.get(wanted)]
+    if not near and wanted in ABSENT:
+        return f"; {ABSENT[wanted]}"
+    near += [name for name in names if wanted in split(name)]
     near += [name for name in names if len(wanted) > 2 and any(part.startswith(wanted) for part in split(name))]
     near += [name for name in names if len(wanted) > 1 and wanted == "".join(part[:1] for part in split(name))]
     near += difflib.get_close_matches(word, names, n=1, cutoff=0.7)

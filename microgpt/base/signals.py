@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: SIGINT, SIGTERM and SIGHUP."""
+"""Signals that ask a process to stop: SIGINT, SIGTERM, SIGHUP, and SIGUSR1, which mpiexec passes to its processes."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 Handler = Callable[[int, FrameType | None], None]
 

@@ -1,14 +1,27 @@
 """Notices, and text made safe to print on a terminal."""
 
+import re
 import sys
+import warnings
 from contextvars import ContextVar
 
+from .package import PACKAGE
+
+# what a terminal acts on: control characters, line and paragraph separators, and marks that change the direction of
+# text; and surrogates, which cannot be encoded
+ACTIVE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
+
+on_command_line = ContextVar("on_command_line", default=False)  # set by errors.naming_flags()
 _quiet = ContextVar("quiet", default=False)
 
 
+class MicrogptWarning(UserWarning):
+    """Something unusual that does not stop the work, such as texts cut off at the context length."""
+
+
 def escaped(text: str) -> str:
-    """The text with line ends and control characters, which a terminal would act on, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """The text with line ends and other characters that a terminal would act on as escapes."""
+    return ACTIVE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def printable(text: str) -> str:
@@ -22,9 +35,22 @@ def quiet() -> None:
 
 
 def notice(message: object) -> None:
-    """Print one line on stderr."""
-    if not _quiet.get():
-        print(f"microgpt: {escaped(str(message))}", file=sys.stderr)
+    """Print one line on stderr, or issue a MicrogptWarning if Python code, and not the command line, is the caller."""
+    line = escaped(str(message))
+    if _quiet.get():
+        return
+    if on_command_line.get():
+        print(f"microgpt: {line}", file=sys.stderr)
+    else:
+        warnings.warn(line, MicrogptWarning, stacklevel=_depth_of_caller())
+
+
+def _depth_of_caller() -> int:
+    """The stacklevel, for notice(), of the code that called this package."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, depth = frame.f_back, depth + 1
+    return depth
 
 
 def reason(error: Exception) -> object:

@@ -1,9 +1,10 @@
 """microgpt eval and score: a trained model's mean loss on a file, and its loss on each character of some texts."""
 
 import argparse
+import sys
 from typing import Any
 
-from ..base.errors import renamed
+from ..base.errors import DataError, renamed
 from ..base.terminal import printable
 from .parser import add_command, add_json, add_threads, n_threads
 from .printing import characters, to_json
@@ -20,7 +21,8 @@ def add(commands: Any) -> None:
     purpose = "show how much each character of some texts surprises a trained model, in bits"
     command = add_command(commands, score, "score", purpose, trained=True)
     add_threads(command)
-    command.add_argument("texts", metavar="TEXT", nargs="+", help="text to score, as one document")
+    command.add_argument("texts", metavar="TEXT", nargs="*", help="text to score, as one document")
+    command.add_argument("--input", metavar="FILE", help="file of texts to score; - is standard input")
     add_json(command, "print each text's scores as a line of JSON")
 
 
@@ -29,7 +31,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from ..core import documents
     from ..runs.inputs import input_of_run
 
-    model = api.load(arguments.path, n_threads(arguments))
+    model = api.load(arguments.path, n_threads(arguments), arguments.last)
     path = arguments.input if arguments.input is not None else input_of_run(arguments.path, model.config.input)
     texts = model.held_out(path) if arguments.held_out else documents.read(path, model.config.split)[0]
     with renamed("documents", subject=path):
@@ -48,9 +50,28 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def score(arguments: argparse.Namespace) -> None:
     from .. import api
 
-    model = api.load(arguments.path, n_threads(arguments))
-    for found in model.score(arguments.texts):
+    path, texts = arguments.input, arguments.texts
+    if texts == ["-"] and path is None:
+        path, texts = "-", []
+    if bool(texts) == (path is not None):
+        arguments.parser.error(f"expected either TEXT or --input FILE, found {'both' if texts else 'neither'}")
+    model = api.load(arguments.path, n_threads(arguments), arguments.last)
+    if path is not None:
+        texts = read_texts(path, model.config.split)
+    for found in model.score(texts):
         if arguments.json:
             print(to_json({**found._asdict(), "bits": found.bits}))
         else:
             print(f"{printable(found.text)}: loss {found.loss:.4f}, bits  {characters(found.text, found.bits, '.2f')}")
+
+
+def read_texts(path: str, split: str) -> list[str]:
+    """The documents of a file, or of standard input for "-"."""
+    from ..core import documents
+
+    if path != "-":
+        return documents.read(path, split)[0]
+    if sys.stdin is None:
+        raise DataError("expected standard input, found it closed")
+    with renamed("", subject="standard input"):
+        return documents.from_bytes(sys.stdin.buffer.read(), split)[0]

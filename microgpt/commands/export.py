@@ -19,5 +19,5 @@ def export(arguments: argparse.Namespace) -> None:
     from .. import api
     from ..export.formats import export, name_of
 
-    export(api.load(arguments.path), name_of(arguments.path), arguments.output)
+    export(api.load(arguments.path, last=arguments.last), name_of(arguments.path), arguments.output)
     print_written(arguments.output)

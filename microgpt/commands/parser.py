@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NoReturn
 
 from ..base import threads
 from ..base.config import Config
-from ..base.config_file import read_recipe, read_toml, recipes
+from ..base.config_file import read_toml, recipes, with_recipe
 from ..base.package import __version__
 from ..base.settings import Settings, flag, kind, parsed, suggestion
 from ..base.terminal import escaped
@@ -24,6 +25,9 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line that refers to the command's help."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
+        if args[:1] == ["help"]:  # `microgpt help COMMAND` is `microgpt COMMAND --help`
+            args = [*args[1:], "--help"]
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
             parser = arguments.parser
@@ -55,11 +59,17 @@ def add_command(commands: Any, function: Function, name: str, help: str, trained
     command.set_defaults(function=function, parser=command)
     if trained:
         command.add_argument("path", metavar="RUN", help=TRAINED_HELP)
+        add_last(command)
     return command
 
 
 def add_threads(command: Parser, help: str = THREADS_HELP) -> None:
     command.add_argument("--threads", metavar="INT", help=help)
+
+
+def add_last(command: Parser) -> None:
+    text = "use the final weights of a run's directory, not those with the lowest held-out loss"
+    command.add_argument("--last", action="store_true", help=text)
 
 
 def add_json(command: Parser, help: str) -> None:
@@ -82,15 +92,15 @@ def add_run_settings(command: argparse._ActionsContainer) -> None:
     command.add_argument("--config", metavar="FILE", help="TOML file of settings, such as a run's config.toml")
 
 
-def base_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings given by --recipe and --config, which takes precedence."""
-    settings = read_recipe(arguments.recipe) if arguments.recipe is not None else {}
-    return settings | (read_toml(arguments.config) if arguments.config is not None else {})
+def all_settings(arguments: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
+    """The given settings: flags take precedence over --config, and --config over --recipe."""
+    given = read_toml(arguments.config) if arguments.config is not None else {}
+    return with_recipe(arguments.recipe, given | flags)
 
 
 def run_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The given settings of a run: flags take precedence over --config, and --config over --recipe."""
-    return base_settings(arguments) | parsed(Config, vars(arguments))
+    """The given settings of a run."""
+    return all_settings(arguments, parsed(Config, vars(arguments)))
 
 
 def n_threads(arguments: argparse.Namespace) -> int | None:

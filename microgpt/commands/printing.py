@@ -1,15 +1,11 @@
-"""Output that several commands share: numbered texts, JSON, and the notice about truncated documents."""
+"""Output that several commands share: numbered texts and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ..base.config import LINE, Config
-from ..base.terminal import notice, printable
-
-if TYPE_CHECKING:
-    from ..core.data import Dataset
+from ..base.terminal import printable
 
 
 def numbered(i: int, text: str, config: Config, escape: Callable[[str], str] = printable) -> str:
@@ -32,14 +28,3 @@ def to_json(value: object) -> str:
 
 def print_written(output: str) -> None:
     print(f"wrote {printable(output)}")
-
-
-def notice_cut(path: str, config: Config, d: Dataset) -> None:
-    """Print a notice if documents are longer than the context, with the fraction of the characters that is lost."""
-    if d.n_truncated:
-        what = "line" if config.split == LINE else "paragraph"
-        notice(
-            f"{path}: {d.n_truncated} {what}{'s' * (d.n_truncated > 1)} longer than --block-size {config.block_size}: "
-            f"{d.n_lost / d.n_characters:.1%} of the characters are not used; --block-size {d.longest} uses all of "
-            f"them, and --split none reads the file as running text"
-        )

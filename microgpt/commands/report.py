@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .parser import TRAINED_HELP, add_command, add_json
+from .parser import TRAINED_HELP, add_command, add_json, add_last
 from .printing import print_written, to_json
 
 
@@ -14,6 +14,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("-o", "--output", metavar="FILE", help="page to write: FILE.html")
     command.add_argument("--texts", metavar="TEXT,...", help="texts to show (default: some of the run's own)")
+    add_last(command)
     add_json(command, "print the page's numbers as JSON")
 
 
@@ -21,7 +22,7 @@ def report(arguments: argparse.Namespace) -> None:
     from ..report.report import report
 
     texts = None if arguments.texts is None else arguments.texts.split(",")
-    data = report(arguments.paths, arguments.output, texts, required=not arguments.json)
+    data = report(arguments.paths, arguments.output, texts, not arguments.json, arguments.last)
     if arguments.json:
         print(to_json(data))
     else:

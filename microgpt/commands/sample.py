@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from ..base.config import Sampling
+from ..base.config import RUNNING_TEXT, Sampling
 from ..base.settings import parsed
 from ..base.terminal import escaped
 from .parser import add_command, add_json, add_settings, add_threads, n_threads
@@ -22,8 +22,11 @@ def add(commands: Any) -> None:
 def sample(arguments: argparse.Namespace) -> None:
     from .. import api
 
-    sampling = Sampling(**parsed(Sampling, vars(arguments)))
-    model = api.load(arguments.path, n_threads(arguments))
+    given = parsed(Sampling, vars(arguments))
+    Sampling(**given)  # refuse wrong values before loading
+    model = api.load(arguments.path, n_threads(arguments), arguments.last)
+    running = model.config.split == RUNNING_TEXT
+    sampling = Sampling(**({"num_samples": 1} if running else {}) | given)
     escape = escaped if sys.stdout.isatty() else str
     first = 1
     for texts, probs in model.batches(sampling, arguments.probs):
@@ -33,7 +36,10 @@ def sample(arguments: argparse.Namespace) -> None:
         elif arguments.json:
             lines = [to_json({"sample": i, "text": text}) for i, text in pairs]
         else:
-            lines = [numbered(i, text, model.config, escape) for i, text in pairs]
+            if running and sampling.num_samples == 1:
+                lines = ["\n".join(map(escape, text.split("\n"))) for text in texts]
+            else:
+                lines = [numbered(i, text, model.config, escape) for i, text in pairs]
             if probs:
                 lines = [f"{line}  {characters(text, p, '.4f')}" for line, text, p in zip(lines, texts, probs)]
         print("\n".join(lines))

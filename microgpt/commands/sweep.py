@@ -8,7 +8,7 @@ from ..base.config import Sweep
 from ..base.settings import parsed
 from ..base.signals import stop_on_signals
 from ..base.terminal import notice, printable
-from .parser import add_command, add_json, add_run_settings, add_settings, add_threads, base_settings, n_threads
+from .parser import add_command, add_json, add_run_settings, add_settings, add_threads, all_settings, n_threads
 from .printing import to_json
 
 THREADS_HELP = "threads per trial (default: 1; with process:N, the cores divided by N)"
@@ -37,10 +37,10 @@ def sweep(arguments: argparse.Namespace) -> int | None:
     from ..sweeps import space, sweeper
 
     texts = vars(arguments)
-    given = base_settings(arguments)
-    given |= {
+    values = {
         name: space.values_of_flag(f, texts[name]) for name, f in space.SETTINGS.items() if texts[name] is not None
     }
+    given = all_settings(arguments, values)
     out, resume, own = arguments.out, arguments.resume, parsed(Sweep, texts)
     with stop_on_signals() as stop:
         progress = sys.stderr.isatty()

@@ -12,9 +12,10 @@ from ..base.progress import on_terminal
 from ..base.signals import stop_on_signals
 from ..base.terminal import notice
 from .parser import add_command, add_run_settings, add_threads, n_threads, run_settings
-from .printing import notice_cut, numbered
+from .printing import numbered
 
 if TYPE_CHECKING:
+    from ..core.checkpoint import Checkpoint
     from ..core.trainer import Trainer
     from ..runs.metrics import Metrics
     from ..runs.ranks import Ranks
@@ -30,11 +31,15 @@ def add(commands: Any) -> None:
     add_run_settings(command)
     command.add_argument("--metrics", metavar="FILE", help="write each step's loss and learning rate as a line of JSON")
     command.add_argument("--out", metavar="DIR", help="directory to save the run in: checkpoints, metrics and settings")
+    command.add_argument("--fresh", action="store_true", help="start over in --out, and replace the run that it holds")
     command.add_argument("--resume", metavar="DIR", help="resume the run in this directory; needs no other flag")
+    text = "start from the weights of this run or file, with the same model settings and vocabulary"
+    command.add_argument("--init-from", metavar="RUN", help=text)
     command.add_argument("--mpi", action="store_true", help="divide the shards among the processes started by mpiexec")
 
 
 def train(arguments: argparse.Namespace) -> int | None:
+    from ..runs import loop
     from ..runs.training import training
 
     if arguments.file is not None:
@@ -46,14 +51,22 @@ def train(arguments: argparse.Namespace) -> int | None:
     threads, ranks = n_threads(arguments), ranks_of(arguments)
     if threads is None and ranks is not None and ranks.n_here > 1:
         threads = 1  # the other processes use the other cores
-    with training(settings, *files, threads, ranks) as (trainer, run, metrics):
-        stop = run_steps(trainer, run, metrics, ranks)
+    start = arguments.init_from, arguments.fresh
+    with training(settings, *files, threads, ranks, *start) as (trainer, run, metrics):
+        stop, best = run_steps(trainer, run, metrics, ranks)
+        try:
+            if not stop:
+                notice_early_end(trainer)
+                best = loop.best_before(trainer, run, best)
+                if trainer.config.num_samples and (ranks is None or ranks.rank == 0):
+                    print_samples(trainer, best)
+        finally:  # if saving the run has failed, trying again comes after the samples
+            if run is not None:
+                with stop_on_signals() as signals:
+                    run.finish(signals)
         if stop:
             notice(stopped(f"by {stop[0].name}", trainer, run))
             return 128 + stop[0]
-        notice_early_end(trainer, run)
-    if trainer.config.num_samples and (ranks is None or ranks.rank == 0):
-        print_samples(trainer)
     return None
 
 
@@ -68,32 +81,32 @@ def ranks_of(arguments: argparse.Namespace) -> Ranks | None:
     return ranks
 
 
-def run_steps(trainer: Trainer, run: Run | None, metrics: Metrics | None, ranks: Ranks | None) -> list[Signals]:
-    """Train to the end or to the first signal; returns the signals received."""
+def run_steps(
+    trainer: Trainer, run: Run | None, metrics: Metrics | None, ranks: Ranks | None
+) -> tuple[list[Signals], Checkpoint | None]:
+    """Train to the end or to the first signal; returns the signals received, and what loop.train() returns."""
     from ..runs import loop
 
     try:
         print_start(trainer, run)
         with closing(on_terminal(trainer.config, trainer.step_count)) as reporter, stop_on_signals() as signals:
             stop = signals if ranks is None else ranks.stop(signals)
-            loop.train(trainer, run, metrics, reporter, stop)
+            best = loop.train(trainer, run, metrics, reporter, stop)
     except BrokenPipeError:
         notice(stopped("because stdout was closed", trainer, run))
         raise
-    return stop
+    return stop, best
 
 
 def print_start(trainer: Trainer, run: Run | None) -> None:
-    """Print the sizes of the data and the model, and notices about anything unusual."""
+    """Print the sizes of the data and the model, and where a run resumes."""
     config = trainer.config
     documents = trainer.documents
-    if documents.had_bom:
-        notice(f"{trainer.input}: removed the byte-order mark")
-    notice_cut(trainer.input, config, trainer.dataset)
     if run is not None and run.num_steps_before is not None:
         notice(f"{run.path}: resuming after step {trainer.step_count} of {run.num_steps_before}")
-        if config.num_steps > run.num_steps_before:
-            notice(f"--num-steps {config.num_steps}: the learning rate now follows the longer schedule")
+        if config.num_steps != run.num_steps_before:
+            length = "longer" if config.num_steps > run.num_steps_before else "shorter"
+            notice(f"--num-steps {config.num_steps}: the learning rate now follows the {length} schedule")
     print(f"num {'chars' if documents.running else 'docs'}: {documents.count}")
     if documents.n_held_out:
         print(f"num held out: {documents.n_held_out}")
@@ -106,32 +119,26 @@ def stopped(why: str, trainer: Trainer, run: Run | None) -> str:
     return f"stopped {why} after step {trainer.step_count}; {saved}"
 
 
-def notice_early_end(trainer: Trainer, run: Run | None) -> None:
-    """Print notices that training stopped early, and of where the best weights are if they are not the last ones."""
+def notice_early_end(trainer: Trainer) -> None:
+    """Print a notice if training stopped early."""
     config = trainer.config
     if trainer.step_count < config.num_steps:
         notice(
             f"stopped early: no lower held-out loss in {config.patience} measurements; to continue, use --resume with "
             f"--patience 0"
         )
-    if trainer.n_worse:
-        notice(place_of_best(trainer, run))
 
 
-def place_of_best(trainer: Trainer, run: Run | None) -> str:
-    """The notice for a held-out loss that was lower before the end, as happens when a model overfits."""
-    from ..runs.run import BEST
-
-    weights = f"{run.file(BEST)} has those weights" if run is not None else "--out would have saved those weights"
-    n = trainer.n_worse
-    ago = f"{n} measurement{'s' * (n > 1)} before the last"
-    return f"the held-out loss was lowest ({trainer.best_val_loss:.4f}) {ago}; {weights}"
-
-
-def print_samples(trainer: Trainer) -> None:
+def print_samples(trainer: Trainer, best: Checkpoint | None) -> None:
+    """Print samples of the best weights or, without them, of the trainer's."""
+    from ..core.params import Parameters
     from ..core.sample import Sampler
 
-    config, sampler = trainer.config, Sampler(trainer.params)
+    params = trainer.params
+    if best is not None:
+        params = Parameters(best.config, best.vocab)
+        params.copy_from(best.params)
+    config, sampler = trainer.config, Sampler(params)
     print(f"\n--- inference (new, hallucinated {GENERATED[config.split]}) ---")
     for i in range(1, config.num_samples + 1):
-        print(numbered(i, sampler.sample(trainer.rng, config.temperature), config))
+        print(numbered(i, sampler.sample(trainer.rng, config.temperature), config), flush=True)

@@ -59,9 +59,6 @@ class Dataset:
         elif tokens.end is None:
             begins, lengths = moving_windows(begins, lengths, config.block_size)
         self._spare = found - len(sizes) - int(lengths.sum())  # characters by which the windows may move
-        self.longest = int(lengths.max(initial=0))
-        self.n_truncated = int(np.count_nonzero(lengths > config.block_size))
-        self.n_lost = int((lengths - 1 - config.block_size).clip(0).sum())  # characters that are not targets
         self.n_characters = found - len(sizes)
         lengths = np.minimum(lengths, config.block_size)
 

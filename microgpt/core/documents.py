@@ -9,13 +9,38 @@ from functools import cached_property
 from itertools import groupby
 
 from ..base.config import BLANK_LINE, LINE, RUNNING_TEXT, Config
-from ..base.errors import ConfigError, DataError, named
+from ..base.errors import ConfigError, DataError, named, renamed
 from ..base.files import open_file
-from ..base.terminal import reason, shown
+from ..base.terminal import notice, reason, shown
 
+TEXTS = "(texts)"  # stands for the path of a file if the texts are given in Python
 SINGLE_DOCUMENTS = "documents"  # a value of val_split
 # the separator of documents for each `split`; no document contains it
 PARTED_BY = {LINE: "\n", BLANK_LINE: "\n\n", RUNNING_TEXT: ""}
+
+LONG_CONTEXT = 1024  # a longer one takes too much time and memory to suggest
+BOM = "\ufeff"  # the byte-order mark
+PROBED = 4096  # bytes to search for NUL bytes
+NUL_PATTERNS: dict[tuple[bool, ...], str] = {
+    (False, True, False, True): "UTF-16LE",
+    (True, False, True, False): "UTF-16BE",
+    (False, True, True, True): "UTF-32LE",
+    (False, False, True, True): "UTF-32LE",
+    (True, True, True, False): "UTF-32BE",
+    (True, True, False, False): "UTF-32BE",
+}
+KINDS = {  # by the first bytes
+    b"\xff\xfe\0\0": "the byte-order mark of UTF-32; convert it: iconv -f UTF-32 -t UTF-8",
+    b"\0\0\xfe\xff": "the byte-order mark of UTF-32; convert it: iconv -f UTF-32 -t UTF-8",
+    b"\xff\xfe": "the byte-order mark of UTF-16; convert it: iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "the byte-order mark of UTF-16; convert it: iconv -f UTF-16 -t UTF-8",
+    b"\x1f\x8b": "a gzip file; unpack it: gunzip",
+    b"PK\3\4": "a zip file (or a document or package that is one, such as .docx); unpack it: unzip",
+    b"BZh91AY&SY": "a bzip2 file; unpack it: bunzip2",
+    b"\xfd7zXZ\0": "an xz file; unpack it: unxz",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file; unpack it: unzstd",
+    b"%PDF-": "a PDF file; extract its text: pdftotext",
+}
 
 
 def read(path: str, split: str = Config.split) -> tuple[list[str], bool]:
@@ -25,27 +50,77 @@ def read(path: str, split: str = Config.split) -> tuple[list[str], bool]:
     blank lines, not stripped.  `none`: the whole file.  \\r\\n and \\r count as the newline \\n.  Raises DataError.
     """
     try:
-        with open(path, encoding="utf-8", opener=open_file) as file:
-            text = file.read()
-    except UnicodeDecodeError as error:
-        code = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"  # as Windows writes it
-        raise DataError(
-            f"expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}; "
-            f"if the file is in {code}, convert it with 'iconv -f {code} -t UTF-8'",
-            subject=path,
-        ) from None
+        with open(path, "rb", opener=open_file) as file:
+            data = file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"cannot be read: {reason(error)}", subject=path) from None
-    bom = text.startswith("\ufeff")
-    if bom:
-        text = text[1:]
-    documents = divided(text, split)
+    with renamed("", subject=path):
+        return from_bytes(data, split)
+
+
+def from_bytes(data: bytes, split: str) -> tuple[list[str], bool]:
+    """What read() returns for a file that contains `data`."""
+    text = decoded(data)
+    bom = text.startswith(BOM)
+    documents = divided(text[1:] if bom else text, split)
     if not documents:
-        raise DataError(
-            f"expected at least one {'character' if split == RUNNING_TEXT else 'line of text'}, found none",
-            subject=path,
-        )
+        raise DataError(f"expected at least one {'character' if split == RUNNING_TEXT else 'line of text'}, found none")
     return documents, bom
+
+
+def decoded(data: bytes) -> str:
+    """The text of UTF-8 bytes.  Raises DataError, which tells only what the bytes prove about another kind of file."""
+    for start, kind in KINDS.items():
+        if data.startswith(start):
+            raise DataError(f"expected UTF-8 text, found {kind}")
+    if code := NUL_PATTERNS.get(nul_pattern(data[:PROBED])):
+        raise DataError(
+            f"expected UTF-8 text, found NUL bytes as in {code}; if it is {code}, convert it: iconv -f {code} -t UTF-8"
+        )
+    try:
+        return unified(data.decode())
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"expected UTF-8 text, found byte 0x{data[error.start]:02x} at offset {error.start}; "
+            "if the file is in another encoding, convert it: iconv -f ENCODING -t UTF-8"
+        ) from None
+
+
+def nul_pattern(data: bytes) -> tuple[bool, ...]:
+    """Whether most bytes at the offsets 0, 1, 2 and 3, modulo 4, are NUL."""
+    return tuple(2 * (part := data[i::4]).count(0) > max(len(part), 3) for i in range(4))
+
+
+def unified(text: str) -> str:
+    """The text with \\n for \\r\\n and \\r."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def from_texts(texts: Sequence[str], split: str) -> list[str]:
+    """The documents that a list of texts gives: those of a file that contains them, one document for each text.
+
+    Texts of running text are joined.  Raises DataError.
+    """
+    for i, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"expected characters that UTF-8 can encode, found {shown(text)} at index {i}") from None
+    if split == RUNNING_TEXT:
+        documents = divided(unified("".join(texts)), split)
+    else:
+        parts = [divided(unified(text), split) for text in texts]
+        for i, part in enumerate(parts):
+            if len(part) != 1:
+                what = "line" if split == LINE else "block between blank lines"
+                raise DataError(
+                    f"expected each text to be one {what} ({named('split')} {split!r}), found {shown(texts[i])} "
+                    f"at index {i}"
+                )
+        documents = [document for part in parts for document in part]
+    if not documents:
+        raise DataError("expected at least one text, found none")
+    return documents
 
 
 def divided(text: str, split: str) -> list[str]:
@@ -65,13 +140,19 @@ def vocabulary(documents: Iterable[str]) -> list[str]:
 class Documents:
     """The documents of a run in its order: first `training`, then `held_out`."""
 
-    def __init__(self, config: Config, path: str, rng: random.Random) -> None:
+    def __init__(self, config: Config, source: str | Sequence[str], rng: random.Random) -> None:
         """Read and shuffle the documents, and hold some out: all copies of a text, or the end of running text.
 
-        Raises DataError, ConfigError.
+        `source` is the path of a file, or a list of texts.  Raises DataError, ConfigError.
         """
-        self.path, self.split = path, config.split
-        documents, self.had_bom = read(path, config.split)
+        self.split, self.had_bom = config.split, False
+        if isinstance(source, str):
+            self.path = source
+            documents, self.had_bom = read(source, config.split)
+        else:
+            self.path = TEXTS
+            with renamed("", argument="input"):
+                documents = from_texts(source, config.split)
         self.vocab = vocabulary(documents)
         self.running = config.split == RUNNING_TEXT
         order = list(documents)  # in which the held-out documents are chosen, from the end
@@ -95,8 +176,37 @@ class Documents:
     @cached_property
     def n_seen(self) -> int:
         """How many held-out documents have a copy among the training documents."""
-        training = set(self.training)
+        training = set(self.training if self.held_out else [])
         return sum(document in training for document in self.held_out)
+
+    def notice_unusual(self, block_size: int) -> None:
+        """Print notices, or issue warnings, about anything unusual in the texts, for this context length."""
+        if self.had_bom:
+            notice(f"{self.path}: removed the byte-order mark")
+        if "\0" in self.vocab:
+            n = sum(text.count("\0") for text in self.training + self.held_out)
+            notice(f"{self.path}: found {n} NUL character{'s' * (n > 1)}, which the model learns like any other")
+        if self.n_seen:
+            notice(
+                f"{self.path}: {self.n_seen} of {self.n_held_out} held-out documents are also in the training set, "
+                "so the held-out loss is too low; a new run keeps all copies of a text together"
+            )
+        if not self.running:
+            self._notice_cut(block_size)
+
+    def _notice_cut(self, block_size: int) -> None:
+        lengths = [len(text) for text in self.training if len(text) >= block_size]  # the end needs a place too
+        if not lengths:
+            return
+        n, longest = len(lengths), max(lengths) + 1
+        lost = (sum(lengths) - n * block_size) / sum(map(len, self.training))
+        what, block = f"{'line' if self.split == LINE else 'paragraph'}{'s' * (n > 1)}", named("block_size")
+        remedies = [f"{block} {longest}"] * (longest <= LONG_CONTEXT)
+        remedies.append(f"{named('split')} {RUNNING_TEXT}, which reads the file as running text")
+        notice(
+            f"{self.path}: {block} {block_size} cuts off the ends of {n} {what}, {lost:.1%} of the characters; "
+            f"to use all of them: {', or '.join(remedies)}"
+        )
 
     def __repr__(self) -> str:
         what = "characters" if self.running else "documents"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from .. import kernels
 from ..base import memory
 from ..base.config import Config
 from ..base.errors import ConfigError, NotFiniteError, SamplingError, named
+from ..base.files import path_or_texts
 from ..base.settings import suggestion
 from ..base.threads import number
 from . import evaluate, model
@@ -38,7 +40,7 @@ class Trainer:
     - `optimizer`: called with (params, grads, config), two 1-D arrays and the settings; returns an Optimizer.  The
       default is Adam.
     - `saves`: True counts the memory for writing checkpoints when it checks the available memory
-    - `input`: the path of the text file, if it is no longer `config.input`
+    - `input`: the path of the text file, if it is no longer `config.input`; or a list of texts, as for train()
     - `threads`: how many threads to use, from 1 to 256; None uses one per core as far as they speed up a step
     - `ranks`: the MPI processes that divide the shards of each step; for `microgpt train`
 
@@ -71,7 +73,7 @@ class Trainer:
         *,
         optimizer: Callable[[Any, Any, Config], Optimizer] = Adam,
         saves: bool = False,
-        input: str | None = None,
+        input: str | Sequence[str] | None = None,
         threads: int | None = None,
         ranks: Ranks | None = None,
     ) -> None:
@@ -79,7 +81,7 @@ class Trainer:
             raise TypeError(f"config: expected a Config, found {type(config).__name__}")
         self.config, self.threads, self._ranks = config, threads, ranks
         self.rng = random.Random(config.seed)
-        self._read(config.input if input is None else input, checkpoint)
+        self._read(config.input if input is None else path_or_texts(input), checkpoint)
         self._divide_work()
         self._check_memory(saves)
         self.params, self.grads = Parameters(config, self.vocab), Parameters(config, self.vocab)
@@ -97,11 +99,15 @@ class Trainer:
         self._prepare()
         self._start = self.n_columns = 0  # the columns of the last step, or of its last shard
         self._evaluator: evaluate.Evaluator | None = None
+        self.documents.notice_unusual(config.block_size)
 
-    def _read(self, input: str, checkpoint: Checkpoint | None) -> None:
+    def _read(self, input: str | Sequence[str], checkpoint: Checkpoint | None) -> None:
         """Read the documents, and set what depends on them alone."""
+        self.documents = Documents(self.config, input, self.rng)
+        self.input = self.documents.path
+        if not isinstance(input, str):
+            self.config = replace(self.config, input=self.input)
         config = self.config
-        self.input, self.documents = input, Documents(config, input, self.rng)
         if checkpoint is not None:
             self.documents.must_be(checkpoint.data_sha256)
         if self._ranks is not None:
@@ -281,7 +287,7 @@ class Trainer:
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        for name in "n_embd", "n_layer", "block_size":
+        for name in "n_embd", "n_layer", "n_head", "block_size":
             if (found := getattr(self.config, name)) != (saved := getattr(checkpoint.config, name)):
                 raise ConfigError(f"expected {saved}, as in the checkpoint, found {found}", argument=name)
         self.params.copy_from(checkpoint.params)

@@ -168,7 +168,8 @@ def score(text: str) -> Vector:
 def main() -> None:
     parser = argparse.ArgumentParser(description=DESCRIPTION, allow_abbrev=False)
     whole, real = number(int, 0, 10**9), number(float, 0, 1000)
-    parser.add_argument("--num-samples", type=whole, default=20, help="number of texts to generate")
+    n = 1 if SPLIT == "none" else 20
+    parser.add_argument("--num-samples", type=whole, default=n, help="number of texts to generate")
     parser.add_argument("--temperature", type=real, default=0.5, help="randomness; 0 always takes the likeliest")
     parser.add_argument("--top-k", type=whole, default=0, help="draw only from the K likeliest characters; 0 means all")
     part = number(float, 0, 1, above=True)
@@ -191,7 +192,7 @@ def main() -> None:
         if texts is not None:
             print_scores(texts)
         else:
-            print_samples(samples(**settings))
+            print_samples(samples(**settings), SPLIT == "none" and settings["num_samples"] == 1)
         sys.stdout.flush()
     except ValueError as error:
         sys.exit(f"{parser.prog}: {error}")
@@ -204,9 +205,11 @@ def main() -> None:
         os._exit(1)
 
 
-def print_samples(texts: Iterator[str]) -> None:
+def print_samples(texts: Iterator[str], plain: bool) -> None:
     for i, text in enumerate(texts, 1):
-        if SPLIT == "line":
+        if plain:
+            print(*map(shown, text.split("\n")), sep="\n")
+        elif SPLIT == "line":
             print(f"sample {i:2d}: {shown(text)}")
         else:
             print(f"sample {i:2d}:", *map(shown, text.split("\n")), "", sep="\n")

@@ -18,7 +18,7 @@ loss with respect to y.  These rules hold for every function:
 
 - Inputs are float32 or float64, all of one dtype, in any layout.  Column-major inputs (order F) are read in place;
   matmul, softmax and rmsnorm also read blocks of rows or columns of such an array in place.  All others are copied
-  first.  Objects with __dlpack__ or __array__, such as PyTorch CPU tensors, are accepted too.
+  first.  np.memmap and objects with __dlpack__ or __array__, such as PyTorch CPU tensors, are accepted too.
 - Results are new column-major arrays.  With `out`, they are written there and `out` is returned.  `out` must have
   the right dtype and shape, be column-major, aligned and writeable, and overlap no input and no other output.
 - `accumulate=True` adds a gradient to what `out` holds.  Otherwise `out` is overwritten.  Without `out`, `accumulate`
@@ -34,7 +34,8 @@ loss with respect to y.  These rules hold for every function:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, SupportsIndex, TypeVar, overload
+from enum import Enum
+from typing import Any, NamedTuple, Protocol, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
@@ -85,7 +86,19 @@ __all__ = [
 
 Real = TypeVar("Real", np.float32, np.float64)
 Array = np.ndarray[Any, np.dtype[Real]]
-Integers = np.ndarray[Any, np.dtype[Any]]
+
+
+class Foreign(Protocol):
+    """For type checkers: an array of another library, such as a PyTorch CPU tensor.
+
+    NumPy's own arrays are none, because NumPy's stubs declare no Enum here; so their dtypes are still checked.
+    """
+
+    def __dlpack_device__(self) -> tuple[Enum, int]: ...
+
+
+Reals = Array[Real] | Foreign
+Integers = np.ndarray[Any, np.dtype[Any]] | Foreign
 
 ISA = compiled.ISA  # the kernels' instruction set
 
@@ -114,7 +127,7 @@ def set_threads(n: SupportsIndex) -> int:
 # ---- matmul ----
 
 
-def matmul_forward(w: Array[Real], x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
+def matmul_forward(w: Reals[Real], x: Reals[Real], *, out: Reals[Real] | None = None) -> Array[Real]:
     """Matrix product: y = w x.
 
     - `w`: (m, k), float32 or float64
@@ -138,23 +151,23 @@ def matmul_forward(w: Array[Real], x: Array[Real], *, out: Array[Real] | None = 
 
 @overload
 def matmul_backward(
-    dy: Array[Real], w: Array[Real], x: Array[Real], *, out: None = None, accumulate: bool = False
+    dy: Reals[Real], w: Reals[Real], x: Reals[Real], *, out: None = None, accumulate: bool = False
 ) -> tuple[Array[Real], Array[Real]]: ...
 @overload
 def matmul_backward(
-    dy: Array[Real],
-    w: Array[Real],
-    x: Array[Real],
+    dy: Reals[Real],
+    w: Reals[Real],
+    x: Reals[Real],
     *,
-    out: tuple[Array[Real] | None, Array[Real] | None],
+    out: tuple[Reals[Real] | None, Reals[Real] | None],
     accumulate: bool = False,
 ) -> tuple[Array[Real] | None, Array[Real] | None]: ...
 def matmul_backward(
-    dy: Array[Real],
-    w: Array[Real],
-    x: Array[Real],
+    dy: Reals[Real],
+    w: Reals[Real],
+    x: Reals[Real],
     *,
-    out: tuple[Array[Real] | None, Array[Real] | None] | None = None,
+    out: tuple[Reals[Real] | None, Reals[Real] | None] | None = None,
     accumulate: bool = False,
 ) -> tuple[Array[Real] | None, Array[Real] | None]:
     """Gradients of the matrix product y = w x: dw = dy x^T and dx = w^T dy.
@@ -194,7 +207,7 @@ def matmul_backward(
 # ---- softmax ----
 
 
-def softmax_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
+def softmax_forward(x: Reals[Real], *, out: Reals[Real] | None = None) -> Array[Real]:
     """Softmax of each column: p[:, j] = exp(x[:, j]) / sum(exp(x[:, j])).
 
     - `x`: (m, n), float32 or float64
@@ -222,7 +235,7 @@ def softmax_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[
 
 
 def softmax_backward(
-    dp: Array[Real], p: Array[Real], *, out: Array[Real] | None = None, accumulate: bool = False
+    dp: Reals[Real], p: Reals[Real], *, out: Reals[Real] | None = None, accumulate: bool = False
 ) -> Array[Real]:
     """Gradient of the softmax of each column: dx = p (dp - sum(dp p)), elementwise within column j.
 
@@ -250,7 +263,7 @@ def softmax_backward(
 
 
 def rmsnorm_forward(
-    x: Array[Real], eps: float = RMSNORM_EPS, *, out: tuple[Array[Real], Array[Real]] | None = None
+    x: Reals[Real], eps: float = RMSNORM_EPS, *, out: tuple[Reals[Real], Reals[Real]] | None = None
 ) -> tuple[Array[Real], Array[Real]]:
     """Root mean square normalization of each column: y[:, j] = x[:, j] rstd[j].
 
@@ -276,11 +289,11 @@ def rmsnorm_forward(
 
 
 def rmsnorm_backward(
-    dy: Array[Real],
-    y: Array[Real],
-    rstd: Array[Real],
+    dy: Reals[Real],
+    y: Reals[Real],
+    rstd: Reals[Real],
     *,
-    out: Array[Real] | None = None,
+    out: Reals[Real] | None = None,
     accumulate: bool = False,
 ) -> Array[Real]:
     """Gradient of `rmsnorm_forward`: dx[:, j] = rstd[j] (dy - y mean(dy y)), elementwise within column j.
@@ -307,7 +320,7 @@ def rmsnorm_backward(
 # ---- elementwise ----
 
 
-def relu_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
+def relu_forward(x: Reals[Real], *, out: Reals[Real] | None = None) -> Array[Real]:
     """Rectified linear unit: y = max(0, x), elementwise; NaN stays NaN.
 
     - `x`: (m, n), float32 or float64
@@ -327,7 +340,7 @@ def relu_forward(x: Array[Real], *, out: Array[Real] | None = None) -> Array[Rea
 
 
 def relu_backward(
-    dy: Array[Real], y: Array[Real], *, out: Array[Real] | None = None, accumulate: bool = False
+    dy: Reals[Real], y: Reals[Real], *, out: Reals[Real] | None = None, accumulate: bool = False
 ) -> Array[Real]:
     """Gradient of `relu_forward`: dx = dy where y > 0, and 0 elsewhere.
 
@@ -347,7 +360,7 @@ def relu_backward(
     return call("relu_backward", out, accumulate, 0.0, dy, y)
 
 
-def add_forward(a: Array[Real], b: Array[Real], *, out: Array[Real] | None = None) -> Array[Real]:
+def add_forward(a: Reals[Real], b: Reals[Real], *, out: Reals[Real] | None = None) -> Array[Real]:
     """Elementwise sum of two matrices, the residual connection: y = a + b.
 
     - `a`, `b`: (m, n), float32 or float64, both of one dtype
@@ -367,13 +380,13 @@ def add_forward(a: Array[Real], b: Array[Real], *, out: Array[Real] | None = Non
 
 
 @overload
-def add_backward(dy: Array[Real], *, out: None = None, accumulate: bool = False) -> tuple[Array[Real], Array[Real]]: ...
+def add_backward(dy: Reals[Real], *, out: None = None, accumulate: bool = False) -> tuple[Array[Real], Array[Real]]: ...
 @overload
 def add_backward(
-    dy: Array[Real], *, out: tuple[Array[Real] | None, Array[Real] | None], accumulate: bool = False
+    dy: Reals[Real], *, out: tuple[Reals[Real] | None, Reals[Real] | None], accumulate: bool = False
 ) -> tuple[Array[Real] | None, Array[Real] | None]: ...
 def add_backward(
-    dy: Array[Real], *, out: tuple[Array[Real] | None, Array[Real] | None] | None = None, accumulate: bool = False
+    dy: Reals[Real], *, out: tuple[Reals[Real] | None, Reals[Real] | None] | None = None, accumulate: bool = False
 ) -> tuple[Array[Real] | None, Array[Real] | None]:
     """Gradients of `add_forward`: da = dy and db = dy.
 
@@ -397,7 +410,7 @@ def add_backward(
 
 
 def embedding_forward(
-    wte: Array[Real], wpe: Array[Real], tokens: Integers, positions: Integers, *, out: Array[Real] | None = None
+    wte: Reals[Real], wpe: Reals[Real], tokens: Integers, positions: Integers, *, out: Reals[Real] | None = None
 ) -> Array[Real]:
     """Sum of token and position embeddings: x[:, t] = wte[:, tokens[t]] + wpe[:, positions[t]].
 
@@ -422,7 +435,7 @@ def embedding_forward(
 
 @overload
 def embedding_backward(
-    dx: Array[Real],
+    dx: Reals[Real],
     tokens: Integers,
     positions: Integers,
     *,
@@ -433,23 +446,23 @@ def embedding_backward(
 ) -> tuple[Array[Real], Array[Real]]: ...
 @overload
 def embedding_backward(
-    dx: Array[Real],
+    dx: Reals[Real],
     tokens: Integers,
     positions: Integers,
     *,
     vocab_size: SupportsIndex,
     block_size: SupportsIndex,
-    out: tuple[Array[Real] | None, Array[Real] | None],
+    out: tuple[Reals[Real] | None, Reals[Real] | None],
     accumulate: bool = False,
 ) -> tuple[Array[Real] | None, Array[Real] | None]: ...
 def embedding_backward(
-    dx: Array[Real],
+    dx: Reals[Real],
     tokens: Integers,
     positions: Integers,
     *,
     vocab_size: SupportsIndex,
     block_size: SupportsIndex,
-    out: tuple[Array[Real] | None, Array[Real] | None] | None = None,
+    out: tuple[Reals[Real] | None, Reals[Real] | None] | None = None,
     accumulate: bool = False,
 ) -> tuple[Array[Real] | None, Array[Real] | None]:
     """Gradients of `embedding_forward`: dwte[:, tokens[t]] += dx[:, t] and dwpe[:, positions[t]] += dx[:, t].
@@ -521,13 +534,13 @@ def _alike(names: str, *arrays: Any) -> list[Any]:
 
 
 def attention_forward(
-    q: Array[Real],
-    k: Array[Real],
-    v: Array[Real],
+    q: Reals[Real],
+    k: Reals[Real],
+    v: Reals[Real],
     offsets: Integers,
     n_head: SupportsIndex,
     *,
-    out: Array[Real] | None = None,
+    out: Reals[Real] | None = None,
 ) -> tuple[Array[Real], AttentionCache]:
     """Causal multi-head attention within each document.
 
@@ -557,15 +570,17 @@ def attention_forward(
     array([[[1. , 0. ],
             [0.5, 0.5]]])
     """
-    q, k, v = _alike("q k v", q, k, v)
-    n_embd, n_tokens = q.shape
+    inputs: list[Any] = _alike("q k v", q, k, v)
+    shape = inputs[0].shape
+    n_embd, n_tokens = shape
     heads = _heads("n_head", n_head, n_embd)
     given = view("offsets", offsets)
     offsets, positions, block_size = _documents("offsets", given, n_tokens)
-    result = output("out", out, q.shape, q.dtype, [q, k, v, given])
-    q, k, v = map(whole, (q, k, v))
+    result = output("out", out, shape, inputs[0].dtype, [*inputs, given])
+    q, k, v = map(whole, inputs)
     probs = _attend(result, q, k, v, positions, heads, block_size)
-    return (result if out is None else out), AttentionCache(probs, q, k, v, offsets, heads, block_size)
+    written: Any = result if out is None else out
+    return written, AttentionCache(probs, q, k, v, offsets, heads, block_size)
 
 
 def _attend(out: Any, q: Any, k: Any, v: Any, positions: Any, n_head: int, block_size: int) -> Any:
@@ -581,10 +596,10 @@ def _attend(out: Any, q: Any, k: Any, v: Any, positions: Any, n_head: int, block
 
 
 def attention_backward(
-    dout: Array[Real],
+    dout: Reals[Real],
     cache: AttentionCache,
     *,
-    out: tuple[Array[Real], Array[Real], Array[Real]] | None = None,
+    out: tuple[Reals[Real], Reals[Real], Reals[Real]] | None = None,
     accumulate: bool = False,
 ) -> tuple[Array[Real], Array[Real], Array[Real]]:
     """Gradients of `attention_forward` with respect to q, k and v.
@@ -678,11 +693,11 @@ def attention_weights(cache: AttentionCache, document: SupportsIndex) -> Any:
 
 
 def cross_entropy_forward(
-    logits: Array[Real],
+    logits: Reals[Real],
     targets: Integers,
-    weights: Array[Real] | None = None,
+    weights: Reals[Real] | None = None,
     *,
-    out: tuple[Array[Real], Array[Real]] | None = None,
+    out: tuple[Reals[Real], Reals[Real]] | None = None,
 ) -> tuple[float, Array[Real], Array[Real]]:
     """Weighted sum of the cross-entropy losses of all columns: loss = sum over j of weights[j] losses[j].
 
@@ -706,22 +721,22 @@ def cross_entropy_forward(
     >>> loss == np.log(4), probs[0, 0]
     (np.True_, np.float64(0.25))
     """
-    logits = reals("logits", logits)
-    each = reals("weights", _weights(weights, logits), logits.dtype, 1)
-    expect_shape("weights", each, logits.shape[1:])
+    x = reals("logits", logits)
+    each = reals("weights", _weights(weights, x), x.dtype, 1)
+    expect_shape("weights", each, x.shape[1:])
     for i, a in enumerate(members(out, KERNELS["cross_entropy_forward"].outputs)):
         if a is not None:
             expect_no_overlap(f"out[{i}]", view(f"out[{i}]", a, copy=False), each)
-    losses, probs = careful("cross_entropy_forward", out, False, 0.0, logits, targets)
+    losses, probs = careful("cross_entropy_forward", out, False, 0.0, x, targets)
     return float(careful("cross_entropy_sum", None, False, 0.0, losses, each)[0]), losses, probs
 
 
 def cross_entropy_backward(
-    probs: Array[Real],
+    probs: Reals[Real],
     targets: Integers,
-    weights: Array[Real] | None = None,
+    weights: Reals[Real] | None = None,
     *,
-    out: Array[Real] | None = None,
+    out: Reals[Real] | None = None,
     accumulate: bool = False,
 ) -> Array[Real]:
     """Gradient of the loss of `cross_entropy_forward`: dlogits[:, j] = weights[j] (probs[:, j] - onehot(targets[j])).

@@ -17,6 +17,7 @@ from ..base.terminal import shown
 from . import compiled
 from .table import KERNELS, Operand
 
+PLAIN = np.ndarray, np.memmap  # a memmap means nothing more than its numbers
 MAX_SIZE = 2**30 - 1  # of any one dimension, so that sums of sizes fit into C's int
 
 
@@ -29,8 +30,8 @@ def view(name: str, a: Any, copy: bool | None = None) -> Any:
     No other code holds it, so its shape and dtype cannot change after they are checked.  `a` may come from another
     library.  copy=False refuses one that can only be copied, because a result written to the copy would be lost.
     """
-    if type(a) is np.ndarray:
-        return a.view()
+    if type(a) in PLAIN:
+        return a.view(np.ndarray)
     found = f"{name}: expected a numpy.ndarray (or an object with __dlpack__ or __array__), found {type(a).__name__}"
     if isinstance(a, np.ndarray):  # such as a masked array, whose mask would be lost
         raise TypeError(f"{name}: expected a numpy.ndarray, found its subclass {type(a).__name__}")
@@ -38,7 +39,10 @@ def view(name: str, a: Any, copy: bool | None = None) -> Any:
         raise TypeError(found)
 
     def convert() -> Any:
-        return np.from_dlpack(a) if hasattr(a, "__dlpack__") else np.asanyarray(a, copy=copy)
+        b = a
+        for resolve in ("resolve_conj", "resolve_neg"):  # PyTorch leaves a conjugation or negation to those who read
+            b = getattr(b, resolve)() if hasattr(b, resolve) else b
+        return np.from_dlpack(b) if hasattr(b, "__dlpack__") else np.asanyarray(b, copy=copy)
 
     try:
         array = convert()
@@ -46,12 +50,13 @@ def view(name: str, a: Any, copy: bool | None = None) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # the other library may raise anything
-        raise TypeError(f"{found}: {error}") from error
-    if type(array) is not np.ndarray:
+        which = f" ({a.dtype} on {a.device})" if hasattr(a, "dtype") and hasattr(a, "device") else ""
+        raise TypeError(f"{found}{which}: {error}") from error
+    if type(array) not in PLAIN:
         raise TypeError(found)
     if array.size and array.ctypes.data != once_more.ctypes.data:
         raise TypeError(f"{name}: expected an array to write to, found a {type(a).__name__} that only gives copies")
-    return array.view()
+    return array.view(np.ndarray)
 
 
 def reals(name: str, a: Any, dtype: Any = None, ndim: int = 2) -> Any:

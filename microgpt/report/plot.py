@@ -11,7 +11,8 @@ from ..base import files
 from ..base.errors import CheckpointError, ConfigError, DataError, PlotError, optional
 from ..base.progress import smoothed
 from ..base.terminal import escaped, notice, reason
-from ..runs.run import CHECKPOINT, METRICS, of_weights
+from ..runs.metrics import CHECKPOINT
+from ..runs.run import METRICS, of_weights
 from .comparison import BY_DOCUMENT, DOCUMENTS, HELD_OUT, TOKENS, TRAIN, Basis, Series, basis, differences
 
 
@@ -70,7 +71,7 @@ def read_basis(path: str, series: Series) -> Basis:
     if not os.path.isdir(path):
         return basis(series)
     try:
-        model = Trained(run.load(path))
+        model = Trained(run.load(path, last=True))
     except CheckpointError as error:
         notice(f"{path}: plotted without baselines: {error}")
         return basis(series)

@@ -43,13 +43,13 @@ NO_LOSSES = "No losses are shown for {}, because they are only in the metrics.js
 
 
 def report(
-    paths: list[str], output: str | None, texts: list[str] | None = None, required: bool = True
+    paths: list[str], output: str | None, texts: list[str] | None = None, required: bool = True, last: bool = False
 ) -> dict[str, Any]:
     """Return the data of a page about the first run and the losses of all runs.  The page, which also contains the
     model, is written to `output` if that is given."""
     if output is not None or required:
         check_name(output)
-    model, names, notices = Trained(run.load(paths[0])), names_of(paths), list[str]()
+    model, names, notices = Trained(run.load(paths[0], last)), names_of(paths), list[str]()
     check_texts(model, texts)
     documents = documents_of(model, paths[0], notices)
     runs, compared = list[dict[str, Any]](), dict[str, tuple[Series, Basis]]()
@@ -149,11 +149,13 @@ def check_texts(model: Trained, texts: list[str] | None) -> None:
 def documents_of(model: Trained, path: str | None, notices: list[str]) -> Documents | None:
     """The documents of the run at `path`, or of a model without a path; None, with a notice, if they are missing."""
     try:
-        return model.documents(None if path is None else input_of_run(path, model.config.input))
+        documents = model.documents(None if path is None else input_of_run(path, model.config.input))
     except (ConfigError, DataError) as error:
         notice(f"{path or model}: the report leaves out what needs the training text: {error}")
         notices.append(NO_TEXTS)
         return None
+    documents.notice_unusual(model.config.block_size)
+    return documents
 
 
 def losses_of(path: str, name: str, notices: list[str]) -> Series:

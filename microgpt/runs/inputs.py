@@ -12,6 +12,7 @@ from ..base.files import exists_or_unknown
 from ..base.package import beside
 from ..base.settings import Given
 from ..base.terminal import notice
+from ..core.documents import TEXTS
 
 
 def resolve_input(name: str) -> str:
@@ -36,6 +37,9 @@ def input_of_run(path: str, name: str) -> str:
     """
     from .run import CONFIG, opened
 
+    if name == TEXTS:
+        where = f"set {named('input')} to them, or to a file that has them"
+        raise DataError(f"the run was trained on texts that were given in Python; {where}", subject=path)
     folder = opened(path)
     if folder is not None:
         folder.close()

@@ -1,5 +1,6 @@
 """The metrics file: one line of JSON for each step, in full precision."""
 
+import errno
 import os
 import re
 import stat
@@ -10,14 +11,19 @@ from ..base.files import Folder, naming
 from ..base.terminal import reason
 from ..core.evaluate import Measure
 
+CHECKPOINT = "checkpoint.npz"
+
 
 class Metrics:
-    """A metrics file that is being written.  Lines that cannot be written are kept and tried again."""
+    """A metrics file that is being written.  Lines that cannot be written are kept and tried again.
 
-    def __init__(self, path: str, fd: int) -> None:
+    On the disk of a run's `folder`, the lines leave as much space as the next checkpoint needs.
+    """
+
+    def __init__(self, path: str, fd: int, folder: Folder | None) -> None:
         self.path = path
-        self._fd = fd
-        self._pending = b""
+        self._fd, self._folder = fd, folder
+        self._pending = bytearray()
 
     @classmethod
     def of_run(cls, folder: Folder, name: str, n_steps: int) -> "Metrics":
@@ -30,7 +36,7 @@ class Metrics:
         except BaseException:
             os.close(fd)
             raise
-        return cls(folder.file(name), fd)
+        return cls(folder.file(name), fd, folder)
 
     @classmethod
     def beside(cls, path: str, read: dict[str, str], folder: Folder | None) -> "Metrics":
@@ -54,7 +60,8 @@ class Metrics:
             except BaseException:
                 os.close(fd)
                 raise
-            return cls(path, fd)
+            one_disk = folder is not None and os.fstat(folder.fd).st_dev == status.st_dev
+            return cls(path, fd, folder if one_disk else None)
         except OSError as error:
             raise OSError(
                 f"{named('metrics')}: expected a file that can be written, found {path!r}: {reason(error)}"
@@ -72,22 +79,27 @@ class Metrics:
             lines[-1] = f'{lines[-1][:-2]}, "val_loss": {held_out.loss!r}{more}}}\n'
         self._pending += "".join(lines).encode()
 
-    def flush(self) -> None:
-        """Write all lines so far.  If that fails, keep the unwritten lines and raise OSError."""
+    def flush(self, last: bool = False) -> None:
+        """Write all lines so far.  If that fails, keep the unwritten lines and raise OSError.
+
+        After the `last` checkpoint, no space is left for another one.
+        """
         try:
+            if self._pending and not last and self._folder is not None and not self._folder.has_space(CHECKPOINT):
+                raise OSError(errno.ENOSPC, "the space that is left is kept for the checkpoint")
             while self._pending:
-                self._pending = self._pending[os.write(self._fd, self._pending) :]
+                del self._pending[: os.write(self._fd, self._pending)]
         except OSError as error:
             raise OSError(f"{self.path}: cannot be written: {reason(error)}") from None
 
-    def sync(self) -> None:
+    def sync(self, last: bool = False) -> None:
         """Write all lines and wait until they are on the disk."""
-        self.flush()
+        self.flush(last)
         os.fsync(self._fd)
 
     def close(self) -> None:
         try:
-            self.flush()
+            self.flush(last=True)
         finally:
             try:
                 os.close(self._fd)

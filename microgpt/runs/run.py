@@ -3,50 +3,85 @@ time."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+import time
+from collections.abc import Iterator, Sized
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 
 from ..base.config_file import to_toml
-from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, named
+from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, given, named
 from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
 from ..core.checkpoint import Checkpoint
+from ..core.documents import TEXTS
 from ..core.evaluate import Measure
 from . import checkpoint
 from .history import History
-from .metrics import Metrics
+from .metrics import CHECKPOINT, Metrics
 
-CHECKPOINT, PREVIOUS, BAD = "checkpoint.npz", "checkpoint.prev.npz", "checkpoint.bad.npz"
+PREVIOUS, BAD = "checkpoint.prev.npz", "checkpoint.bad.npz"
 BEST = "best.npz"  # the checkpoint with the lowest held-out loss
 METRICS, CONFIG = "metrics.jsonl", "config.toml"
+FILES = CHECKPOINT, PREVIOUS, BAD, BEST, METRICS, CONFIG
 SWEEP = "sweep.json"  # only a sweep's directory has it
 
+FULL = errno.ENOSPC, errno.EDQUOT
+PATIENCE_SECONDS = 300  # for a disk that is full at the end of a run
+RETRY_SECONDS = 2
 
-def load(path: str) -> Checkpoint:
+
+def load(path: str, last: bool = False) -> Checkpoint:
     """The checkpoint in a file or in a run's directory; for a .safetensors file, a run at step 0 with its weights.
 
-    Raises CheckpointError.
+    In a directory, the best checkpoint, if there is one and not `last`; otherwise the last.  Notices say which, and
+    whether the model is untrained.  Raises CheckpointError.
     """
     folder = opened(path)
-    if folder is None:
-        if path.lower().endswith(".safetensors"):
-            from . import safetensors
+    if folder is not None:
+        with closing(folder):
+            saved = load_from(folder, last)
+    elif path.lower().endswith(".safetensors"):
+        from . import safetensors
 
-            return safetensors.load(path)
-        return checkpoint.load(path)
-    with closing(folder):
-        saved, error = load_newest(folder)
+        return safetensors.load(path)
+    else:
+        saved = checkpoint.load(path)
+    if saved.step == 0 and saved.arrays:  # otherwise it has only weights, which may come from elsewhere
+        notice(f"{path}: the run is at step 0, so the model is untrained")
+    return saved
+
+
+def load_from(folder: Folder, last: bool) -> Checkpoint:
+    best = None if last else load_best(folder)
+    if best is not None:
+        loss = "unknown" if best.best_val_loss is None else f"{best.best_val_loss:.4f}"
+        final = f"{given('last')} selects the final weights"
+        notice(f"{folder.path}: using {BEST}, step {best.step}, held-out loss {loss}; {final}")
+        return best
+    saved, error = load_newest(folder)
     if error is not None:
         notice(using_previous(saved, error))
     return saved
 
 
+def load_best(folder: Folder) -> Checkpoint | None:
+    """The checkpoint with the lowest held-out loss; None if there is none, or, with a notice, none that is readable."""
+    try:
+        return checkpoint.load(folder.file(BEST), folder.open)
+    except CheckpointError as error:
+        if not isinstance(error, MissingError):
+            notice(f"{error}; using the final weights")
+        return None
+
+
 def history(path: str, n_steps: int) -> History:
-    """The losses of a run's first `n_steps` steps, as far as its metrics file can be read."""
+    """The losses of a run up to its last checkpoint, or of `n_steps` steps, as far as its metrics can be read."""
     with suppress(OSError), ExitStack() as stack:
         if (folder := folder_at(path)) is not None:
             stack.enter_context(closing(folder))
+            with suppress(CheckpointError):
+                n_steps = max(n_steps, load_newest(folder)[0].step)
             file = stack.enter_context(open(folder.file(METRICS), "rb", opener=folder.open))
             return History.read(file, n_steps)
     return History()
@@ -110,30 +145,48 @@ class Run:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.saved_step: int | None = None
+        self._saved: tuple[int, int] | None = None  # (step, num_steps) of the last checkpoint
+        self._replaces = False  # whether the directory holds another run, which start() replaces
         self.num_steps_before: int | None = None  # in the checkpoint to resume
+        self._last: Checkpoint | None = None  # of the end of the run, until it is saved
         self._metrics_failed = False  # at the last attempt
         self._held = ExitStack()  # the directory, its lock and the metrics, until close()
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
 
-    def create(self) -> None:
-        """Create the directory, if needed, for a new run.  Raises ConfigError if it already holds a run."""
+    def create(self, fresh: bool = False) -> None:
+        """Create the directory, if needed, for a new run.
+
+        If it already holds a run, start() will replace it, if `fresh`; otherwise raises ConfigError, and always for a
+        sweep's directory.
+        """
         path = self.path
         try:
             with suppress(FileExistsError):
                 os.makedirs(path)
             self._hold(Folder(path))
             there = os.listdir(self.folder.fd)
+            held = [name for name in FILES if name in there]
+            if held and fresh:
+                self._check_files()
         except OSError as error:
             raise self._cannot_be_used("out", error) from None
-        held = [name for name in (CHECKPOINT, PREVIOUS, BEST, METRICS, CONFIG) if name in there]
-        if held:
-            advice = f"; {named('resume')} {path} continues it" if held[0] in (CHECKPOINT, PREVIOUS) else ""
+        if SWEEP in there:
+            raise ConfigError(f"{named('out')}: expected a directory without a sweep, found {SWEEP} in {path!r}")
+        self._replaces = bool(held)
+        if held and not fresh:
+            resume = f"{given('resume', path)} continues it, " if held[0] in (CHECKPOINT, PREVIOUS) else ""
             raise ConfigError(
-                f"{named('out')}: expected a directory without a run, found {held[0]} in {path!r}{advice}"
+                f"{named('out')}: expected a directory without a run, found {held[0]} in {path!r}; "
+                f"{resume}{given('fresh')} replaces it"
             )
+
+    def _check_files(self) -> None:
+        """Raise OSError if something else has the name of one of the run's files; remove temporary files."""
+        for name in FILES:
+            self.folder.check(name, in_place=name == METRICS)
+            self.folder.remove_temporary(name)
 
     def resume(self) -> Checkpoint:
         """Return the checkpoint from which to continue.  Raises CheckpointError if there is no usable one."""
@@ -142,9 +195,7 @@ class Run:
             raise CheckpointError(f"{named('resume')}: expected the directory of a run, found {self.path!r}")
         try:
             self._hold(folder)
-            for name in (CHECKPOINT, PREVIOUS, BAD, BEST, METRICS, CONFIG):
-                folder.check(name, in_place=name == METRICS)
-                folder.remove_temporary(name)
+            self._check_files()
             saved, error = load_newest(folder)
             if error is not None:  # move it to CHECKPOINT, so that the next save keeps it and not the bad one
                 notice(using_previous(saved, error))
@@ -153,15 +204,19 @@ class Run:
                 folder.link(PREVIOUS, CHECKPOINT)
         except OSError as error:
             raise self._cannot_be_used("resume", error) from None
-        self.saved_step, self.num_steps_before = saved.step, saved.config.num_steps
+        self._saved, self.num_steps_before = (saved.step, saved.config.num_steps), saved.config.num_steps
         return saved
 
     def start(self, saved: Checkpoint, input: str) -> None:
         """Before the first step, write the settings and a new run's first checkpoint, and open the metrics."""
         try:
-            if self.saved_step is None:
+            if self._saved is None:
                 self._write_checkpoint(saved)
-            self.folder.write(CONFIG, to_toml(saved.config, os.path.abspath(input)).encode("utf-8", "surrogateescape"))
+            if self._replaces:  # the new checkpoint is on the disk, and the old one is now the previous one
+                for name in PREVIOUS, BAD, BEST, METRICS:
+                    self.folder.remove(name)
+            path = None if input == TEXTS else os.path.abspath(input)
+            self.folder.write(CONFIG, to_toml(saved.config, path).encode())
             self.metrics = Metrics.of_run(self.folder, METRICS, saved.step)
             self._held.callback(self.metrics.close)
         except OSError as error:
@@ -185,17 +240,61 @@ class Run:
             self._metrics_failed = False
 
     def save(self, saved: Checkpoint) -> None:
-        """Save the last checkpoint, and keep the one before it as the previous one.  Do nothing for the same step."""
-        if self.saved_step == saved.step:
+        """Save the last checkpoint, and keep the one before it as the previous one.  Do nothing for the same step.
+
+        The weights matter most: they are saved even if the metrics cannot be written.
+        """
+        if self._saved == (saved.step, saved.config.num_steps):
             return
-        with self._saving(CHECKPOINT, saved):
+        with suppress(OSError):  # add_metrics() and finish() report it
             self.metrics.sync()
+        with self._saving(CHECKPOINT, saved):
             self._write_checkpoint(saved)
+
+    def save_last(self, saved: Checkpoint) -> bool:
+        """Save the end of the run; returns False if finish() has to try again."""
+        self._last = saved
+        with suppress(OSError):
+            self._save_all(saved)
+        return self._last is None
+
+    def finish(self, stop: Sized = (), seconds: float | None = None) -> None:
+        """If the end of the run is not saved, try again for some minutes, or until `stop` gets longer.
+
+        Prints what is wrong.  Raises OSError if the run still cannot be saved.
+        """
+        seconds, n_stops = PATIENCE_SECONDS if seconds is None else seconds, len(stop)
+        until, told = time.monotonic() + seconds, ""
+        while self._last is not None:
+            try:
+                self._save_all(self._last)
+            except OSError as error:
+                if time.monotonic() >= until or len(stop) > n_stops:
+                    raise
+                if str(error) != told:
+                    told = str(error)
+                    minutes = f"trying again for {seconds / 60:.0f} minutes"
+                    notice(f"{told}; {minutes}: free space or make it writable, or press Ctrl-C to give up")
+                wait_until = time.monotonic() + RETRY_SECONDS
+                while time.monotonic() < wait_until and len(stop) == n_stops:
+                    time.sleep(0.05)
+            else:
+                if told:
+                    notice(f"{self.path}: saved")
+
+    def _save_all(self, saved: Checkpoint) -> None:
+        self.save(saved)
+        self.metrics.sync(last=True)
+        self._last = None
 
     def save_best(self, saved: Checkpoint) -> None:
         """Save a checkpoint whose held-out loss is the lowest so far."""
         with self._saving(BEST, saved):
-            self.folder.write(BEST, checkpoint.to_bytes(saved))
+            self._write(BEST, checkpoint.to_bytes(saved))
+
+    def best(self) -> Checkpoint | None:
+        """The checkpoint with the lowest held-out loss, if there is a readable one."""
+        return load_best(self.folder)
 
     @contextmanager
     def _saving(self, name: str, saved: Checkpoint) -> Iterator[None]:
@@ -206,8 +305,22 @@ class Run:
             raise OSError(f"{path}: the run cannot be saved at step {saved.step}: {reason(error)}") from None
 
     def _write_checkpoint(self, saved: Checkpoint) -> None:
-        self.folder.write(CHECKPOINT, checkpoint.to_bytes(saved), PREVIOUS)
-        self.saved_step = saved.step
+        self._write(CHECKPOINT, checkpoint.to_bytes(saved), PREVIOUS)
+        self._saved = saved.step, saved.config.num_steps
+
+    def _write(self, name: str, data: bytes, previous: str | None = None) -> None:
+        """Write a file.  If the disk is full and the last checkpoint is good, delete the previous one for its space."""
+        try:
+            self.folder.write(name, data, previous)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            try:
+                checkpoint.load(self.folder.file(CHECKPOINT), self.folder.open)
+                os.unlink(PREVIOUS, dir_fd=self.folder.fd)
+            except (CheckpointError, FileNotFoundError):
+                raise error from None
+            self.folder.write(name, data, previous)
 
     def _hold(self, folder: Folder) -> None:
         """Lock the directory against other writers until close() or the end of the process."""
@@ -216,4 +329,5 @@ class Run:
         folder.lock("training")
 
     def close(self) -> None:
-        self._held.close()
+        with nullcontext() if self._last is None else suppress(OSError):  # finish() has raised the error that matters
+            self._held.close()

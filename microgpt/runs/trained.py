@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, overload
 
 from ..base.config import RUNNING_TEXT, Sampling
 from ..base.errors import ConfigError, DataError, named, renamed
-from ..base.files import AnyPath, path_text
+from ..base.files import AnyPath, path_or_texts
 from ..base.settings import Given
 from ..base.signature import accepts
 from ..base.terminal import shown
@@ -67,6 +67,7 @@ class Trained:
         threads: int | None = None,
         history: History | None = None,
         directory: str | None = None,
+        texts: list[str] | None = None,
     ) -> None:
         """Make a model from a Checkpoint in memory; load() reads a model from a file.
 
@@ -74,6 +75,7 @@ class Trained:
         - `threads`: number of threads; by default, as many as there are cores and the work can keep busy
         - `history`: the losses of its training, as Model.history has them
         - `directory`: the run's directory; without `history`, the losses are read from its metrics file
+        - `texts`: the texts that it was trained on, if not those of a file
 
         Raises TypeError if `saved` is not a Checkpoint, and ConfigError for a wrong number of threads.
 
@@ -85,7 +87,7 @@ class Trained:
         self.params.copy_from(saved.params)
         self.config, self.vocab = saved.config, saved.vocab
         self.threads = None if threads is None else check(threads)
-        self._directory = directory
+        self._directory, self._texts = directory, texts
         if history is not None:
             self.history = history
         # arrays read from a file are read-only; copy a trainer's, because its next step changes them
@@ -205,9 +207,9 @@ class Trained:
         """Measure the loss of a list of texts and return an Evaluation.
 
         Its `loss` is the mean over all tokens, that is, characters and the documents' ends, in nats; running text has
-        no ends.  Its `document_loss` is what training minimizes: the mean of per-document means, over the tokens that fit
-        into the context.  For `loss` every character counts: beyond the context length, the older half of the context
-        is dropped, as in sampling.
+        no ends.  Its `document_loss` is what training minimizes: the mean of per-document means, over the tokens that
+        fit into the context.  For `loss` every character counts: beyond the context length, the older half of the
+        context is dropped, as in sampling.
 
         Raises TypeError for anything but a list of str, DataError for an empty list or unknown characters, and
         SamplingError if the loss is not finite.
@@ -293,10 +295,10 @@ class Trained:
         chars: list[str | None] = [*self.vocab, *([] if tokens.end is None else [None])]
         return dict(zip(chars, probs))
 
-    def held_out(self, input: AnyPath | None = None) -> list[str]:
+    def held_out(self, input: AnyPath | list[str] | None = None) -> list[str]:
         """Read the training file and return the held-out texts, a list of str.
 
-        - `input`: path of the file; by default, the input of the settings
+        - `input`: path of the file, or the list of texts; by default, the input of the settings
 
         Raises ConfigError if the model was trained without a held-out set, and DataError if the file cannot be read or
         has changed since.
@@ -304,20 +306,23 @@ class Trained:
         >>> model.evaluate(model.held_out()).loss   # doctest: +SKIP
         """
         if not self.config.val_fraction:
-            raise ConfigError(f"expected a run with {named('val_fraction')}, found one without", argument="held_out")
+            how = f"train with {named('val_fraction')} to have one"
+            raise ConfigError(f"expected a run with a held-out set, found one without; {how}", argument="held_out")
         return self.documents(input).held_out
 
-    def documents(self, input: AnyPath | None = None) -> Documents:
+    def documents(self, input: AnyPath | list[str] | None = None) -> Documents:
         """Read the training file and return its Documents: `training` and `held_out`, two lists of str.
 
-        - `input`: path of the file; by default, the input of the settings
+        - `input`: path of the file, or the list of texts; by default, the input of the settings
 
         Raises DataError if the file cannot be read or has changed since.
 
         >>> len(model.documents().training)   # doctest: +SKIP
         """
-        path = resolve_input(self.config.input) if input is None else path_text(input, "input")
-        documents = Documents(self.config, path, random.Random(self.config.seed))
+        source = self._texts if input is None else path_or_texts(input)
+        if source is None:
+            source = resolve_input(self.config.input)
+        documents = Documents(self.config, source, random.Random(self.config.seed))
         documents.must_be(self.data_sha256)
         return documents
 
@@ -329,7 +334,8 @@ class Trained:
             raise ConfigError(unknown(text, known, self.vocab), subject=name)
         if most is not None and len(text) > most:
             raise ConfigError(
-                f"expected at most {most} characters ({named('block_size')}), found {len(text)}", subject=name
+                f"expected at most {most} characters (context length {self.config.block_size}), found {len(text)}",
+                subject=name,
             )
 
 

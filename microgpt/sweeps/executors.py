@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from ..base import threads
 from ..base.errors import MPI_PACKAGES, ConfigError, DataError, named, optional
 from ..base.signals import SIGNALS
-from ..base.terminal import shown
+from ..base.terminal import notice, shown
 
 MAX_WORKERS = 1024
 DASK_SECONDS = 10  # timeout for connecting to a scheduler
@@ -66,8 +66,12 @@ def callable_of(executor: object) -> Callable[[], Executor]:
             value = import_module(module)
             for part in path.split("."):
                 value = getattr(value, part)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise wrong_executor(executor, f"{FORMS} ({error})") from None
+        except AttributeError:
+            raise wrong_executor(executor, f"the name of a callable in the module {module!r}") from None
+        except ModuleNotFoundError as error:
+            raise wrong_executor(executor, f"{FORMS} with an installed module {error.name!r}") from None
+        except (ImportError, ValueError, TypeError):  # such as an empty name
+            raise wrong_executor(executor, FORMS) from None
     if not callable(value):
         raise wrong_executor(executor, f"{FORMS}, an Executor, or a callable that returns one")
     return value  # type: ignore[no-any-return]
@@ -81,8 +85,12 @@ class Restarting(Executor):
     """An executor made by a function, which makes a new one when the old one breaks."""
 
     def __init__(self, make: Callable[[], Executor]) -> None:
-        self._make, self._executor = make, make()
-        if not is_executor(self._executor):
+        try:
+            self._make, self._executor = make, make()
+        except Exception as error:
+            expected, found = "a callable without arguments that returns an Executor", type(error).__name__
+            raise ConfigError(f"expected {expected}, found one that raises {found}: {error}", "executor") from error
+        if not is_executor(self._executor) or not callable(getattr(self._executor, "shutdown", None)):
             raise wrong_executor(self._executor, "a callable that returns a concurrent.futures.Executor")
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -94,7 +102,10 @@ class Restarting(Executor):
             return self._executor.submit(function, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        try:
+            self._executor.shutdown(wait=wait)  # some, such as loky's and Dask's, have no cancel_futures
+        except Exception as error:  # after all trials, so the sweep is fine
+            notice(f"{named('executor')}: shutdown has failed: {type(error).__name__}: {error}")
 
 
 class Processes(Executor):
@@ -123,8 +134,8 @@ class Processes(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
-        for pool in self._pools:
-            pool.shutdown(wait=False)  # the workers are idle, so they all end at once
+        with ThreadPoolExecutor(len(self._pools)) as each:  # idle workers end at once; wait, or Python may exit first
+            each.map(Restarting.shutdown, self._pools)
 
 
 def start_worker(n_threads: int) -> None:

@@ -117,7 +117,9 @@ class Plan:
             except ConfigError as error:
                 errors.append(error)
             else:
-                return Documents(config, input_of_trial(config.input, self.cwd), random.Random(config.seed))
+                documents = Documents(config, input_of_trial(config.input, self.cwd), random.Random(config.seed))
+                documents.notice_unusual(bounds(self.space.get("block_size", [Config.block_size]))[0])
+                return documents
         raise ConfigError(f"all of the first {len(errors)} trials have impossible settings: {errors[0]}")
 
 

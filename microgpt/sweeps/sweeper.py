@@ -20,7 +20,7 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 from ..base.config import Config, RunSettings, Sweep
-from ..base.config_file import read_recipe
+from ..base.config_file import with_recipe
 from ..base.errors import ConfigError, DataError, named
 from ..base.files import AnyPath, Folder, folder_at, path_text, write_all
 from ..base.progress import progress_bar
@@ -29,7 +29,7 @@ from ..base.signals import interrupt_at_the_end
 from ..base.signature import accepts
 from ..base.terminal import reason
 from ..base.threads import check
-from ..runs.run import SWEEP
+from ..runs.run import FILES, SWEEP
 from . import executors
 from .plan import Plan
 from .space import varied_settings
@@ -89,7 +89,7 @@ def sweep(given: Given) -> list[Trial]:
     executor = given.pop("executor", Sweeping.executor)
     threads, recipe, progress = (given.pop(name, None) for name in ("threads", "recipe", "progress"))
     own = {f.name: given.pop(f.name) for f in fields(Sweep) if f.name in given}
-    space = ({} if recipe is None else read_recipe(recipe)) | given
+    space = with_recipe(recipe, given)
     with interrupt_at_the_end() as stop:
         return run(out, resume, own, space, executor, threads, stop, bool(progress)).best_first()
 
@@ -133,14 +133,16 @@ def run(
 
 
 def create_directory(path: str) -> Folder:
-    """Create and lock the directory of a new sweep.  Raises ConfigError if it already holds a sweep."""
+    """Create and lock the directory of a new sweep.  Raises ConfigError if it already holds a sweep or a run."""
     os.makedirs(path, exist_ok=True)
     folder = Folder(path)
     folder.lock("sweeping")
-    held = [name for name in sorted(os.listdir(folder.fd)) if name in (SWEEP, TRIALS) or name.startswith("trial-")]
+    names = sorted(os.listdir(folder.fd))
+    held = [name for name in names if name in (SWEEP, TRIALS, *FILES) or name.startswith("trial-")]
     if held:
         advice = f"; {named('resume')} {path} continues it" if SWEEP in held else ""
-        raise ConfigError(f"expected a directory without a sweep, found {held[0]} in {path!r}{advice}", argument="out")
+        expected = "a directory without a sweep or a run"
+        raise ConfigError(f"expected {expected}, found {held[0]} in {path!r}{advice}", argument="out")
     return folder
 
 
@@ -166,7 +168,8 @@ class Lines:
 
     def append(self, t: Trial) -> None:
         """Write a trial to the disk, or raise OSError and leave the file as it was."""
-        data = (json.dumps(vars(t), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        text = json.dumps(vars(t), ensure_ascii=False, allow_nan=False) + "\n"
+        data = text.encode("utf-8", "backslashreplace")  # of bytes of a path that are not UTF-8, this is JSON's escape
         try:
             write_all(self._fd, data)
             os.fsync(self._fd)

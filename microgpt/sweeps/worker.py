@@ -15,7 +15,8 @@ from ..core.trainer import Trainer
 from ..runs import loop
 from ..runs.history import History
 from ..runs.inputs import input_of_trial
-from ..runs.run import CHECKPOINT, PREVIOUS, Run
+from ..runs.metrics import CHECKPOINT
+from ..runs.run import PREVIOUS, Run
 from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
 
 POLL_SECONDS = 0.1  # between two checks of the time limit and of whether the sweep still runs
@@ -59,6 +60,7 @@ def run(t: Trial, task: Task, stop: Stop) -> str:
         run.start(trainer.checkpoint(), trainer.input)
         t.run, stop.trainer, history = t.name, trainer, History()
         loop.train(trainer, run, stop=stop, history=history)
+        run.finish(seconds=0)  # the sweep waits for nobody
         if stop.why not in ("", PAUSED) and not trainer.done:
             return stop.why
         t.step = trainer.step_count

@@ -1,10 +1,13 @@
 """One-line errors, which consist of a subject and a problem."""
 
 import pickle
+import re
+import unicodedata
 
 import pytest
 
 from microgpt.base.errors import ConfigError, DataError, EnvironmentVariableError, naming_flags, renamed
+from microgpt.base.terminal import escaped
 
 
 def test_what_an_error_is_about():
@@ -34,3 +37,28 @@ def test_renamed(before, raised, wanted):
     with pytest.raises(ConfigError) as caught, renamed(before, argument="texts"):
         raise ConfigError("wrong", **raised)
     assert str(caught.value) == wanted
+
+
+LETTERS = [
+    "می\u200cخواهم",
+    "क्\u200dष",
+    "👩\u200d🚀",
+    "10\u00a0000\u202f€\u00a0!",
+    "子\u3000曰",
+    "zoe\u0308",
+    "ภาษา\u200bไทย",
+]
+
+
+@pytest.mark.parametrize("text", LETTERS)
+def test_letters_are_shown(text):
+    """Letters of every script are printed as they are, with the joiners, spaces and marks between them."""
+    assert escaped(text) == text
+
+
+def test_what_a_terminal_acts_on_is_escaped():
+    """Control characters, line ends, surrogates and marks of direction are escaped; nothing else is."""
+    for char in map(chr, range(0x110000)):
+        acts = unicodedata.category(char) in ("Cc", "Zl", "Zp", "Cs") or char in "\u061c\u200e\u200f"
+        acts |= "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u206f"
+        assert re.fullmatch(r"\\[nrtxu0-9a-f]+", escaped(char)) if acts else escaped(char) == char

@@ -1,16 +1,21 @@
 """Flags and settings files: a value out of range is refused, with its name, before anything is written."""
 
 import os
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
 from helpers import microgpt, write_names
 
+from microgpt import load
 from microgpt.__main__ import main
 from microgpt.base.config import Config, Sampling
 from microgpt.base.config_file import read_toml, to_toml
 from microgpt.base.errors import ConfigError
 from microgpt.base.settings import flag
+from microgpt.core.trainer import Trainer
+from microgpt.runs.loop import draw_samples
 
 NUMBERS = ["nan", "inf", "-inf", "1e400", str(2**63), str(10**20), "9" * 5000, "1_000", "١٢", "", "ten", "0x10", " 1"]
 NUMBERS += ["-1"]
@@ -34,7 +39,7 @@ TRAIN = {
     "val-fraction": ["1", "1.0", "1.5", "-0.1"],
     "val-split": ["lines", ""],
     "val-seed": ["-1", "1.5", "1"],  # 1: without --val-fraction
-    "eval-every": ["0", "1.5"],
+    "eval-every": ["1.5"],
     "patience": ["1.5", "1"],  # 1: without --val-fraction
     "checkpoint-every": ["1.5"],
     "sample-every": ["1.5"],
@@ -248,3 +253,38 @@ def test_samples_while_training(folder):
     lines = [line for line in shown.splitlines(keepends=True) if "| samples " in line]
     assert [line.split("/")[0] for line in lines] == ["step    8 ", "step   16 "]
     assert "".join(line for line in shown.splitlines(keepends=True) if line not in lines) == plain
+
+
+def test_samples_of_running_text_while_training(folder):
+    """For running text, --sample-every prints each sample as an indented block, with its newlines."""
+    flags = ["train", "--input", "input.txt", "--split", "none", "--num-steps", 2, "--num-samples", 0]
+    plain = microgpt(*flags, cwd=folder).stdout
+    shown = microgpt(*flags, "--sample-every", 2, cwd=folder).stdout
+    added = shown.removeprefix(plain)
+    assert added.startswith("step    2 /    2 | samples\n  ") and "\\n" not in added
+    texts = draw_samples(trainer_of(folder, split="none", num_steps=2))
+    assert "\n" in "".join(texts)
+    blocks = ["  " + text.replace("\n", "\n  ") for text in texts]
+    assert added == "step    2 /    2 | samples\n" + "\n\n".join(blocks) + "\n"
+
+
+def trainer_of(folder, **settings):
+    trainer = Trainer(Config(str(folder / "input.txt"), **settings))
+    trainer.steps(trainer.config.num_steps, [], ())
+    return trainer
+
+
+def test_one_sample_of_running_text(folder):
+    """Of running text, `sample` and an exported program print one sample, as it is; of lines, and of several, more."""
+    flags = ["--input", "input.txt", "--split", "none", "--num-steps", 5, "--num-samples", 0]
+    assert microgpt("train", *flags, "--out", "text", cwd=folder).returncode == 0
+    model = load(folder / "text")
+    assert microgpt("export", "text", "-o", "text.py", cwd=folder).returncode == 0
+    program = subprocess.run([sys.executable, "text.py"], cwd=folder, capture_output=True, encoding="utf-8")
+    assert microgpt("sample", "text", cwd=folder).stdout == model.sample(1)[0] + "\n" == program.stdout
+    several = [f"sample {i:2d}:\n{text}\n\n" for i, text in enumerate(model.sample(3), 1)]
+    assert microgpt("sample", "text", "--num-samples", 3, cwd=folder).stdout == "".join(several)
+    assert microgpt("sample", "text", "--json", cwd=folder).stdout.count("\n") == 1
+    probs = microgpt("sample", "text", "--length", 2, "--probs", cwd=folder).stdout
+    assert probs.startswith(model.sample(1, length=2)[0]) and probs.count(" 0.") == 2
+    assert microgpt("sample", "run", cwd=folder).stdout.count("sample ") == 20

@@ -91,7 +91,9 @@ def test_flags_reach_the_run():
     run = microgpt("train", "--input", INPUT, "--log-every=1", *flags, cwd=ROOT / "tests")
     assert run.returncode == 0
     assert run.stdout.splitlines() == reference_output(g)
-    assert re.fullmatch(r"microgpt: [^\n]*input.txt: \d+ lines [^\n]*--block-size 8[^\n]*\n", run.stderr)
+    assert re.fullmatch(
+        r"microgpt: [^\n]*input.txt: --block-size 8 cuts off the ends of \d+ lines, [^\n]*\n", run.stderr
+    )
 
 
 @pytest.fixture
@@ -173,6 +175,25 @@ def test_help():
         assert part in text
 
 
+def test_help_of_a_command():
+    """`microgpt help` and `microgpt help COMMAND` print what --help prints."""
+    assert microgpt("help").stdout == microgpt("--help").stdout
+    assert microgpt("help", "score").stdout == microgpt("score", "--help").stdout
+
+
+def test_score_of_a_file(folder):
+    """score reads texts from a file or from standard input, one for each line, as it reads them from arguments."""
+    assert microgpt("train", "--num-steps", 3, "--num-samples", 0, "--out", "run", cwd=folder).returncode == 0
+    (folder / "texts.txt").write_text("emma\n\nava\n")
+    expected = microgpt("score", "run", "emma", "ava", cwd=folder).stdout
+    assert expected.count("\n") == 2
+    assert microgpt("score", "run", "--input", "texts.txt", cwd=folder).stdout == expected
+    for flags in (["-"], ["--input", "-"]):
+        assert microgpt("score", "run", *flags, cwd=folder, input="emma\n\nava\n").stdout == expected
+    refusal = microgpt("score", "run", "-", cwd=folder, input="").stderr
+    assert refusal == "microgpt: standard input: expected at least one line of text, found none\n"
+
+
 def test_version():
     """--version prints the version."""
     assert microgpt("--version").stdout == f"microgpt {__version__}\n"
@@ -202,7 +223,7 @@ def test_notices(folder):
     assert run.returncode == 0 and "vocab size: 10\n" in run.stdout
     first, second = run.stderr.splitlines()
     assert "input.txt" in first and "byte-order mark" in first
-    assert "input.txt" in second and "2 lines" in second and "--block-size 8" in second
+    assert "input.txt" in second and "--block-size 8 cuts off the ends of 2 lines, 5.3% of the characters" in second
 
 
 ODD = {
@@ -297,6 +318,13 @@ BAD_USAGE = {
     "no command": ([], "COMMAND"),
     "unknown command": (["tarin"], "tarin"),
     "unknown flag": (["train", "--n-emb", "8"], "microgpt train: expected a flag of this command, found '--n-emb'"),
+    "nanoGPT's flag": (["train", "--max_iters=3"], "did you mean '--num-steps'?"),
+    "PyTorch's flag": (["train", "--lr", "3"], "did you mean '--learning-rate'?"),
+    "no such flag": (["train", "--device", "cuda"], "microgpt computes on the CPU"),
+    "a flag of another command": (["eval", "run", "--epochs", "3"], "'--epochs' (see microgpt eval --help)"),
+    "help for nothing": (["help", "tarin"], "did you mean 'train'?"),
+    "nothing to score": (["score", "run"], "expected either TEXT or --input FILE, found neither (see"),
+    "two things to score": (["score", "run", "a", "--input", "b"], "expected either TEXT or --input FILE, found both"),
     "flag like another": (["train", "--num_steps=3"], "did you mean '--num-steps'? (see microgpt train --help)"),
     "abbreviated flag": (["train", "--num-step", "8"], "--num-step"),
     "missing value": (["train", "--seed"], "--seed"),

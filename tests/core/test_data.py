@@ -100,11 +100,9 @@ def test_every_batch_is_the_reference_s_documents(write, content, batch_size):
 
 @pytest.mark.parametrize("block_size", [1, 2, 7, 8, 9, 100])
 def test_long_documents_are_cut_to_the_block(write, block_size):
-    """A document has min(block_size, length + 1) columns at any block_size, and those that lost some are counted."""
+    """A document has min(block_size, length + 1) columns at any block_size."""
     path = write(FILES["longer than the block"])
     check(path, block_size, 3)
-    lengths = [len(document) + 1 for document in load(path).documents]
-    assert load(path, block_size).dataset.n_truncated == sum(n > block_size for n in lengths)
 
 
 def test_arrays(write):
@@ -166,7 +164,6 @@ def test_only_what_is_asked_for(batch_size, n_batches):
             assert array[start : start + n].tobytes() == found.tobytes() and len(found) == n
     if n_batches * batch_size <= len(documents):
         assert part.offsets[-1] == sum(min(len(d) + 1, 5) for d in documents[: n_batches * batch_size])
-    assert part.n_truncated == whole.n_truncated == 1
 
 
 # ---- running text ----
@@ -219,14 +216,7 @@ def test_windows(length, block_size, batch_size):
         n_epochs = 3 * -(-batch_size // dataset.n_documents)
         expected = windows(text, block_size, batch_size, 2**64 - 1, n_epochs)
         assert len(expected) >= 3 and batches(dataset, range(len(expected))) == expected
-        assert dataset.max_columns == len(expected[0][0]) and dataset.n_truncated == dataset.n_lost == 0
-
-
-def test_what_is_lost():
-    """Of documents longer than the context their ends are lost: how many documents, and how many characters."""
-    texts = ["abcdefghi", "abc", "abcd", "abcde"]
-    dataset = Dataset(texts, Tokens(vocabulary(texts), "line"), Config(block_size=4))
-    assert (dataset.n_truncated, dataset.n_lost, dataset.n_characters) == (3, 5 + 0 + 1, 21)
+        assert dataset.max_columns == len(expected[0][0])
 
 
 @pytest.mark.parametrize("length", LENGTHS)

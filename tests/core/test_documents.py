@@ -1,8 +1,12 @@
 """Reading a text as lines, paragraphs or running text, and holding a part of it out, against a few lines of Python."""
 
+import bz2
+import gzip
 import itertools
+import lzma
 import os
 import random
+import warnings
 
 import pytest
 
@@ -23,11 +27,32 @@ EXAMPLES = {  # content: its lines, its paragraphs, its running text
     "byte-order mark inside": ("a\ufeff\n\n\ufeffb".encode(), ["a\ufeff", "\ufeffb"], ["a\ufeff", "\ufeffb"],
                                ["a\ufeff\n\n\ufeffb"]),
 }  # fmt: skip
+ICONV = "; if the file is in another encoding, convert it: iconv -f ENCODING -t UTF-8"
+BYTES = random.Random(0).randbytes(500)
+CHINESE = "子曰學而時習之。\n"
+MARKED = "the byte-order mark of UTF-{0}; convert it: iconv -f UTF-{0} -t UTF-8"
+NULS = "NUL bytes as in UTF-{0}; if it is UTF-{0}, convert it: iconv -f UTF-{0} -t UTF-8"
 WRONG = {
-    "latin-1": (b"emma\nzo\xeb\n", "byte 0xeb at offset 7; if the file is in CP1252, convert it .*"),
-    "utf-16": ("emma\n".encode("utf-16"), "byte 0xff at offset 0; if the file is in UTF-16, convert it .*"),
-    "a surrogate": (b"a\xed\xa0\x80", "byte 0xed at offset 1; .*"),
-    "cut inside a character": (b"zo\xc3", "byte 0xc3 at offset 2; .*"),
+    "latin-1": (b"emma\nzo\xeb\n", "byte 0xeb at offset 7" + ICONV),
+    "cp1251": ("анна\n".encode("cp1251"), "byte 0xe0 at offset 0" + ICONV),
+    "gbk": (CHINESE.encode("gbk"), "byte 0xd7 at offset 0" + ICONV),
+    "shift-jis": ("日本\n".encode("shift-jis"), "byte 0x93 at offset 0" + ICONV),
+    "utf-16": ("emma\n".encode("utf-16"), MARKED.format(16)),
+    "utf-16 big": (b"\xfe\xff" + "emma\n".encode("utf-16-be"), MARKED.format(16)),
+    "utf-32": ("emma\n".encode("utf-32"), MARKED.format(32)),
+    "utf-32 big": ("\ufeffemma\n".encode("utf-32-be"), MARKED.format(32)),
+    "utf-16-le": ("emma\nzoë\n".encode("utf-16-le"), NULS.format("16LE")),
+    "utf-16-be": ("emma\nzoë\n".encode("utf-16-be"), NULS.format("16BE")),
+    "utf-32-le": (CHINESE.encode("utf-32-le"), NULS.format("32LE")),
+    "utf-32-be": ("emma\nzoë\n".encode("utf-32-be"), NULS.format("32BE")),
+    "gzip": (gzip.compress(BYTES), "a gzip file; unpack it: gunzip"),
+    "bzip2": (bz2.compress(BYTES), "a bzip2 file; unpack it: bunzip2"),
+    "xz": (lzma.compress(BYTES), "an xz file; unpack it: unxz"),
+    "zip": (b"PK\3\4" + BYTES, "a zip file (or a document or package that is one, such as .docx); unpack it: unzip"),
+    "pdf": (b"%PDF-1.4\n1 0 obj\n", "a PDF file; extract its text: pdftotext"),
+    "random bytes": (BYTES, "byte 0xcd at offset 0" + ICONV),
+    "a surrogate": (b"a\xed\xa0\x80", "byte 0xed at offset 1" + ICONV),
+    "cut inside a character": (b"zo\xc3", "byte 0xc3 at offset 2" + ICONV),
 }
 
 
@@ -104,10 +129,60 @@ def test_nothing_to_read(write, split, what, content):
 
 @pytest.mark.parametrize("content, reason", WRONG.values(), ids=WRONG.keys())
 def test_not_utf_8(write, content, reason):
-    """A file that is not UTF-8 is refused with its name and what was found where."""
+    """A file that is not UTF-8 is refused with what its bytes prove; another encoding is not guessed."""
     path = write(content)
-    with pytest.raises(DataError, match=f"^{path}: expected UTF-8 text, found {reason}$"):
+    with pytest.raises(DataError) as refused:
         read(path)
+    assert str(refused.value) == f"{path}: expected UTF-8 text, found {reason}"
+
+
+CUT = "{}: block_size 4 cuts off the ends of {}; to use all of them: {}split none, which reads the file as running text"
+NOTICES = {
+    "nothing": ("abc\nab\n", {}, []),
+    "an end": ("abcd\nab\n", {}, ["1 line, 0.0% of the characters", "block_size 5, or "]),
+    "characters": ("abcdefghi\nabc\nabcd\nabcde\n", {}, ["3 lines, 28.6% of the characters", "block_size 10, or "]),
+    "paragraphs": ("ab\ncd\n\nab", {"split": "blank-line"},
+                   ["1 paragraph, 14.3% of the characters", "block_size 6, or "]),
+    "a long line": ("a" * 1024, {}, ["1 line, 99.6% of the characters", ""]),
+    "running text": ("a" * 1024, {"split": "none"}, []),
+    "held out": ("abcdefghi\nab\nac\nad\nae\naf\n", {"val_fraction": 0.4, "seed": 2}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content, settings, cut", NOTICES.values(), ids=NOTICES.keys())
+def test_what_is_cut_off(write, content, settings, cut):
+    """A warning states the share of the training characters that the context leaves out, and what would keep them."""
+    path = write(content)
+    config = Config(block_size=4, **settings)
+    documents = Documents(config, path, random.Random(config.seed))
+    with warnings.catch_warnings(record=True) as found:
+        documents.notice_unusual(config.block_size)
+    if settings.get("val_fraction"):
+        assert "abcdefghi" in documents.held_out  # which is measured whole
+    assert [str(warning.message) for warning in found] == ([CUT.format(path, *cut)] if cut else [])
+
+
+def test_other_notices(write):
+    """A byte-order mark, NUL characters, and held-out texts that are also trained on have a warning each."""
+    path = write(b"\xef\xbb\xbf" + b"a\0\n" * 6)
+    config = Config(val_fraction=0.5, val_split="documents")
+    with warnings.catch_warnings(record=True) as found:
+        Documents(config, path, random.Random(0)).notice_unusual(16)
+    bom, nul, seen = (str(warning.message) for warning in found)
+    assert bom == f"{path}: removed the byte-order mark"
+    assert nul == f"{path}: found 6 NUL characters, which the model learns like any other"
+    assert seen.startswith(f"{path}: 3 of 3 held-out documents are also in the training set, ")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_texts(write, split):
+    """A list of texts gives the documents and the SHA-256 of a file that contains them."""
+    texts = {"line": ["ab", " c ", "d"], "blank-line": ["ab\r\n c", "d"], "none": ["ab\n", "c"]}[split]
+    config = Config(split=split, val_fraction=0.4)
+    path = write({"line": "\n", "blank-line": "\n\n", "none": ""}[split].join(texts))
+    of_texts, of_file = (Documents(config, source, random.Random(1)) for source in (texts, path))
+    assert (of_texts.training, of_texts.held_out) == (of_file.training, of_file.held_out)
+    assert of_texts.sha256 == of_file.sha256
 
 
 def test_refused_paths(tmp_path):

@@ -714,3 +714,14 @@ def test_numbers_are_what_they_are_checked_as():
     for wrong in (float("nan"), -1.0, 10**400, float("inf"), 10**5000):
         with pytest.raises(ValueError, match="eps: expected a number from 0 to 3e38"):
             kernels.rmsnorm_forward(dx, wrong)
+
+
+def test_memmap(tmp_path):
+    """A memmap is an array like any other: as numbers, as indices, and as `out`."""
+    tokens = np.memmap(tmp_path / "tokens", np.uint16, "w+", shape=(3,))
+    wte = np.memmap(tmp_path / "wte", np.float64, "w+", shape=(2, 4), order="F")
+    out = np.memmap(tmp_path / "out", np.float64, "w+", shape=(2, 3), order="F")
+    tokens[:], wte[:] = [3, 0, 1], np.arange(8).reshape(2, 4)
+    assert kernels.embedding_forward(wte, np.zeros((2, 1)), tokens, np.zeros(3, int), out=out) is out
+    assert out.tolist() == wte[:, [3, 0, 1]].tolist() and (tmp_path / "out").stat().st_size == 48
+    assert type(kernels.relu_forward(wte)) is np.ndarray

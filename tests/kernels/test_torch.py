@@ -35,6 +35,10 @@ CASES = {
     "embedding": lambda: (lambda a, b: k.embedding(a, b, TOKENS, POSITIONS), (tensor(5, 3), tensor(5, 2))),
     "attention": lambda: (lambda q, key, v: k.attention(q, key, v, OFFSETS, 2), tuple(tensor(6, 7) for _ in range(3))),
     "cross_entropy": lambda: (lambda x: k.cross_entropy(x, TARGETS), (tensor(5, 4),)),
+    "cross_entropy of weights": lambda: (
+        lambda x, weights: k.cross_entropy(x, TARGETS, weights.flatten()),
+        (tensor(5, 4), tensor(4, 1)),
+    ),
     "weighted cross_entropy": lambda: (
         lambda x: k.cross_entropy(x, TARGETS, torch.tensor([1.0, 0.5, -2.0, 0.0], dtype=x.dtype)),
         (tensor(5, 4),),
@@ -121,6 +125,52 @@ def test_tensors_that_cannot_go_in(bad):
     """A tensor that is recorded, elsewhere, sparse or of another type is a TypeError that names the argument."""
     with pytest.raises(TypeError, match=r"x: expected .*, found"):
         kernels.softmax_forward(bad(torch.zeros(3, 2, dtype=torch.float64)))
+
+
+def test_which_tensor_cannot_go_in():
+    """The message about a tensor that needs a gradient says what is wrong with it, not that it needs one."""
+    x = torch.zeros(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    with pytest.raises(TypeError, match=r"^x: expected .*, found Tensor \(torch.bfloat16 on cpu\): .*dtype"):
+        k.softmax(x)
+    with pytest.raises(TypeError, match="^x: expected float32 or float64, found float16$"):
+        k.softmax(x.half())
+    with pytest.raises(TypeError, match=r"^weights: expected .*, found Tensor \(torch.bfloat16 on cpu\): "):
+        k.cross_entropy(x.double(), torch.tensor([0, 1]), torch.ones(2, dtype=torch.bfloat16))
+
+
+def test_negated_tensors():
+    """A tensor that PyTorch negates only when it is read has the right sign; as `out` it is refused, for its copy."""
+    x = torch.tensor([[1 + 1j], [2 - 2j]]).conj().imag
+    assert x.is_neg() and x.tolist() == [[-1], [2]]
+    assert k.relu(x).tolist() == kernels.relu_forward(x).tolist() == [[0], [2]]
+    y = tensor(2, 1, dtype=torch.float32)
+    (g,) = torch.autograd.grad(k.add(y, y), y, x)
+    assert g.tolist() == [[-2], [4]]
+    with pytest.raises(TypeError, match="^out: expected an array to write to, found a Tensor that only gives copies$"):
+        kernels.relu_forward(torch.ones(2, 1), out=x)
+
+
+def test_compiled():
+    """torch.compile() compiles what surrounds the functions, with the same values and gradients."""
+    w, x = tensor(3, 5), tensor(5, 4)
+
+    def loss(w, x):
+        return (k.softmax(k.matmul(w, x) * 2)[0] ** 2).sum()
+
+    (value, gradients), (other, others) = (
+        (y, torch.autograd.grad(y, (w, x))) for y in (loss(w, x), torch.compile(loss, backend="eager")(w, x))
+    )
+    torch.testing.assert_close((value, *gradients), (other, *others))
+
+
+@pytest.mark.parametrize("transform", [
+    lambda x: torch.vmap(k.softmax)(x[None]),
+    lambda x: torch.func.grad(lambda x: k.softmax(x)[0].sum())(x),
+], ids=["vmap", "grad"])  # fmt: skip
+def test_not_in_functorch(transform):
+    """Inside torch.func a call is refused in one line."""
+    with pytest.raises(RuntimeError, match=r"^torch.func: expected a call outside vmap\(\), [^\n]*$"):
+        transform(torch.ones(2, 2))
 
 
 def penalty(x):

@@ -22,6 +22,7 @@ from microgpt.base import files
 from microgpt.base.errors import CheckpointError, MissingError
 from microgpt.runs import metrics, run
 
+run.PATIENCE_SECONDS = 0  # a fault that persists does not get better
 SHORT, KILL, SWAP = -1, -2, -3
 KINDS = ["open", "read", "write", "stat", "list", "truncate", "fsync", "close", "rename", "link", "unlink"]
 TINY = ["--n-embd", "4", "--n-head", "2", "--block-size", "4", "--num-samples", "0"]

@@ -5,21 +5,24 @@ import os
 import random
 import shutil
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers import everything, microgpt, write_names
 
 import microgpt as package
+from microgpt.__main__ import main
 from microgpt.base import files
 from microgpt.base.config import Config
 from microgpt.base.progress import Reporter
+from microgpt.core.sample import Sampler
 from microgpt.core.trainer import Trainer
 from microgpt.runs import checkpoint, loop, run
 
 # settings that make the held-out loss rise and fall
 SETTINGS = {"n_embd": 8, "n_head": 2, "block_size": 8, "num_steps": 70, "val_fraction": 0.2}
-SETTINGS |= {"learning_rate": 0.2, "schedule": "constant", "eval_every": 5, "checkpoint_every": 10}
+SETTINGS |= {"learning_rate": 0.15, "schedule": "constant", "eval_every": 5, "checkpoint_every": 10}
 
 
 def flags(**settings):
@@ -114,23 +117,94 @@ def test_without_a_held_out_part(tmp_path):
     assert not (tmp_path / "run" / run.BEST).exists()
 
 
-def test_its_uses(trained):
-    """sample, eval, score and load read best.npz like any checkpoint, and it differs from the last one."""
-    last, best = package.load(trained / "run"), package.load(trained / "run" / run.BEST)
-    assert not np.array_equal(last.params.flat, best.params.flat)
-    for command in ["sample", "--num-samples", 3], ["eval"], ["score", "ab"]:
-        found = [
-            microgpt(command[0], path, *command[1:], cwd=trained) for path in ("run", "run/best.npz")
-        ]  # fmt: skip
-        assert [process.returncode for process in found] == [0, 0] and found[0].stdout != found[1].stdout
-    assert found[1].stdout.startswith(f"ab: loss {best.score('ab').loss:.4f}")
+def same(one, other):
+    return np.array_equal(one.params.flat, other.params.flat)
+
+
+def test_its_uses(trained, monkeypatch, tmp_path, capfd):
+    """Every command on a run's directory uses best.npz and says so in one line; with --last, the final weights."""
+    monkeypatch.chdir(trained)
+    best, last = (run.load(f"run/{name}") for name in (run.BEST, run.CHECKPOINT))
+    said = f"microgpt: run: using best.npz, step {best.step}, held-out loss {best.best_val_loss:.4f}; --last selects"
+    capfd.readouterr()
+    export, report = ["export", "-o", str(tmp_path / "m.py")], ["report", "--json"]
+    for name, *rest in ["sample", "--num-samples", "3"], ["eval"], ["score", "ab"], report, export:
+        found = []
+        for path in ["run"], ["run/best.npz"], ["run", "--last"], ["run/checkpoint.npz"]:
+            assert main([name, *path, *rest]) == 0
+            out, err = capfd.readouterr()
+            assert err.startswith(said) and err.count("\n") == 1 if path == ["run"] else "using best" not in err
+            figures = {key: json.loads(out)[key] for key in ("texts", "losses")} if name == "report" else out
+            found.append((tmp_path / "m.py").read_text().split("N_LAYER")[-1] if name == "export" else figures)
+        assert found[0] == found[1] != found[2] == found[3], name
+    assert last.step == 70
+
+
+def test_load(trained):
+    """microgpt.load has the best weights, with last=True the final ones, and the history of the whole run."""
+    best, last = package.load(trained / "run"), package.load(trained / "run", last=True)
+    assert same(best, package.load(trained / "run" / run.BEST)) and not same(best, last)
+    assert (last.step, len(best.history.losses)) == (70, 70)
+    assert best.step == min(best.history.val_losses, key=lambda pair: pair[1])[0]
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_train_returns_it(trained, tmp_path, monkeypatch, out, capfd):
+    """microgpt.train returns the best weights, with or without a directory, and suggests a remedy in one line."""
+    monkeypatch.chdir(trained)
+    more = {"out": tmp_path / "run"} if out else {}
+    best = package.train("names.txt", **SETTINGS, **more)
+    wanted = package.load(trained / "run" / run.BEST)
+    assert same(best, wanted) and best.step == wanted.step
+    said = capfd.readouterr().err
+    assert said.startswith(f"microgpt: using the weights of step {best.step}, where the held-out loss was lowest (")
+    assert all(name in said for name in (f"num_steps {best.step}", "patience", "weight_decay", "n_embd"))
+    last = package.train("names.txt", **SETTINGS, last=True)
+    assert same(last, package.load(trained / "run", last=True)) and last.step == 70
+    assert everything(best._saved) == everything(wanted._saved) | {"config": best.config}
+
+
+def test_the_samples_at_the_end(trained, tmp_path):
+    """The samples at the end of `train` are those of the best weights, with and without a directory."""
+    arguments = ["train", "--input", trained / "names.txt", *flags(**SETTINGS)]
+    found = microgpt(*arguments)
+    assert "using the weights of step" in found.stderr and found.stderr.count("\n") == 1
+    saved = run.load(str(trained / "run" / run.BEST))
+    trainer = Trainer(replace(saved.config, input=str(trained / "names.txt")), saved)
+    wanted = [Sampler(trainer.params).sample(trainer.rng, 0.5) for _ in range(20)]
+    samples = found.stdout.split("---\n")[-1]
+    assert samples == "".join(f"sample {i:2d}: {text}\n" for i, text in enumerate(wanted, 1))
+    assert microgpt(*arguments, "--out", tmp_path / "run").stdout == found.stdout
+
+
+def test_another_that_cannot_be_used(trained, tmp_path, capfd):
+    """If best.npz is damaged, loading uses the final weights, with one notice; resuming never uses best.npz."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    (tmp_path / "run" / run.BEST).write_bytes(b"damaged")
+    assert same(package.load(tmp_path / "run"), package.load(trained / "run", last=True))
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].endswith("; using the final weights")
+    assert package.train(resume=trained / "run", last=True).step == 70
+
+
+def test_automatic_evaluation(tmp_path):
+    """With eval_every=0 the held-out loss is measured once per pass, at most 200 and at least 20 times."""
+    names = write_names(tmp_path / "names.txt", 100)
+    for batch_size, num_steps, every in (1, 400, 20), (8, 400, 10), (100, 400, 2), (100, 10, 1), (8, 100, 5):
+        settings = SETTINGS | {"eval_every": 0, "batch_size": batch_size, "num_steps": num_steps}
+        trainer = Trainer(Config(names, **settings))
+        assert loop.eval_every(trainer) == every
+    losses = package.train(names, **settings).history.val_losses
+    assert [step for step, _ in losses] == list(range(5, 101, 5))
+    shown = microgpt("train", "--input", names, *flags(**settings | {"log_every": 50, "num_samples": 0})).stdout
+    assert [line.split(" /")[0] for line in shown.splitlines() if "held-out" in line] == ["step   50", "step  100"]
 
 
 def test_eval_held_out(trained):
-    """eval --held-out gives the last held-out loss for the last weights, and the lowest for best.npz."""
+    """eval --held-out gives the lowest held-out loss, and for the final weights the last one."""
     measurements = measured(trained / "run")
     best = min(measurements, key=lambda pair: pair[1])
-    for path, (_, loss) in ("run", measurements[-1]), ("run/best.npz", best):
+    for path, (_, loss) in ("run", best), ("run/best.npz", best), ("run/checkpoint.npz", measurements[-1]):
         process = microgpt("eval", path, "--held-out", "--json", cwd=trained)
         found = json.loads(process.stdout)
         assert found["loss"] == loss and found["n_documents"] == 20
@@ -144,7 +218,7 @@ def test_eval_held_out_of_other_splits(tmp_path, split):
     (tmp_path / "t").write_text("".join(rng.choices("abc  \n\n", k=2000)))
     settings = SETTINGS | {"num_steps": 30, "split": split}
     assert microgpt("train", "--input", "t", "--out", "run", *flags(**settings), cwd=tmp_path).returncode == 0
-    process = microgpt("eval", "run", "--held-out", "--json", cwd=tmp_path)
+    process = microgpt("eval", "run", "--last", "--held-out", "--json", cwd=tmp_path)
     assert json.loads(process.stdout)["loss"] == measured(tmp_path / "run")[-1][1]
 
 
@@ -156,7 +230,7 @@ def test_eval_held_out_is_refused(trained, tmp_path):
         assert microgpt("train", "--input", names, "--out", out, *flags(**more), cwd=tmp_path).returncode == 0
     (tmp_path / "names.txt").write_text("anna\nbob\ncarol\n")
     for path, code, said in ("none", 2, "--held-out: expected a run with --val-fraction"), ("changed", 1, names):
-        process = microgpt("eval", path, "--held-out", cwd=tmp_path)
+        process = microgpt("eval", path, "--last", "--held-out", cwd=tmp_path)
         assert (process.returncode, process.stdout, process.stderr.count("\n")) == (code, "", 1)
         assert process.stderr.startswith(f"microgpt: {said}")
 

@@ -85,7 +85,7 @@ def test_an_older_checkpoint(tmp_path):
     saved = checkpoint.load(str(ROOT / "tests" / "golden" / "checkpoint.npz"))
     assert (saved.step, saved.n_worse, "".join(saved.vocab)) == (4, 0, "abcdelnorv")
     (tmp_path / "documents.txt").write_text("anna\nbob\ncarol\ndave\n")
-    trainer = Trainer(resumed(saved.config, {"input": str(tmp_path / "documents.txt")}), saved)
+    trainer = Trainer(resumed(saved.config, {"input": str(tmp_path / "documents.txt")}, saved.step), saved)
     assert saved.config.val_split == "documents"  # as runs were split then
     assert trainer.measure().document_loss == saved.best_val_loss  # and measured
     trainer.steps(8, losses := [], ())

@@ -22,16 +22,16 @@ FILES = [run.CHECKPOINT, run.BEST, run.METRICS, run.CONFIG]
 FLAGS = ["--input", "names.txt", "--batch-size", 16, "--shards", 8, "--num-steps", 40, "--n-embd", 8, "--n-head", 2]
 DIVERGES = ["--learning-rate", 1000, "--beta1", 0.9, "--beta2", 0, "--init-std", 1, "--grad-clip", 0]
 FLAGS += ["--val-fraction", 0.2, "--eval-every", 10, "--grad-clip", 0.5, "--num-samples", 3]
+ALLOW = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+ENVIRONMENT = os.environ | ALLOW | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def start(n, *arguments, cwd, python=("-m", "microgpt")):
     """mpiexec with n processes, possibly more than there are cores."""
     command = [MPIEXEC, "-n", n, *(["--oversubscribe"] if b"Open MPI" in version() else [])]
     command += [sys.executable, *python, "train", "--mpi", *arguments]
-    allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    environment = os.environ | allow | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(list(map(str, command)), cwd=cwd, env=environment, text=True, **pipes)
+    return subprocess.Popen(list(map(str, command)), cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
 
 
 def version():
@@ -117,6 +117,27 @@ def test_a_signal(folder, rank):
     assert code == 0 and f"resuming after step {step} of 3000" in err
     assert microgpt("train", *flags, "--out", "one", cwd=folder).returncode == 0
     assert content(folder / "stopped") == content(folder / "one")
+
+
+@pytest.mark.skipif(b"Open MPI" not in version(), reason="needs Open MPI")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_job(folder, number):
+    """The job script in docs/scale.md saves the run, even if a step takes longer than mpiexec waits after SIGTERM."""
+    script = re.search("```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)[1]
+    (folder / "job.sh").write_text(script)
+    path = os.pathsep.join([str(Path(sys.executable).parent), str(Path(MPIEXEC).parent), os.environ["PATH"]])
+    environment = ENVIRONMENT | {"PATH": path, "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    slow = ["--n-embd", 128, "--batch-size", 4096, "--log-every", 1, "--out", "stopped"]
+    command = ["bash", "job.sh", *map(str, [*FLAGS, *slow])]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
+    while not process.stdout.readline().startswith("step    1"):
+        assert process.poll() is None
+    os.killpg(process.pid, number)  # to all processes that the script has not protected
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGUSR1, err
+    step = int(re.search("stopped by SIGUSR1 after step ([0-9]+)", err)[1])
+    assert run.load(str(folder / "stopped")).step == step > 0
 
 
 @pytest.mark.parametrize("n, flags, code, named", [

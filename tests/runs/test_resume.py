@@ -9,17 +9,22 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import fields
 
+import numpy as np
 import pytest
 from helpers import ROOT, SLOW, microgpt, often, write_names
 
+import microgpt as package
 from microgpt.__main__ import main
 from microgpt.base.config import Config, resumed
 from microgpt.base.errors import CheckpointError
-from microgpt.base.settings import flag
+from microgpt.base.settings import flag, parsed
+from microgpt.core.checkpoint import Checkpoint
 from microgpt.core.documents import n_held_out
 from microgpt.runs import run
+from microgpt.runs.training import training
 
 SMALL = ["--n-embd", 8, "--n-head", 2, "--block-size", 8]
 FILES = [run.CHECKPOINT, run.METRICS, run.CONFIG]
@@ -153,7 +158,7 @@ def test_more_steps(folder):
 CHANGES = {"seed": 1, "batch-size": 2, "n-layer": 2, "n-embd": 16, "n-head": 1, "block-size": 9, "learning-rate": 0.1,
            "beta1": 0.5, "beta2": 0.5, "eps": 0.1, "init-std": 0.1, "dtype": "float32", "val-fraction": 0.5,
            "num-steps": 9, "split": "none", "schedule": "cosine", "warmup-steps": 2, "min-learning-rate": 0.001,
-           "weight-decay": 0.1, "grad-clip": 1.0, "shards": 2}  # fmt: skip
+           "weight-decay": 0.1, "grad-clip": 1.0, "shards": 2, "val-split": "documents", "val-seed": 1}  # fmt: skip
 FREE = {"input": "x", "num-steps": 2000, "eval-every": 7, "patience": 3, "checkpoint-every": 5, "log-every": 5,
         "sample-every": 5, "num-samples": 1, "temperature": 0.1}  # fmt: skip
 
@@ -188,7 +193,7 @@ def test_every_setting_that_may_change(name):
     """Each setting is in one of the two lists above, and only those of the second may change on resuming."""
     assert {flag(f.name)[2:] for f in fields(Config)} - set(CHANGES) == set(FREE) - {"num-steps"}
     key = name.replace("-", "_")
-    assert resumed(Config(val_fraction=0.5), {key: FREE[name]}) == Config(val_fraction=0.5, **{key: FREE[name]})
+    assert resumed(Config(val_fraction=0.5), {key: FREE[name]}, 0) == Config(val_fraction=0.5, **{key: FREE[name]})
 
 
 def test_other_documents(folder):
@@ -265,7 +270,7 @@ def test_early_stopping(folder):
     assert len(lines) == 5 * len(losses) < 2000
     best = losses.index(min(losses))
     assert best == len(losses) - 3
-    said = f"the held-out loss was lowest ({losses[best]:.4f}) 2 measurements before the last; run/best.npz has those"
+    said = f"using the weights of step {5 * (best + 1)}, where the held-out loss was lowest ({losses[best]:.4f})"
     assert said in stopped.stderr
     before = content(folder / "run")
     again = train("--resume", "run", cwd=folder)
@@ -281,17 +286,13 @@ def test_a_kill_before_the_first_checkpoint(folder):
 
 
 def test_held_out_loss(folder):
-    """The held-out loss is that of the last documents after the shuffle, depends on them
-    alone, and is logged after the last step too."""
+    """The held-out loss is that of the held-out documents alone, and is logged after the last step too."""
     process = train("--out", "run", "--input", "names.txt", "--val-fraction", 0.25, "--num-steps", 30, "--eval-every",
                     12, *SMALL, cwd=folder)  # fmt: skip
-    found = re.findall(r"step +(\d+) / +30 \| held-out loss (\d\.\d{4})\n", process.stdout)
+    found = re.findall(r"step +(\d+) / +30 \| held-out loss (\d\.\d{4}) ", process.stdout)
     assert [int(step) for step, _ in found] == [12, 24, 30]
-    import microgpt as package
-
-    documents = [line.strip() for line in (folder / "names.txt").read_text().splitlines()]
-    random.Random(42).shuffle(documents)
-    result = package.load(str(folder / "run")).evaluate(documents[150:])
+    model = package.load(str(folder / "run"), last=True)
+    result = model.evaluate(model.held_out(folder / "names.txt"))
     assert f"{result.loss:.4f}" == found[-1][1]
     last = json.loads((folder / "run" / run.METRICS).read_text().splitlines()[-1])
     assert last["val_loss"] == result.loss
@@ -313,3 +314,115 @@ def test_a_directory_is_no_checkpoint(folder):
     """An empty directory has no run to load."""
     with pytest.raises(CheckpointError):
         run.load(str(folder))
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "run" / run.METRICS).read_text().splitlines()]
+
+
+def test_fewer_steps(folder):
+    """With a smaller --num-steps the learning rate decays to the new end, even if that is the step already made."""
+    flags = ["--out", "run", "--input", "names.txt", "--num-steps", 20, *SMALL]
+    with started(folder, *flags) as trainer:
+        trainer.steps(10, [], ())
+    shorter = train("--resume", "run", "--num-steps", 15, cwd=folder)
+    assert "the learning rate now follows the shorter schedule" in shorter.stderr
+    assert [line["lr"] for line in lines(folder)[10:]] == [0.01 * (1 - s / 15) for s in range(10, 15)]
+    refused = microgpt("train", "--resume", "run", "--num-steps", 14, cwd=folder)
+    assert refused.returncode == 2 and "--num-steps: expected at least 15, the steps that the run" in refused.stderr
+
+
+def test_no_more_steps(folder):
+    """A run that is shortened to the step already made is complete: resuming it trains no further."""
+    with started(folder, "--out", "run", "--input", "names.txt", "--num-steps", 20, *SMALL) as trainer:
+        trainer.steps(10, [], ())
+    for flags in ["--num-steps", 10], []:
+        train("--resume", "run", *flags, cwd=folder)
+        saved = run.load(str(folder / "run"))
+        assert (saved.step, saved.config.num_steps) == (10, 10)
+
+
+@contextmanager
+def started(folder, *flags):
+    """The trainer of a run with these flags, whose steps are saved at the end."""
+    settings = parsed(Config, dict(zip((f[2:].replace("-", "_") for f in flags[::2]), map(str, flags[1::2]))))
+    settings["input"] = str(folder / settings["input"])
+    with training(settings, str(folder / "run")) as (trainer, target, _):
+        yield trainer
+        target.add_metrics(1, [1.0] * trainer.step_count, [0.1] * trainer.step_count, None)
+        target.save(trainer.checkpoint())
+
+
+# ---- starting over, and from another run ----
+
+
+def test_starting_over(folder):
+    """--fresh leaves what a new run in an empty directory leaves, whatever run was there, but keeps other files."""
+    small = ["--input", "names.txt", *SMALL]
+    train("--out", "run", *small, "--num-steps", 30, "--val-fraction", 0.2, "--eval-every", 5, cwd=folder)
+    for name in "checkpoint.bad.npz", "notes.txt":
+        (folder / "run" / name).write_text("mine")
+    for path, flags in ("run", ["--fresh"]), ("other", []), ("empty", ["--fresh"]):
+        train("--out", path, *small, "--num-steps", 7, *flags, cwd=folder)
+    assert content(folder / "run") == content(folder / "other") == content(folder / "empty")
+    assert sorted(os.listdir(folder / "run")) == sorted([*os.listdir(folder / "other"), "notes.txt"])
+
+
+def test_not_starting_over(folder):
+    """--fresh changes nothing in the old run unless the new one is ready, and needs --out."""
+    small = ["--input", "names.txt", *SMALL]
+    train("--out", "run", *small, "--num-steps", 3, "--val-fraction", 0.2, cwd=folder)
+    before = {name: (folder / "run" / name).read_bytes() for name in os.listdir(folder / "run")}
+    for code, flags in (1, ["--input", "missing"]), (2, ["--n-embd", 7]), (2, ["--metrics", "run/m"]):
+        refused = microgpt("train", "--out", "run", "--fresh", *small, *flags, cwd=folder)
+        assert refused.returncode == code and refused.stderr.count("\n") == 1
+        assert {name: (folder / "run" / name).read_bytes() for name in os.listdir(folder / "run")} == before
+    for flags in [], ["--resume", "run"]:
+        refused = microgpt("train", "--fresh", *small, *flags, cwd=folder)
+        assert refused.returncode == 2 and refused.stderr.startswith("microgpt: --fresh: expected --out")
+
+
+@pytest.mark.parametrize("what", ["run", "run/checkpoint.npz"])
+def test_from_the_weights_of_a_run(folder, what, capfd):
+    """--init-from starts at step 0 from the weights of a run, by default of the same model, with any other setting."""
+    names = str(folder / "names.txt")
+    model = package.train(names, out=folder / "run", n_embd=8, n_head=2, num_steps=20, dtype="float32")
+    new = package.train(names, init_from=folder / what, out=folder / "new", num_steps=4, learning_rate=1e-300, seed=7)
+    assert new.config.n_embd == 8 and new.config.dtype == "float32" and new.step == 4
+    assert np.array_equal(new.params.flat, model.params.flat)
+    assert run.load(str(folder / "new" / run.PREVIOUS)).step == 0
+    train("--out", "again", "--input", "names.txt", "--init-from", what, "--num-steps", 4, "--seed", 7,
+          "--learning-rate", "1e-300", cwd=folder)  # fmt: skip
+    assert np.array_equal(package.load(folder / "again").params.flat, model.params.flat)
+    exported = folder / "model.npz"
+    model.save(exported)
+    assert package.train(names, init_from=exported, num_steps=1, dtype="float64").config.dtype == "float64"
+
+
+def test_from_weights_that_do_not_fit(folder):
+    """--init-from is refused in one line for another shape, another vocabulary, or together with --resume."""
+    train("--out", "run", "--input", "names.txt", "--num-steps", 3, *SMALL, cwd=folder)
+    (folder / "other.txt").write_text("anna\notto!\n")
+    for code, said, *flags in (
+        (2, "--n-embd: expected 8, as in the run of --init-from, found 16", "--n-embd", 16),
+        (2, "--n-head: expected 2, as in the run of --init-from, found 4", "--n-head", 4),
+        (2, "--split: expected line, as in the run of --init-from, found 'none'", "--split", "none"),
+        (1, "--init-from: expected a text with the vocabulary of the run, found 'other.txt' without 'b", "--input",
+         "other.txt"),
+        (2, "--init-from: cannot be given with --resume, found 'run'", "--resume", "run"),
+        (1, "missing: cannot be read", "--init-from", "missing"),
+    ):  # fmt: skip
+        refused = microgpt("train", "--init-from", "run", *flags, cwd=folder)
+        assert refused.returncode == code and refused.stderr.count("\n") == 1, refused.stderr
+        assert said in refused.stderr
+
+
+def test_an_untrained_run(folder):
+    """Using a run at step 0 says that its model is untrained; weights without a run say nothing."""
+    with started(folder, "--out", "run", "--input", "names.txt", "--num-steps", 20, *SMALL) as trainer:
+        pass
+    said = "microgpt: run: the run is at step 0, so the model is untrained\n"
+    assert microgpt("sample", "run", cwd=folder).stderr == said
+    weights = Checkpoint.beginning(trainer.config, trainer.vocab, "0" * 64, trainer.params.views)
+    package.Model(weights).save(folder / "weights.npz")
+    assert microgpt("sample", "weights.npz", cwd=folder).stderr == ""

@@ -2,7 +2,10 @@
 
 import itertools
 import os
+import shutil
+import tomllib
 from contextlib import closing, suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +13,7 @@ from helpers import TINY, everything, microgpt, tiny_trainer, write_names
 
 from microgpt.base import files
 from microgpt.base.config import Config
+from microgpt.base.config_file import read_toml, remembered_input, to_toml
 from microgpt.base.errors import ConfigError
 from microgpt.core.trainer import Trainer
 from microgpt.runs import checkpoint, loop, run
@@ -174,7 +178,8 @@ def test_once_a_minute(tmp_path, monkeypatch, every, saved):
     seconds = itertools.count()  # one for each look at the clock, so two for each step
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     steps = []
-    target = SimpleNamespace(save=lambda saved: steps.append(saved.step), add_metrics=lambda *given: None)
+    save = lambda saved: steps.append(saved.step)  # noqa: E731
+    target = SimpleNamespace(save=save, save_last=save, add_metrics=lambda *given: None)
     loop.train(tiny_trainer(tmp_path, num_steps=100, checkpoint_every=every), target)
     assert steps == pytest.approx(saved, abs=3)
 
@@ -204,3 +209,47 @@ def test_the_input_from_elsewhere(tmp_path):
     assert microgpt("eval", "../here/one", "--input", "../moved.txt", cwd=elsewhere).returncode == 0
     assert microgpt("train", "--resume", "../here/one", "--input", "../moved.txt", cwd=elsewhere).returncode == 0
     assert microgpt("eval", "../here/one", cwd=elsewhere).stdout.startswith(f"input: {tmp_path / 'moved.txt'}\n")
+
+
+def test_a_path_that_is_not_utf8(tmp_path):
+    """A run whose input path has bytes that are not UTF-8 can be resumed, and --config reads its settings."""
+    folder = os.fsencode(tmp_path) + b"/d\xe9%"
+    os.mkdir(folder)
+    path = os.fsdecode(folder + b"/n\xff.txt")
+    write_names(Path(path))
+    for name in path, os.path.relpath(path, tmp_path):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        flags = ["--input", name, "--num-steps", 3, "--num-samples", 0]
+        assert microgpt("train", *flags, "--out", "run", cwd=tmp_path).returncode == 0
+        assert tomllib.loads((tmp_path / "run/config.toml").read_text("utf-8"))["num-steps"] == 3
+        settings = read_toml(str(tmp_path / "run/config.toml"))
+        assert Config(**settings) == run.load(str(tmp_path / "run")).config and settings["input"] == name
+        assert remembered_input(str(tmp_path / "run/config.toml")) == path
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        process = microgpt("train", "--resume", "../run", "--num-steps", 5, cwd=tmp_path / "elsewhere")
+        assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize("path", ["names.txt", "file:names.txt", "100%.txt", "é\n\x7f\\.txt", "file:%FF", "n\udcff"])
+def test_paths_in_settings_files(tmp_path, path):
+    """Any path is the same after writing and reading a settings file, also one that looks like a URI."""
+    (tmp_path / "c").write_text(to_toml(Config(input=path), path), encoding="utf-8", newline="")
+    assert Config(**read_toml(str(tmp_path / "c"))) == Config(input=path)
+    assert remembered_input(str(tmp_path / "c")) == path
+
+
+def test_a_sweep_has_its_own_directory(tmp_path):
+    """A run's directory is no place for a sweep, nor a sweep's for a run: one line, exit code 2, nothing written."""
+    flags = ["--input", write_names(tmp_path / "names.txt"), "--num-steps", 3]
+    assert microgpt("train", *flags, "--out", "run", cwd=tmp_path).returncode == 0
+    sweep = ["--trials", 1, "--executor", "thread:1", *flags]
+    assert microgpt("sweep", "sweep", *sweep, cwd=tmp_path).returncode == 0
+    before = sorted(tmp_path.rglob("*"))
+    for command, found in (
+        (["sweep", "run", *sweep], "checkpoint.npz"),
+        (["train", *flags, "--out", "sweep"], "sweep.json"),
+    ):
+        process = microgpt(*command, cwd=tmp_path)
+        assert process.returncode == 2 and process.stderr.count("\n") == 1
+        assert "--out: expected a directory without a" in process.stderr and f"found {found} in" in process.stderr
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,5 +1,6 @@
 """Signals: a run that is asked to stop finishes its step, saves itself, and says so with its exit code."""
 
+import errno
 import os
 import random
 import signal
@@ -21,7 +22,7 @@ from microgpt.commands import train
 from microgpt.core.trainer import Trainer
 from microgpt.runs import checkpoint, run
 
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 138}
 SETTINGS = {"num_steps": 10**6, "n_embd": 32, "n_layer": 2, "batch_size": 16}
 
 
@@ -108,6 +109,61 @@ def test_impatience(folder):
     assert run.load(str(folder / "run")).step == 0
 
 
+def wait_for_a_step(metrics):
+    while not metrics.exists() or not metrics.stat().st_size:
+        time.sleep(0.01)
+
+
+def test_the_model_so_far(folder):
+    """Ctrl-C in microgpt.train() without a directory gives the model so far, also to a session that did not expect it,
+    as in a notebook."""
+    code = """
+import microgpt
+try:
+    microgpt.train("names.txt", num_steps=10**9, metrics="m")
+except KeyboardInterrupt as error:
+    model = error.model
+    print(isinstance(error, microgpt.Interrupted), "sys.last_value.model" in str(error))
+    print(len(model.history.losses) > 0, len(model.sample(2)))
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment, text=True, **streams)
+    wait_for_a_step(folder / "m")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "True True\nTrue 2\n"), err
+
+
+def test_a_session_keeps_the_model(folder):
+    """After Ctrl-C in an interactive session or a notebook, sys.last_value has the model, as the message says."""
+    lines = ["import sys, microgpt", "microgpt.train('names.txt', num_steps=10**9, metrics='m')"]
+    lines += ["print('kept', len(sys.last_value.model.sample(2)))", ""]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-i", "-q"], cwd=folder, env=environment, text=True, **streams)
+    process.stdin.write("\n".join(lines))
+    process.stdin.flush()
+    wait_for_a_step(folder / "m")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "kept 2" in out, err
+    assert "Interrupted: stopped after step" in err
+
+
+def test_an_unsaved_model(folder, monkeypatch):
+    """If a run cannot be saved, the error of microgpt.train() has the model."""
+
+    def broken(*given):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(run, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(run.Run, "save", broken)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        microgpt.train(folder / "names.txt", num_steps=20, out=folder / "run")
+    assert caught.value.model.history.losses == microgpt.train(folder / "names.txt", num_steps=20).history.losses
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_from_python(folder, times):
     """Ctrl-C in microgpt.train(), even twice, raises KeyboardInterrupt after the run is saved, and the old handler is
@@ -122,8 +178,7 @@ except KeyboardInterrupt:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
-    while not (folder / "run" / run.METRICS).exists() or not (folder / "run" / run.METRICS).stat().st_size:
-        time.sleep(0.01)
+    wait_for_a_step(folder / "run" / run.METRICS)
     for _ in range(times):
         process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[0] == "interrupted True\n" and process.returncode == 0

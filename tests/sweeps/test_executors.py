@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from shutil import which
 from types import SimpleNamespace
 
@@ -239,6 +240,44 @@ def test_python_takes_any_executor(folder):
     assert [t.val_loss for t in found[0]] == sorted(t.val_loss for t in found[0])
 
 
+@pytest.mark.parametrize("error", [None, "cannot be reached"])
+def test_a_shutdown_of_another_form(error, folder, monkeypatch):
+    """An executor whose shutdown() knows only `wait`, or fails, does not cost the table of results."""
+
+    class Plain:
+        def __init__(self):
+            self.pool = ThreadPoolExecutor(1)
+            self.submit = self.pool.submit
+
+        def shutdown(self, wait=True):
+            self.pool.shutdown(wait)
+            if error is not None:
+                raise ConnectionError(error)
+
+    monkeypatch.setitem(sys.modules, "plain", SimpleNamespace(Plain=Plain))
+    process = sweep("s", *TRAINING, "--trials", 3, "--executor", "plain:Plain", cwd=folder)
+    assert process.returncode == 0 and process.stdout.count("done") == 3
+    assert process.stderr == (
+        "" if error is None else f"microgpt: --executor: shutdown has failed: ConnectionError: {error}\n"
+    )
+
+
+@pytest.mark.skipif(find_spec("loky") is None, reason="needs loky")
+def test_loky(expected, folder):
+    """loky's executor, which has no cancel_futures, gives the same trials and the table."""
+    process = sweep_apart("s", *SWEEP, "--executor", "loky:get_reusable_executor", cwd=folder)
+    assert process.returncode == 0 and process.stdout.startswith("trial  held-out loss")
+    assert trials(folder / "s") == expected("random")[0]
+
+
+def test_pools_end_before_the_sweep(folder):
+    """No worker process and no thread of a pool is left after a sweep: at Python's exit they would print errors."""
+    before = set(threading.enumerate())
+    microgpt.sweep(folder / "s", trials=2, executor="process:2", input=folder / "names.txt", num_steps=5)
+    assert set(threading.enumerate()) <= before
+    assert active_children() == []
+
+
 class Inline(Executor):
     """An Executor that runs each task inside submit(), after changing it."""
 
@@ -270,7 +309,7 @@ def test_workers_that_see_another_directory(folder, tmp_path):
 
 BAD = ["", "process:0", "process:-1", "process:x", "process:1.5", "process:1025", "process:", "thread:0", "thread:",
        "dask", "dask:", "dask:host", "dask:tcp://host:port", "mpi:3", "processes", "no_such_module:f", "os:nope",
-       "os:sep", "os:getcwd", "a b:c", pytest.param("mpi", marks=needs_mpi)]  # fmt: skip
+       "os:sep", "os:getcwd", "os.path:join", "a b:c", pytest.param("mpi", marks=needs_mpi)]  # fmt: skip
 
 
 @pytest.mark.parametrize("executor", BAD)
@@ -278,6 +317,7 @@ def test_an_executor_that_is_none(executor, folder):
     """An unknown or unavailable executor gives one line that names the flag, and nothing is written."""
     process = sweep("s", *TRAINING, "--trials", 3, "--executor", executor, cwd=folder)
     assert process.returncode == 2 and process.stderr.startswith("microgpt: --executor: expected"), process.stderr
+    assert "No module named" not in process.stderr and "has no attribute" not in process.stderr
     assert not (folder / "s").exists()
 
 

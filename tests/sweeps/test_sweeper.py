@@ -27,6 +27,7 @@ from sweeping import (
     children_of,
     is_running,
     sweep,
+    sweep_apart,
     trainer_of,
     trials,
     until,
@@ -304,6 +305,19 @@ def test_a_file_that_may_not_grow(folder):
 
 
 # ---- trials that fail ----
+
+
+@pytest.mark.parametrize("executor", ["thread:1", "process:1"])
+def test_a_path_that_is_not_utf8(executor, folder):
+    """A sweep whose input path has bytes that are not UTF-8 writes its trials as JSON, and can be resumed."""
+    path = os.fsdecode(os.fsencode(folder) + b"/n\xff.txt")
+    (folder / "names.txt").rename(path)
+    flags = ["--input", path, "--num-steps", 3, "--trials", 2, "--executor", executor]
+    assert sweep_apart("s", *flags, cwd=folder).returncode == 0
+    more = sweep_apart("--resume", "s", "--trials", 3, "--executor", executor, "--json", cwd=folder)
+    assert more.returncode == 0
+    for text in (folder / "s" / "trials.jsonl").read_text("utf-8"), more.stdout:
+        assert [json.loads(line)["settings"]["input"] for line in text.splitlines()] == [path] * 3
 
 
 def test_a_failure_ends_only_its_own_trial(folder):
