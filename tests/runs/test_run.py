@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import tomllib
+import warnings
 from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,6 +126,7 @@ def test_metrics_that_fail_now_and_then(directory, trainer, monkeypatch, recwarn
 
     monkeypatch.setattr(os, "write", sometimes)
     notices = []
+    warnings.simplefilter("always")  # as far as this test: recwarn restores the filters
     for step, failing in enumerate([False, True, True, False, True, False], 1):
         fails[:] = [True] * failing
         target.add_metrics(step, [1.0], [0.1], None)
