@@ -280,12 +280,12 @@ def test_names():
         microgpt.nothing  # noqa: B018
 
 
-def test_default_input_elsewhere(tmp_path, monkeypatch, capsys):
+def test_default_input_elsewhere(tmp_path, monkeypatch):
     """Without input.txt in the directory, train() uses the names that come with the package, and so does held_out()."""
     monkeypatch.chdir(tmp_path)
     settings = {**TINY, "val_fraction": 0.1}
-    found = microgpt.train(**settings)
-    assert "not found in this directory" in capsys.readouterr().err
+    with pytest.warns(microgpt.MicrogptWarning, match="not found in this directory"):
+        found = microgpt.train(**settings)
     same = microgpt.train(str(INPUT), **settings)
     assert found.history.losses == same.history.losses
     assert found.held_out() == same.held_out(INPUT)

@@ -47,10 +47,13 @@ def notice(message: object) -> None:
 
 def _depth_of_caller() -> int:
     """The stacklevel, for notice(), of the code that called this package."""
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        frame, depth = frame.f_back, depth + 1
-    return depth
+    found, depth, frame = 1, 1, sys._getframe(1).f_back
+    while frame is not None:
+        depth += 1
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            found = depth
+        frame = frame.f_back
+    return found + 1
 
 
 def reason(error: Exception) -> object:

@@ -63,10 +63,8 @@ def best_before(trainer: Trainer, run: Run | None, best: Checkpoint | None) -> C
         best = run.best()
     if best is None or best.step == trainer.step_count:
         return None
-    remedy = (
-        f"; it has been higher since: try {given('num_steps', best.step)}, {given('patience', 5)}, a larger "
-        f"{named('weight_decay')} or a smaller {named('n_embd')}"
-    )
+    stop = given("num_steps", best.step) + (f", {given('patience', 5)}" if not trainer.config.patience else "")
+    remedy = f"; it has been higher since: try {stop}, a larger {named('weight_decay')} or a smaller {named('n_embd')}"
     notice(
         f"using the weights of step {best.step}, where the held-out loss was lowest ({trainer.best_val_loss:.4f})"
         f"{remedy if trainer.n_worse else ''}"

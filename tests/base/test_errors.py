@@ -40,7 +40,7 @@ def test_renamed(before, raised, wanted):
 
 
 LETTERS = [
-    "می\u200cخواهم",
+    "نمی\u200cروم",
     "क्\u200dष",
     "👩\u200d🚀",
     "10\u00a0000\u202f€\u00a0!",

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from microgpt.base.config import Config
-from microgpt.base.errors import ConfigError
+from microgpt.base.errors import ConfigError, DataError, SamplingError
 from microgpt.core.activations import activations
 from microgpt.core.documents import Documents
-from microgpt.core.evaluate import Evaluator
+from microgpt.core.evaluate import Evaluator, mean
 from microgpt.core.params import Parameters
 from microgpt.core.sample import place
 
@@ -52,6 +52,21 @@ def test_every_character_counts(split, block_size):
         assert measure.document_loss is None
 
 
+def test_nothing_to_predict():
+    """Empty running text has nothing to predict: alone it is refused, beside others it changes nothing."""
+    params = model("none", 4)
+    with pytest.raises(DataError, match="expected at least one character, found none"):
+        Evaluator(params, [""])
+    assert Evaluator(params, ["", "abcdefg", ""]).losses().tolist() == Evaluator(params, ["abcdefg"]).losses().tolist()
+
+
+@pytest.mark.parametrize("losses", [[1.0, math.inf], [math.nan], [1e308] * 3], ids=str)
+def test_a_mean_is_finite(losses):
+    """A mean that is not finite, or too large to add up, raises SamplingError."""
+    with pytest.raises(SamplingError, match="the model's weights are too large"):
+        mean(losses)
+
+
 def documents(folder, lines, **settings):
     (folder / "input.txt").write_text("\n".join(lines))
     config = Config(input=str(folder / "input.txt"), **({"val_fraction": 0.1} | settings))
@@ -85,7 +100,11 @@ def test_older_runs_may_have_seen_copies(tmp_path):
 def test_a_text_of_many_copies(tmp_path):
     """Where every text has more copies than may be held out, one with the fewest copies is."""
     found = documents(tmp_path, ["a"] * 50 + ["b"] * 40 + ["c"] * 60)
-    assert found.held_out == ["b"] * 40
+    assert found.held_out == ["b"] * 40 and found.n_held_out == 40
+    for seed in range(5):  # among equals, the last after the shuffle
+        lines = list("abcdefgh" * 20)
+        random.Random(seed).shuffle(order := list(lines))
+        assert documents(tmp_path, lines, seed=seed, val_fraction=0.01).held_out == order[-1:] * 20
     with pytest.raises(ConfigError, match="two different documents"):
         documents(tmp_path, ["a"] * 50)
 
