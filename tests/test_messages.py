@@ -206,7 +206,7 @@ def patterns(path: Path) -> dict[str, int]:
         else:
             continue
         for text in [t for argument in spoken for t in texts(argument, functions)] + texts_of(called, functions):
-            if re.search(r"[a-z]{3}", pattern_of(text)):
+            if re.search(r"[a-z]{3}", pattern_of(text)) and "\\ " in pattern_of(text):  # not a name alone
                 found.setdefault(pattern_of(text), text.lineno)
     return found
 
