@@ -32,8 +32,8 @@ from ..base.threads import check
 from ..runs.run import FILES, SWEEP
 from . import executors
 from .plan import Plan
+from .records import INTERRUPTED, PAUSED, REPEATED, RUNNING_FILE, UNSAVED, Task, Trial
 from .space import varied_settings
-from .trial import INTERRUPTED, PAUSED, REPEATED, RUNNING_FILE, UNSAVED, Task, Trial
 
 TRIALS = "trials.jsonl"
 POLL_SECONDS = 0.1  # between two checks for a request to stop
