@@ -364,7 +364,7 @@ def test_equal_runs_give_equal_bytes(folder, tmp_path):
 
 @pytest.mark.parametrize("arguments, says", [
     (["line", "-o", "p.html", "--texts", "abc,xyz"], "--texts: expected characters of the vocabulary"),
-    (["line", "-o", "p.html", "--texts", "abcdefgha"], "--texts: expected at most 8 characters (context length 8), found 9"),
+    (["line", "-o", "p.html", "--texts", "abcdefgha"], "--texts: expected at most 8 characters (context length 8)"),
     (["running", "-o", "p.html", "--texts", ""], "--texts: expected at least one character, found none"),
     (["line", "-o", "p.png"], "--output: expected a name that ends in .html, found 'p.png'"),
     (["line"], "--output: expected a name that ends in .html, found none"),

@@ -39,8 +39,8 @@ from microgpt.base.files import Folder
 from microgpt.base.settings import flag
 from microgpt.runs import run
 from microgpt.sweeps import worker
+from microgpt.sweeps.records import Task, Trial
 from microgpt.sweeps.sweeper import Sweeper
-from microgpt.sweeps.trial import Task, Trial
 
 
 def count(directory):
