@@ -123,7 +123,7 @@ def test_a_signal(folder, rank):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_job(folder, number):
     """The job script in docs/scale.md saves the run, even if a step takes longer than mpiexec waits after SIGTERM."""
-    script = re.search("```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)[1]
+    script = re.search("```text\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)[1]
     (folder / "job.sh").write_text(script)
     path = os.pathsep.join([str(Path(sys.executable).parent), str(Path(MPIEXEC).parent), os.environ["PATH"]])
     environment = ENVIRONMENT | {"PATH": path, "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
