@@ -21,7 +21,7 @@ from typing import Any
 
 from ..base.config import Config, RunSettings, Sweep
 from ..base.config_file import with_recipe
-from ..base.errors import ConfigError, DataError, named
+from ..base.errors import ConfigError, DataError, given, named
 from ..base.files import AnyPath, Folder, folder_at, path_text, write_all
 from ..base.progress import progress_bar
 from ..base.settings import Given
@@ -142,7 +142,7 @@ def create_directory(path: str) -> Folder:
         names = sorted(os.listdir(folder.fd))
         held = [name for name in names if name in (SWEEP, TRIALS, *FILES) or name.startswith("trial-")]
         if held:
-            advice = f"; {named('resume')} {path} continues it" if SWEEP in held else ""
+            advice = f"; {given('resume', path)} continues it" if SWEEP in held else ""
             expected = "a directory without a sweep or a run"
             raise ConfigError(f"expected {expected}, found {held[0]} in {path!r}{advice}", argument="out")
         on_error.pop_all()
@@ -346,7 +346,7 @@ class Sweeper:
             suspects += (started := [t for t in dead if os.path.exists(self.folder.file(t.name))] or dead)
             waiting = [t for t in dead if t not in started]
         if error:
-            raise OSError(f"{error}; fix this, then {named('resume')} {self.folder.path} continues")
+            raise OSError(f"{error}; fix this, then {given('resume', self.folder.path)} continues")
 
     def results(self, trials: list[Trial], task: Task) -> Iterator[tuple[Trial, Trial | None]]:
         """Yield (trial, its result or None if its worker died) as each one ends; cancelled trials are left out.
@@ -375,7 +375,7 @@ class Sweeper:
         except (RuntimeError, CancelledError) as error:  # BrokenExecutor is a RuntimeError
             raise OSError(
                 f"{named('executor')}: the executor has failed ({type(error).__name__}: {error}); "
-                f"{named('resume')} {self.folder.path} continues with a new one"
+                f"{given('resume', self.folder.path)} continues with a new one"
             ) from None
         finally:
             for future in futures:

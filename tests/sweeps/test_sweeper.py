@@ -127,7 +127,7 @@ def test_a_directory_has_one_sweep_at_a_time(folder):
     assert second.returncode == 2 and "found sweep.json in 's'; --resume s continues it" in second.stderr
     (folder / "other" / "trial-00000").mkdir(parents=True)
     second = sweep("other", *LONG, cwd=folder)
-    assert second.returncode == 2 and "expected a directory without a sweep or a run, found trial-00000" in second.stderr
+    assert second.returncode == 2 and "without a sweep or a run, found trial-00000" in second.stderr
 
 
 def test_a_line_that_was_cut_off_is_written_anew(folder):
