@@ -19,7 +19,7 @@ from .metrics import Metrics
 
 if TYPE_CHECKING:
     from ..base.progress import Reporter
-    from ..core.checkpoint import Checkpoint
+    from ..core.state import Checkpoint
     from ..core.trainer import Trainer
     from .run import Run
 

@@ -13,9 +13,9 @@ from ..base.config_file import to_toml
 from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, given, named
 from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
-from ..core.checkpoint import Checkpoint
 from ..core.documents import TEXTS
 from ..core.evaluate import Measure
+from ..core.state import Checkpoint
 from . import checkpoint
 from .history import History
 from .metrics import CHECKPOINT, Metrics
