@@ -83,11 +83,13 @@ def test_type_checker(tmp_path, program, needed):
     found = re.findall(r'program.py:(\d+): (?:error: .*\[|note: Revealed type is ")(.*)["\]]\n', checked.stdout)
     assert checked.stderr == ""
     wanted = [(i, line.partition("  # ")[2]) for i, line in enumerate(program.splitlines(), 1) if "  # " in line]
-    assert [(int(i), re.sub(r"builtins\.|microgpt\.(api|sweeps\.trial)\.", "", what)) for i, what in found] == wanted
+    assert [(int(i), re.sub(r"builtins\.|microgpt\.(api|sweeps\.records)\.", "", what)) for i, what in found] == wanted
 
 
 @pytest.mark.parametrize("function, settings, more", [
-    (microgpt.train, Config, ["recipe", "out", "resume", "metrics", "threads", "progress"]),
+    (microgpt.train, Config, [
+        "recipe", "out", "fresh", "resume", "init_from", "last", "metrics", "threads", "progress",
+    ]),
     (microgpt.Model.sample, Sampling, ["self"]), (microgpt.Model.sample_probs, Sampling, ["self"]),
 ])  # fmt: skip
 def test_signatures(function, settings, more):

@@ -321,13 +321,14 @@ def test_a_path_that_is_not_utf8(executor, folder):
 
 
 def test_a_failure_ends_only_its_own_trial(folder):
-    """A missing text or a model that is too large makes a trial failed or invalid; the exit code shows if no trial is
-    done."""
-    flags = ["--num-steps", 5, "--sampler", "grid", "--executor", "thread:2"]
-    assert sweep("s", "--input", "names.txt,missing.txt", "--n-embd", "16,65536", *flags, cwd=folder).returncode == 0
+    """Weights that overflow or a model that is too large make a trial failed or invalid; the exit code shows if no
+    trial is done."""
+    flags = ["--num-steps", 100, "--sampler", "grid", "--executor", "thread:2"]
+    searched = ["--n-embd", "16,65536", "--learning-rate", "0.01,900", "--weight-decay", 900]
+    assert sweep("s", "--input", "names.txt", *searched, *flags, cwd=folder).returncode == 0
     found = trials(folder / "s")
-    assert [t["status"] for t in found] == ["done", "invalid", "failed", "failed"]
-    assert "at most 2147483647 parameters" in found[1]["error"] and "missing.txt" in found[2]["error"]
+    assert [t["status"] for t in found] == ["done", "failed", "invalid", "invalid"]
+    assert "finite" in found[1]["error"] and "at most 2147483647 parameters" in found[2]["error"]
     process = sweep("t", "--input", "names.txt", "--learning-rate", 900, "--weight-decay", 900, *flags[2:], cwd=folder)
     assert process.returncode == 1 and process.stderr == "microgpt: 0 of 1 trials finished\n"
     assert [t["status"] for t in trials(folder / "t")] == ["failed"]
