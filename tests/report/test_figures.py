@@ -480,7 +480,7 @@ def test_several_runs(folder):
     assert [run["name"] for run in data["runs"]] == ["running", "line"]
     assert [run["mean_over"] for run in data["runs"]] == ["tokens", "tokens"]
     assert data["notices"] == [
-        "The training losses are not comparable: the runs differ in training texts and vocabulary.",
+        "The training losses are not comparable: the runs differ in training texts, vocabulary and context length.",
         "The held-out losses are not comparable: the runs differ in held-out texts and vocabulary.",
     ]
     assert data["run"]["running"] and set(data["runs"][0]["baselines"]) == {"uniform guess", "bigram table"}
