@@ -74,13 +74,20 @@ class Folder:
         self.check(name)
         with naming(name), self.temporary(name) as new:
             self.create(new, data)
-            with open(new, "rb", opener=self.open) as file:
-                if not same_content(file, data):
-                    raise OSError(errno.EIO, "expected to read back what was written, found something else", name)
+            if not self.holds(new, data):
+                raise OSError(errno.EIO, "expected to read back what was written, found something else", name)
             if previous is not None:
                 self.keep(name, previous)
             self.rename(new, name)
             os.fsync(self.fd)
+
+    def holds(self, name: str, data: bytes) -> bool:
+        """Whether there is such a file with this content."""
+        try:
+            with open(name, "rb", opener=self.open) as file:
+                return same_content(file, data)
+        except FileNotFoundError:
+            return False
 
     @contextmanager
     def temporary(self, name: str) -> Iterator[str]:

@@ -29,6 +29,8 @@ class Parser(argparse.ArgumentParser):
         if args[:1] == ["help"]:  # `microgpt help COMMAND` is `microgpt COMMAND --help`
             args = [*args[1:], "--help"]
         arguments, unknown = self.parse_known_args(args, namespace)
+        if getattr(arguments, "texts", None) == [] and not any(word.startswith("-") for word in unknown):
+            arguments.texts, unknown = unknown, []  # argparse ends a list of words at the first flag, even an empty one
         if unknown:
             parser = arguments.parser
             name = unknown[0].partition("=")[0]

@@ -15,7 +15,7 @@ from .parser import add_command, add_run_settings, add_threads, n_threads, run_s
 from .printing import numbered
 
 if TYPE_CHECKING:
-    from ..core.checkpoint import Checkpoint
+    from ..core.state import Checkpoint
     from ..core.trainer import Trainer
     from ..runs.metrics import Metrics
     from ..runs.ranks import Ranks

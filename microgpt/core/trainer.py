@@ -18,7 +18,6 @@ from ..base.files import path_or_texts
 from ..base.settings import suggestion
 from ..base.threads import number
 from . import evaluate, model
-from .checkpoint import Checkpoint
 from .data import MAX_COUNT, Dataset
 from .documents import Documents
 from .evaluate import Measure
@@ -27,6 +26,7 @@ from .params import Parameters, arrays, count
 from .program import Program, Replay
 from .schedule import schedule
 from .shards import Ranks, Tree, cut
+from .state import Checkpoint
 from .tokens import Tokens
 
 SIZES = "n_embd", "n_layer", "block_size", "batch_size"  # the settings that determine a model's memory

@@ -61,8 +61,8 @@ def to_onnx(model: Trained, name: str) -> bytes:
 
 
 def to_python(model: Trained, name: str) -> bytes:
-    """standalone.py with the model inside, in ASCII; reading the numbers back gives exactly the same values."""
-    source = Path(__file__).with_name("standalone.py").read_text(encoding="utf-8")
+    """plain_python.py with the model inside, in ASCII; reading the numbers back gives exactly the same values."""
+    source = Path(__file__).with_name("plain_python.py").read_text(encoding="utf-8")
     before, model_begins, rest = source.partition("# ---- the model ----\n")
     _, model_ends, after = rest.partition("# ---- values derived from the model ----\n")
     config = model.config

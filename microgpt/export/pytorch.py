@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the usual name in PyTorch code
 
 from ..base.errors import ConfigError
-from ..core.checkpoint import Checkpoint
 from ..core.params import by_rows, row_shapes
+from ..core.state import Checkpoint
 from ..core.tokens import Tokens
 from ..kernels import RMSNORM_EPS
 

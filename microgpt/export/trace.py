@@ -9,7 +9,7 @@ import numpy as np
 from ..base import memory
 from ..base.config import Config
 from ..base.errors import ConfigError, named
-from ..core.activations import collect_activations
+from ..core.intermediates import collect_activations
 from ..core.params import by_rows
 from ..core.program import Replay
 from ..core.trainer import Trainer, gradient_of, record

@@ -24,8 +24,8 @@ from ..base.errors import CheckpointError, ConfigError, DataError, MissingError,
 from ..base.files import open_file
 from ..base.package import __version__
 from ..base.terminal import reason, shown
-from ..core.checkpoint import Checkpoint
 from ..core.params import count, table
+from ..core.state import Checkpoint
 from ..core.tokens import Tokens
 from . import npz
 

@@ -19,7 +19,7 @@ from .metrics import Metrics
 
 if TYPE_CHECKING:
     from ..base.progress import Reporter
-    from ..core.checkpoint import Checkpoint
+    from ..core.state import Checkpoint
     from ..core.trainer import Trainer
     from .run import Run
 
@@ -104,7 +104,7 @@ def run_steps(
         now = time.monotonic()
         chunk = chunk * 2 if now - started < CHUNK_SECONDS else max(1, chunk // 2)
         by_time = not config.checkpoint_every and now > saved + SAVE_SECONDS
-        if run is not None and (by_time or due(config.checkpoint_every, step)):
+        if run is not None and not trainer.done and (by_time or due(config.checkpoint_every, step)):
             saved = now
             save_or_notice(run.save, trainer)
     return best

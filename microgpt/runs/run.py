@@ -13,9 +13,9 @@ from ..base.config_file import to_toml
 from ..base.errors import CheckpointError, ConfigError, MissingError, UnreadableError, given, named
 from ..base.files import Folder, folder_at
 from ..base.terminal import notice, reason
-from ..core.checkpoint import Checkpoint
 from ..core.documents import TEXTS
 from ..core.evaluate import Measure
+from ..core.state import Checkpoint
 from . import checkpoint
 from .history import History
 from .metrics import CHECKPOINT, Metrics
@@ -148,6 +148,7 @@ class Run:
         self._saved: tuple[int, int] | None = None  # (step, num_steps) of the last checkpoint
         self._replaces = False  # whether the directory holds another run, which start() replaces
         self.num_steps_before: int | None = None  # in the checkpoint to resume
+        self._best: bytes | None = None  # the best checkpoint, until it is saved
         self._last: Checkpoint | None = None  # of the end of the run, until it is saved
         self._metrics_failed = False  # at the last attempt
         self._held = ExitStack()  # the directory, its lock and the metrics, until close()
@@ -284,13 +285,21 @@ class Run:
 
     def _save_all(self, saved: Checkpoint) -> None:
         self.save(saved)
+        with self._saving(BEST, saved):
+            self._write_best()
         self.metrics.sync(last=True)
         self._last = None
 
     def save_best(self, saved: Checkpoint) -> None:
         """Save a checkpoint whose held-out loss is the lowest so far."""
         with self._saving(BEST, saved):
-            self._write(BEST, checkpoint.to_bytes(saved))
+            self._best = checkpoint.to_bytes(saved)
+            self._write_best()
+
+    def _write_best(self) -> None:
+        if self._best is not None:
+            self._write(BEST, self._best)
+            self._best = None
 
     def best(self) -> Checkpoint | None:
         """The checkpoint with the lowest held-out loss, if there is a readable one."""
@@ -317,6 +326,8 @@ class Run:
                 raise
             try:
                 checkpoint.load(self.folder.file(CHECKPOINT), self.folder.open)
+                if self.folder.holds(name, data):  # only the last fsync has failed
+                    raise
                 os.unlink(PREVIOUS, dir_fd=self.folder.fd)
             except (CheckpointError, FileNotFoundError):
                 raise error from None

@@ -15,8 +15,8 @@ import numpy as np
 from ..base import memory
 from ..base.errors import CheckpointError, optional
 from ..base.terminal import shown
-from ..core.checkpoint import Checkpoint
 from ..core.params import Parameters, by_rows, row_shapes
+from ..core.state import Checkpoint
 from ..core.tokens import Tokens
 from . import checkpoint
 from .checkpoint import MAX_JSON, MAX_JSON_PARTS, State, check_arrays, digest, parse_state, read_whole

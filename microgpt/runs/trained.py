@@ -17,12 +17,12 @@ from ..base.settings import Given
 from ..base.signature import accepts
 from ..base.terminal import shown
 from ..base.threads import check
-from ..core.activations import Activations, activations
-from ..core.checkpoint import Checkpoint
 from ..core.documents import Documents
 from ..core.evaluate import Evaluator, mean
+from ..core.intermediates import Activations, activations
 from ..core.params import Parameters
 from ..core.sample import place, samples
+from ..core.state import Checkpoint
 from .history import History
 from .inputs import resolve_input
 

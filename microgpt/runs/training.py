@@ -10,7 +10,7 @@ from ..base.config import RUNNING_TEXT, Config, resumed
 from ..base.errors import ConfigError, DataError, named
 from ..base.settings import Given
 from ..base.terminal import shown
-from ..core.checkpoint import Checkpoint
+from ..core.state import Checkpoint
 from ..core.trainer import Trainer
 from .inputs import given_input, input_of_run
 from .metrics import Metrics

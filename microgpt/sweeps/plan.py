@@ -16,6 +16,7 @@ from ..base.terminal import reason
 from ..core.documents import Documents
 from ..runs.inputs import input_of_trial
 from ..runs.run import SWEEP
+from .records import Trial
 from .space import (
     Space,
     as_text,
@@ -29,7 +30,6 @@ from .space import (
     tpe_points,
     varied_settings,
 )
-from .trial import Trial
 
 VAL_FRACTION = 0.1  # the default here, because trials are compared by their held-out losses
 

@@ -13,9 +13,9 @@ from ..report import plot as runs_plot
 from ..report.plot import check_name, pyplot, save, text
 from ..runs.run import SWEEP
 from .plan import Plan
+from .records import Trial
 from .space import Space, Values, bounds, varied_settings
 from .sweeper import TRIALS, read_trials
-from .trial import Trial
 
 Styles = list[tuple[list[Trial], dict[str, Any]]]
 

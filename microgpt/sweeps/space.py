@@ -15,7 +15,7 @@ from ..base.settings import check, kind, parse, plain, suggestion
 from ..base.terminal import shown
 
 if TYPE_CHECKING:
-    from .trial import Trial
+    from .records import Trial
 
 FIXED = {"input", "split", "val_fraction", "val_split", "val_seed"}  # which choose the texts
 SETTINGS = {f.name: f for f in fields(Config)}

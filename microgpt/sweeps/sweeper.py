@@ -21,7 +21,7 @@ from typing import Any
 
 from ..base.config import Config, RunSettings, Sweep
 from ..base.config_file import with_recipe
-from ..base.errors import ConfigError, DataError, named
+from ..base.errors import ConfigError, DataError, given, named
 from ..base.files import AnyPath, Folder, folder_at, path_text, write_all
 from ..base.progress import progress_bar
 from ..base.settings import Given
@@ -32,8 +32,8 @@ from ..base.threads import check
 from ..runs.run import FILES, SWEEP
 from . import executors
 from .plan import Plan
+from .records import INTERRUPTED, PAUSED, REPEATED, RUNNING_FILE, UNSAVED, Task, Trial
 from .space import varied_settings
-from .trial import INTERRUPTED, PAUSED, REPEATED, RUNNING_FILE, UNSAVED, Task, Trial
 
 TRIALS = "trials.jsonl"
 POLL_SECONDS = 0.1  # between two checks for a request to stop
@@ -135,14 +135,17 @@ def run(
 def create_directory(path: str) -> Folder:
     """Create and lock the directory of a new sweep.  Raises ConfigError if it already holds a sweep or a run."""
     os.makedirs(path, exist_ok=True)
-    folder = Folder(path)
-    folder.lock("sweeping")
-    names = sorted(os.listdir(folder.fd))
-    held = [name for name in names if name in (SWEEP, TRIALS, *FILES) or name.startswith("trial-")]
-    if held:
-        advice = f"; {named('resume')} {path} continues it" if SWEEP in held else ""
-        expected = "a directory without a sweep or a run"
-        raise ConfigError(f"expected {expected}, found {held[0]} in {path!r}{advice}", argument="out")
+    with ExitStack() as on_error:
+        folder = Folder(path)
+        on_error.callback(folder.close)
+        folder.lock("sweeping")
+        names = sorted(os.listdir(folder.fd))
+        held = [name for name in names if name in (SWEEP, TRIALS, *FILES) or name.startswith("trial-")]
+        if held:
+            advice = f"; {given('resume', path)} continues it" if SWEEP in held else ""
+            expected = "a directory without a sweep or a run"
+            raise ConfigError(f"expected {expected}, found {held[0]} in {path!r}{advice}", argument="out")
+        on_error.pop_all()
     return folder
 
 
@@ -150,8 +153,14 @@ def open_directory(path: str) -> Folder:
     """Open and lock the directory of an existing sweep.  Raises DataError if there is none."""
     folder = folder_at(path)
     if folder is None or not os.path.exists(folder.file(SWEEP)):
+        if folder is not None:
+            folder.close()
         raise DataError(f"expected the directory of a sweep, found {path!r}", argument="resume")
-    folder.lock("sweeping")
+    try:
+        folder.lock("sweeping")
+    except BaseException:
+        folder.close()
+        raise
     return folder
 
 
@@ -337,7 +346,7 @@ class Sweeper:
             suspects += (started := [t for t in dead if os.path.exists(self.folder.file(t.name))] or dead)
             waiting = [t for t in dead if t not in started]
         if error:
-            raise OSError(f"{error}; fix this, then {named('resume')} {self.folder.path} continues")
+            raise OSError(f"{error}; fix this, then {given('resume', self.folder.path)} continues")
 
     def results(self, trials: list[Trial], task: Task) -> Iterator[tuple[Trial, Trial | None]]:
         """Yield (trial, its result or None if its worker died) as each one ends; cancelled trials are left out.
@@ -366,7 +375,7 @@ class Sweeper:
         except (RuntimeError, CancelledError) as error:  # BrokenExecutor is a RuntimeError
             raise OSError(
                 f"{named('executor')}: the executor has failed ({type(error).__name__}: {error}); "
-                f"{named('resume')} {self.folder.path} continues with a new one"
+                f"{given('resume', self.folder.path)} continues with a new one"
             ) from None
         finally:
             for future in futures:

@@ -17,7 +17,7 @@ from ..runs.history import History
 from ..runs.inputs import input_of_trial
 from ..runs.metrics import CHECKPOINT
 from ..runs.run import PREVIOUS, Run
-from .trial import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
+from .records import INTERRUPTED, PAUSED, RUNNING_FILE, UNSAVED, Task, Trial
 
 POLL_SECONDS = 0.1  # between two checks of the time limit and of whether the sweep still runs
 

@@ -91,6 +91,8 @@ def test_score_command(folder):
     characters = "  ".join(char + number for char in ["a", "b", "b", "a", "<end>"])
     assert re.fullmatch(rf"abba: loss \d+\.\d{{4}}, bits  {characters}", first)
     assert re.fullmatch(rf": loss \d+\.\d{{4}}, bits  <end>{number}", second)
+    for flags in (["--last", "abba"], ["abba", "--last"], ["--threads=1", "--last", "abba"]):  # in any order
+        assert microgpt("score", "run", *flags, cwd=folder).stdout.splitlines() == [first]
 
 
 def test_unknown_characters(folder):

@@ -8,9 +8,9 @@ import pytest
 
 from microgpt.base.config import Config
 from microgpt.base.errors import ConfigError, DataError, SamplingError
-from microgpt.core.activations import activations
 from microgpt.core.documents import Documents
 from microgpt.core.evaluate import Evaluator, mean
+from microgpt.core.intermediates import activations
 from microgpt.core.params import Parameters
 from microgpt.core.sample import place
 

@@ -14,8 +14,8 @@ from helpers import TINY, everything, tiny_trainer, write_names
 from microgpt.api import Model
 from microgpt.base.config import Config
 from microgpt.base.errors import CheckpointError, NotFiniteError
-from microgpt.core.checkpoint import Checkpoint
 from microgpt.core.optimizer import Adam, Optimizer
+from microgpt.core.state import Checkpoint
 from microgpt.core.trainer import Trainer
 from microgpt.kernels import compiled as c
 from microgpt.runs import checkpoint, run

@@ -131,7 +131,7 @@ def test_its_uses(trained, monkeypatch, tmp_path, capfd):
     for name, *rest in ["sample", "--num-samples", "3"], ["eval"], ["score", "ab"], report, export:
         found = []
         for path in ["run"], ["run/best.npz"], ["run", "--last"], ["run/checkpoint.npz"]:
-            assert main([name, *path, *rest]) == 0
+            assert main([name, path[0], *rest, *path[1:]]) == 0
             out, err = capfd.readouterr()
             assert err.startswith(said) and err.count("\n") == 1 if path == ["run"] else "using best" not in err
             figures = {key: json.loads(out)[key] for key in ("texts", "losses")} if name == "report" else out
@@ -149,16 +149,16 @@ def test_load(trained):
 
 
 @pytest.mark.parametrize("out", [False, True])
-def test_train_returns_it(trained, tmp_path, monkeypatch, out, capfd):
+def test_train_returns_it(trained, tmp_path, monkeypatch, out, recwarn):
     """microgpt.train returns the best weights, with or without a directory, and suggests a remedy in one line."""
     monkeypatch.chdir(trained)
     more = {"out": tmp_path / "run"} if out else {}
     best = package.train("names.txt", **SETTINGS, **more)
     wanted = package.load(trained / "run" / run.BEST)
     assert same(best, wanted) and best.step == wanted.step
-    said = capfd.readouterr().err
-    assert said.startswith(f"microgpt: using the weights of step {best.step}, where the held-out loss was lowest (")
-    assert all(name in said for name in (f"num_steps {best.step}", "patience", "weight_decay", "n_embd"))
+    said = str(recwarn.pop(package.MicrogptWarning).message)
+    assert said.startswith(f"using the weights of step {best.step}, where the held-out loss was lowest (")
+    assert all(name in said for name in (f"num_steps={best.step}", "patience=5", "weight_decay", "n_embd"))
     last = package.train("names.txt", **SETTINGS, last=True)
     assert same(last, package.load(trained / "run", last=True)) and last.step == 70
     assert everything(best._saved) == everything(wanted._saved) | {"config": best.config}
@@ -177,13 +177,12 @@ def test_the_samples_at_the_end(trained, tmp_path):
     assert microgpt(*arguments, "--out", tmp_path / "run").stdout == found.stdout
 
 
-def test_another_that_cannot_be_used(trained, tmp_path, capfd):
+def test_another_that_cannot_be_used(trained, tmp_path, recwarn):
     """If best.npz is damaged, loading uses the final weights, with one notice; resuming never uses best.npz."""
     shutil.copytree(trained / "run", tmp_path / "run")
     (tmp_path / "run" / run.BEST).write_bytes(b"damaged")
     assert same(package.load(tmp_path / "run"), package.load(trained / "run", last=True))
-    said = capfd.readouterr().err.splitlines()
-    assert len(said) == 1 and said[0].endswith("; using the final weights")
+    assert [str(each.message).endswith("; using the final weights") for each in recwarn] == [True]
     assert package.train(resume=trained / "run", last=True).step == 70
 
 
@@ -229,7 +228,7 @@ def test_eval_held_out_is_refused(trained, tmp_path):
     for out, more in ("none", settings), ("changed", settings | {"val_fraction": 0.2}):
         assert microgpt("train", "--input", names, "--out", out, *flags(**more), cwd=tmp_path).returncode == 0
     (tmp_path / "names.txt").write_text("anna\nbob\ncarol\n")
-    for path, code, said in ("none", 2, "--held-out: expected a run with --val-fraction"), ("changed", 1, names):
+    for path, code, said in ("none", 2, "--held-out: expected a run with a held-out set"), ("changed", 1, names):
         process = microgpt("eval", path, "--last", "--held-out", cwd=tmp_path)
         assert (process.returncode, process.stdout, process.stderr.count("\n")) == (code, "", 1)
         assert process.stderr.startswith(f"microgpt: {said}")
@@ -238,7 +237,7 @@ def test_eval_held_out_is_refused(trained, tmp_path):
 # ---- what goes wrong ----
 
 
-def test_a_full_disk(trained, begun, tmp_path, monkeypatch, capfd):
+def test_a_full_disk(trained, begun, tmp_path, monkeypatch, recwarn):
     """If best.npz cannot be written, each failure is a notice, the old file stays intact, and the run is unchanged."""
     trainer, target = begun(tmp_path / "run")
     write_all, bests = files.write_all, new_bests(measured(trained / "run"))
@@ -251,10 +250,10 @@ def test_a_full_disk(trained, begun, tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(files, "write_all", full)
     loop.train(trainer, target)
-    notices = [line for line in capfd.readouterr().err.splitlines() if "training continues" in line]
+    notices = [str(each.message) for each in recwarn if "training continues" in str(each.message)]
     path = tmp_path / "run" / run.BEST
     assert notices == [
-        f"microgpt: {path}: the run cannot be saved at step {step}: No space left on device; training continues"
+        f"{path}: the run cannot be saved at step {step}: No space left on device; training continues"
         for step in bests[1:]
     ]
     assert content(tmp_path / "run", run.CHECKPOINT, run.METRICS) == content(
@@ -265,13 +264,13 @@ def test_a_full_disk(trained, begun, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("precious", path)])
-def test_something_else_in_its_place(trained, begun, tmp_path, make, capfd):
+def test_something_else_in_its_place(trained, begun, tmp_path, make, recwarn):
     """A FIFO, directory or link in its place is not written to: a notice is printed, and training continues."""
     trainer, target = begun(tmp_path / "run")
     (tmp_path / "run" / "precious").write_text("precious")
     make(tmp_path / "run" / run.BEST)
     loop.train(trainer, target)
-    said = capfd.readouterr().err
+    said = "".join(str(each.message) for each in recwarn)
     assert said.count("training continues") == said.count(": expected a file, found a") > 1
     assert (tmp_path / "run" / "precious").read_text() == "precious"
     names = run.CHECKPOINT, run.METRICS

@@ -122,6 +122,23 @@ def test_the_previous_gives_up_its_space(tmp_path, monkeypatch, damaged):
     target.close()
 
 
+def test_the_best_weights_wait_too(tmp_path, monkeypatch):
+    """Best weights that cannot be saved at once are kept as they were, and saved at the end of the run."""
+    trainer, target = tiny_trainer(tmp_path), run.Run(str(tmp_path / "run"))
+    target.create()
+    target.start(trainer.checkpoint(), trainer.input)
+    trainer.step()
+    best = checkpoint.to_bytes(trainer.checkpoint())
+    with monkeypatch.context() as patched:
+        patched.setattr(files.Folder, "create", lambda *given: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        with pytest.raises(OSError, match=r"best\.npz: the run cannot be saved at step 1: broken"):
+            target.save_best(trainer.checkpoint())
+    loop.train(trainer, target)
+    target.finish()
+    target.close()
+    assert (tmp_path / "run" / run.BEST).read_bytes() == bytes(best)
+
+
 def test_the_state_before_the_samples(tmp_path, monkeypatch):
     """A save that succeeds after samples were drawn has the state before them: equal runs give equal files."""
     trainer, target = tiny_trainer(tmp_path), run.Run(str(tmp_path / "run"))

@@ -112,7 +112,7 @@ def test_a_signal(folder, rank):
     assert process.returncode == 128 + signal.SIGTERM
     assert len(said(err)) == 1 and "stopped by SIGTERM after step" in said(err)[0]
     step = int(re.search("after step ([0-9]+)", err)[1])
-    assert run.load(str(folder / "stopped")).step == step < 3000
+    assert run.load(str(folder / "stopped"), last=True).step == step < 3000
     code, _, err = train(2, "--resume", "stopped", cwd=folder)
     assert code == 0 and f"resuming after step {step} of 3000" in err
     assert microgpt("train", *flags, "--out", "one", cwd=folder).returncode == 0
@@ -123,7 +123,7 @@ def test_a_signal(folder, rank):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_job(folder, number):
     """The job script in docs/scale.md saves the run, even if a step takes longer than mpiexec waits after SIGTERM."""
-    script = re.search("```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)[1]
+    script = re.search("```text\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)[1]
     (folder / "job.sh").write_text(script)
     path = os.pathsep.join([str(Path(sys.executable).parent), str(Path(MPIEXEC).parent), os.environ["PATH"]])
     environment = ENVIRONMENT | {"PATH": path, "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
@@ -137,7 +137,7 @@ def test_a_signal_to_the_job(folder, number):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGUSR1, err
     step = int(re.search("stopped by SIGUSR1 after step ([0-9]+)", err)[1])
-    assert run.load(str(folder / "stopped")).step == step > 0
+    assert run.load(str(folder / "stopped"), last=True).step == step > 0
 
 
 @pytest.mark.parametrize("n, flags, code, named", [

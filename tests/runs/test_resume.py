@@ -21,8 +21,8 @@ from microgpt.__main__ import main
 from microgpt.base.config import Config, resumed
 from microgpt.base.errors import CheckpointError
 from microgpt.base.settings import flag, parsed
-from microgpt.core.checkpoint import Checkpoint
 from microgpt.core.documents import n_held_out
+from microgpt.core.state import Checkpoint
 from microgpt.runs import run
 from microgpt.runs.training import training
 

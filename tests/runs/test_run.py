@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import tomllib
+import warnings
 from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,7 +114,7 @@ def test_the_checkpoint_before(directory, trainer):
         assert everything(checkpoint.load(again.file(name))) == before
 
 
-def test_metrics_that_fail_now_and_then(directory, trainer, monkeypatch, capfd):
+def test_metrics_that_fail_now_and_then(directory, trainer, monkeypatch, recwarn):
     """Each series of failures to write metrics is one notice, and no line is lost."""
     target, fails = begun(directory, trainer), []
     write = os.write
@@ -125,10 +126,12 @@ def test_metrics_that_fail_now_and_then(directory, trainer, monkeypatch, capfd):
 
     monkeypatch.setattr(os, "write", sometimes)
     notices = []
+    warnings.simplefilter("always")  # as far as this test: recwarn restores the filters
     for step, failing in enumerate([False, True, True, False, True, False], 1):
         fails[:] = [True] * failing
         target.add_metrics(step, [1.0], [0.1], None)
-        notices.append(capfd.readouterr().err.count("training continues\n"))
+        notices.append(sum("training continues" in str(each.message) for each in recwarn))
+        recwarn.clear()
     assert notices == [0, 1, 0, 0, 1, 0]
     expected = "".join(f'{{"step": {step}, "loss": 1.0, "lr": 0.1}}\n' for step in range(1, 7))
     assert (directory / run.METRICS).read_text() == expected

@@ -14,6 +14,7 @@ import microgpt
 from microgpt.base.config import Config
 from microgpt.base.errors import ConfigError
 from microgpt.base.settings import kind
+from microgpt.sweeps.records import Trial
 from microgpt.sweeps.space import (
     SETTINGS,
     Between,
@@ -26,7 +27,6 @@ from microgpt.sweeps.space import (
     values_of,
     values_of_flag,
 )
-from microgpt.sweeps.trial import Trial
 
 
 def says(name, text):

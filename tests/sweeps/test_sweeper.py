@@ -39,8 +39,8 @@ from microgpt.base.files import Folder
 from microgpt.base.settings import flag
 from microgpt.runs import run
 from microgpt.sweeps import worker
+from microgpt.sweeps.records import Task, Trial
 from microgpt.sweeps.sweeper import Sweeper
-from microgpt.sweeps.trial import Task, Trial
 
 
 def count(directory):
@@ -108,7 +108,7 @@ def test_ctrl_c_keeps_what_is_done(executor, number, expected, folder):
     assert 2 <= len(done) < 6 and done == expected("long")[0][: len(done)]
     until(lambda: not any(map(is_running, children)))  # the interpreter's resource tracker ends a moment later
     assert not (folder / "s" / "running").exists()
-    steps = [run.load(str(path)).step for path in folder.glob("s/trial-*")]
+    steps = [run.load(str(path), last=True).step for path in folder.glob("s/trial-*")]
     assert 15000 in steps and any(0 < step < 15000 for step in steps)
     assert sweep("--resume", "s", "--executor", "thread:2", cwd=folder).returncode == 0
     assert (trials(folder / "s"), checkpoints(folder / "s")) == expected("long")
@@ -127,7 +127,7 @@ def test_a_directory_has_one_sweep_at_a_time(folder):
     assert second.returncode == 2 and "found sweep.json in 's'; --resume s continues it" in second.stderr
     (folder / "other" / "trial-00000").mkdir(parents=True)
     second = sweep("other", *LONG, cwd=folder)
-    assert second.returncode == 2 and "expected a directory without a sweep, found trial-00000" in second.stderr
+    assert second.returncode == 2 and "without a sweep or a run, found trial-00000" in second.stderr
 
 
 def test_a_line_that_was_cut_off_is_written_anew(folder):
