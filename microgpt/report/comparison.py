@@ -65,7 +65,11 @@ def differences(runs: Mapping[str, tuple[Series, Basis]]) -> list[str]:
         compared = {run: basis.conditions for run, (series, basis) in runs.items() if series[kind][0]}
         values = {name: {known[name] for known in compared.values() if name in known} for name in names}
         if differ := [name for name in names if len(values[name]) > 1]:
-            found.append(f"The {losses} are not comparable: the runs differ in {' and '.join(differ)}.")
+            found.append(f"The {losses} are not comparable: the runs differ in {listed(differ)}.")
         elif unknown := [run for run, known in compared.items() if len(compared) > 1 and not known.keys() >= {*names}]:
-            found.append(f"The {losses} may not be comparable: the texts of {' and '.join(unknown)} are unknown.")
+            found.append(f"The {losses} may not be comparable: the texts of {listed(unknown)} are unknown.")
     return found
+
+
+def listed(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -23,7 +23,7 @@ from microgpt.report import figures, lens, neurons, novelty, plot, report
 RUNNING = "To be, or not to be:\nthat is the question.\n" * 30
 SETTINGS = {
     "line": {"n_layer": 2, "val_fraction": 0.2, "block_size": 8},
-    "running": {"n_layer": 2, "val_fraction": 0.2, "split": "none", "block_size": 8},
+    "running": {"n_layer": 2, "val_fraction": 0.2, "split": "none", "block_size": 7},
     "float32": {"dtype": "float32", "n_embd": 8},
 }
 
@@ -195,6 +195,8 @@ def test_measured_is_capped(model):
     n = sum(model.inspect(text)["probs"].shape[1] for text in short)
     assert 100 - size < n <= 100
     assert [text[:size] for text in texts[: len(short)]] == short or documents.running
+    if not documents.running:
+        assert figures.measured(documents, len(texts[0]) + len(texts[1]) + 2) == texts[:2]
     assert figures.measured(documents, 1) == [texts[0][:1] if documents.running else texts[0]]
 
 
@@ -478,7 +480,7 @@ def test_several_runs(folder):
     assert [run["name"] for run in data["runs"]] == ["running", "line"]
     assert [run["mean_over"] for run in data["runs"]] == ["tokens", "tokens"]
     assert data["notices"] == [
-        "The training losses are not comparable: the runs differ in training texts and vocabulary.",
+        "The training losses are not comparable: the runs differ in training texts, vocabulary and context length.",
         "The held-out losses are not comparable: the runs differ in held-out texts and vocabulary.",
     ]
     assert data["run"]["running"] and set(data["runs"][0]["baselines"]) == {"uniform guess", "bigram table"}

@@ -210,6 +210,9 @@ def test_older_runs(draw, folder, capsys):
         assert [run["mean_over"] for run in data["runs"]] == ["tokens", "documents"] and data["notices"] == [problem]
         capsys.readouterr()
     assert draw("old", "resumed").get_title(loc="left") == ""
+    run(folder, "narrow", LINES, block_size=3)  # whose older losses end with its context
+    older(folder / "narrow", 8)
+    assert draw("old", "narrow").get_title(loc="left").splitlines()[1] == problem
 
 
 def test_unknown_texts(draw, folder, capsys):
