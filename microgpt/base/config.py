@@ -15,7 +15,7 @@ FROM_0 = Range(0, BILLION)
 FRACTION = Range(0, 1, high_open=True)
 RUNNING_LENGTH = 500
 MAX_TRIALS = 10**5
-LENGTH_HELP = f"maximum number of characters to generate; 0 fills the context, or is {RUNNING_LENGTH} in running text"
+LENGTH_HELP = f"maximum number of characters to generate; 0 means a full context, or {RUNNING_LENGTH} in running text"
 EVAL_HELP = (
     "measure the held-out loss every N steps; 0 measures it once per pass over the documents, 20 to 200 times in all"
 )
@@ -56,17 +56,19 @@ class RunSettings(Generic[Int, Float, Str]):
     grad_clip: Float = setting(0.0, "clip the global gradient norm; 0 disables clipping", Range(0, 1e9))
     init_std: Float = setting(0.08, "standard deviation of the initial weights", Range(0, 1000, True))
     dtype: Str = setting("float64", "precision: float64 reproduces the reference", choices=("float64", "float32"))
-    val_fraction: Float = setting(0.0, "fraction of the documents to hold out: the last after the shuffle", FRACTION)
+    val_fraction: Float = setting(
+        0.0, "fraction of the documents to hold out: the last ones after the shuffle", FRACTION
+    )
     val_split: Str = setting(
         "texts",
-        "hold out all copies of a text, or single documents, as versions before 0.2 did",
+        "hold out all copies of a text together (texts), or each document by itself, as before 0.2 (documents)",
         choices=("texts", "documents"),
         needs="val_fraction",
         before="documents",
     )
     val_seed: Int = setting(
         0,
-        "seed that chooses the held-out documents; 0 takes the last after the shuffle",
+        "seed that chooses the held-out documents; 0 takes the last ones after the shuffle",
         Range(0, 2**63 - 1),
         needs="val_fraction",
     )
@@ -116,16 +118,14 @@ class Config(RunSettings[int, float, str], Input):
         for name in ("patience", "val_seed"):
             if getattr(self, name) and not self.val_fraction:
                 found = getattr(self, name)
-                raise ConfigError(f"expected 0, or {named('val_fraction')} above 0, found {found}", argument=name)
+                raise ConfigError(f"expected 0 unless {named('val_fraction')} is above 0, found {found}", argument=name)
 
 
 @dataclass(frozen=True)
 class Sampling(Settings):
     """How to draw samples from a trained model."""
 
-    num_samples: int = setting(
-        20, "documents to generate; of running text, the command generates one by default", FROM_0
-    )
+    num_samples: int = setting(20, "documents to generate; for running text, the default of the command is 1", FROM_0)
     _: KW_ONLY
     temperature: float = setting(0.5, TEMPERATURE_HELP, Range(0, 1000))
     top_k: int = setting(0, "draw only from the K most probable characters; 0 draws from all of them", FROM_0)
@@ -149,7 +149,9 @@ class Sweep(Settings):
 
     trials: int = setting(0, "number of trials; 0 runs all combinations of a grid", Range(0, MAX_TRIALS))
     sampler: str = setting("random", "method that chooses each trial's settings", choices=("grid", "random", "tpe"))
-    round: int = setting(8, "trials per round, whose settings are chosen from earlier results", Range(1, MAX_TRIALS))
+    round: int = setting(
+        8, "trials per round; settings of later rounds may depend on earlier results", Range(1, MAX_TRIALS)
+    )
     rungs: str = setting("", "steps A,B,...: after each, only the better half of a round's trials continue")
     sweep_seed: int = setting(0, "seed of the sampler", Range(0, 2**63 - 1))
     trial_timeout: float = setting(0.0, "stop a trial after this many seconds; 0 never does", Range(0, 1e9), free=True)

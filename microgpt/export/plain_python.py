@@ -181,7 +181,7 @@ def main() -> None:
         "--length",
         type=whole,
         default=0,
-        help="characters to generate; 0 fills the context, or makes 500 in running text",
+        help="characters to generate; 0 means a full context, or 500 in running text",
     )
     parser.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=42, help="seed of the random numbers")
     parser.add_argument("--score", metavar="TEXT", nargs="+", help="print the loss of each character, in bits")

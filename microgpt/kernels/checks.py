@@ -209,7 +209,7 @@ def members(out: Any, operands: list[Operand]) -> tuple[Any, ...]:
 def careful(kernel: str, out: Any, accumulate: Any, eps: Any, *inputs: Any, **sizes: Any) -> Any:
     """Check every argument and run the kernel of this name; returns `out`, or the new outputs if that is None.
 
-    `sizes` are those that no input has.
+    `sizes` are the sizes that follow from the shape of no input, such as vocab_size in embedding_backward.
     """
     row = KERNELS[kernel]
     adds = true_or_false("accumulate", accumulate) and out is not None

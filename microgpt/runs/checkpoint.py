@@ -173,7 +173,7 @@ def opened(path: str, opener: Callable[[str, int], int] = open_file) -> Iterator
     except (OSError, MemoryError) as error:
         raise UnreadableError(f"{path}: cannot be read: {reason(error)}") from None
     except RecursionError:  # perhaps only because the caller is deeply nested
-        raise UnreadableError(f"{path}: cannot be read: the call is nested too deeply") from None
+        raise UnreadableError(f"{path}: cannot be read: Python's recursion limit was reached") from None
     except (ValueError, ArithmeticError, RuntimeError, *npz.ERRORS) as error:
         raise CheckpointError(f"{path}: expected a checkpoint, found a damaged file: {error}") from None
 

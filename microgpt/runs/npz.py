@@ -49,7 +49,7 @@ def unpack(
                 break
             name = name_at(data, offset)
         if name in arrays:
-            raise DataError(f"expected {name} once, found it twice")
+            raise DataError(f"expected one array named {name}, found two")
         offsets.append((f"{name}.npy", offset))
         arrays[name], offset = member(data, offset, name, dtype, shape)
     check_directory(data, offsets, offset)
@@ -70,7 +70,7 @@ def member(
     start, end = zip_member(data, offset, name)
     magic, major, minor, n_header = NPY_START.unpack_from(data, start)
     if (magic, major, minor) != (b"\x93NUMPY", 1, 0) or n_header > 500:
-        raise DataError(f"expected a .npy file of version 1.0 as {name}, found another version")
+        raise DataError(f"expected {name} in version 1.0 of the .npy format, found another version")
     start += NPY_START.size + n_header
     header = data[start - n_header : start].decode("latin-1")
     dtype = np.dtype(dtype).newbyteorder("<")

@@ -51,7 +51,7 @@ class Ranks:
         if self.size & (self.size - 1) or self.size > len(shards):
             raise ConfigError(
                 f"{named('mpi')}: expected a number of processes that is a power of two and at most "
-                f"{named('shards')} {len(shards)}, found {self.size}"
+                f"the value of {named('shards')}, {len(shards)}, found {self.size}"
             )
         n = len(shards) // self.size
         return shards[self.rank * n : (self.rank + 1) * n]

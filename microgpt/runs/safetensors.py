@@ -100,7 +100,7 @@ def each_once(pairs: Iterable[tuple[str, Any]]) -> State:
     state: State = {}
     for name, value in pairs:
         if name in state:
-            raise CheckpointError(f"expected {shown(name)} once, found it twice")
+            raise CheckpointError(f"expected one entry named {shown(name)}, found two")
         state[name] = value
     return state
 

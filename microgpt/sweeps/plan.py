@@ -77,7 +77,8 @@ class Plan:
             trials = [Trial.from_json(t, paused=True) for t in saved.pop("round")]
             return cls(Sweep(**saved.pop("config")), space_of(saved.pop("space")), **saved, round=trials)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"expected the settings of a sweep: {reason(error)}", subject=folder.file(SWEEP)) from None
+            why = f"{error} is missing" if isinstance(error, KeyError) else reason(error)
+            raise DataError(f"expected the settings of a sweep: {why}", subject=folder.file(SWEEP)) from None
 
     def write(self, folder: Folder) -> None:
         text = asdict(self) | {"space": {name: to_json(values) for name, values in self.space.items()}}

@@ -21,7 +21,7 @@ Styles = list[tuple[list[Trial], dict[str, Any]]]
 
 COLUMNS = 3  # panels in a row
 MAX_TICKS = 6  # on a linear axis
-MAX_SPREAD = 4.0  # losses further above the best than this times the median's distance are drawn at the top
+MAX_SPREAD = 4.0  # losses above best + MAX_SPREAD * (median - best) are drawn at the top
 
 
 def is_sweep(path: str) -> bool:

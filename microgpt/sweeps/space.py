@@ -60,7 +60,7 @@ def values_of_flag(f: Field[Any], text: str) -> Values:
     ends, colon, scale = text.partition(":")
     low, high = (parse(f, end) for end in ends.split("..", 1))
     if low >= high or scale != "log" * len(colon) or (colon and low <= 0):
-        expected = "low..high with low below high, or low..high:log with 0 below low below high"
+        expected = "low..high with low < high, or low..high:log with 0 < low < high"
         raise ConfigError(f"expected {expected}, found {shown(text)}", argument=f.name)
     return Between(low, high, bool(colon))
 

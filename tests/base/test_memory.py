@@ -70,7 +70,7 @@ def test_a_container(in_container, tmp_path, command):
         found.append(result.returncode)
         if result.returncode == 0:
             break
-        assert result.stderr.count("\n") == 1 and "expected memory of" in result.stderr, (n_bytes, result)
+        assert result.stderr.count("\n") == 1 and "GB of memory" in result.stderr, (n_bytes, result)
     assert found[0] in (1, 2) and found[-1] == 0 and len(set(found)) == 2, found
 
 

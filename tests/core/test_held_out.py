@@ -115,7 +115,7 @@ def test_a_seed_of_its_own(tmp_path):
     one, two, other = (documents(tmp_path, lines, val_seed=v, seed=s) for v, s in ((5, 1), (5, 2), (6, 1)))
     assert one.held_out == two.held_out != other.held_out
     assert one.training != two.training and sorted(one.training) == sorted(two.training)
-    with pytest.raises(ConfigError, match="val_seed: expected 0, or val_fraction above 0"):
+    with pytest.raises(ConfigError, match="val_seed: expected 0 unless val_fraction is above 0"):
         Config(val_seed=1)
 
 
