@@ -270,7 +270,9 @@ class Run:
             try:
                 self._save_all(self._last)
             except OSError as error:
-                if time.monotonic() >= until or len(stop) > n_stops:
+                cause = error.__context__
+                too_large = isinstance(cause, OSError) and cause.errno == errno.EFBIG  # a limit, which stays
+                if too_large or time.monotonic() >= until or len(stop) > n_stops:
                     raise
                 if str(error) != told:
                     told = str(error)
