@@ -78,7 +78,7 @@ def _run(function: type[Function], *arguments: Any) -> Any:
         ) from None
 
 
-_untraced: list[Callable[..., Any]] = []  # _run, once it is made so that torch.compile() does not look into it
+_untraced: list[Callable[..., Any]] = []  # one item, added when first needed: _run, hidden from torch.compile()
 
 
 def _apply(function: type[Function], *arguments: Any) -> Any:

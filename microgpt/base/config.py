@@ -173,7 +173,7 @@ class Sweep(Settings):
 
 @dataclass(frozen=True)
 class Tracing(Settings):
-    """How much of a run a trace holds."""
+    """How many steps of a run a trace holds."""
 
     steps: int = setting(3, "number of training steps to trace", Range(1, BILLION))
 

@@ -95,7 +95,7 @@ def remembered_input(path: str) -> str | None:
 
 
 def to_toml(config: Config, input: str | None = None) -> str:
-    """The text of a settings file: --config reads back the same Config, and remembered_input() the path `input`."""
+    """The text of a settings file.  --config reads the same Config from it, remembered_input() the path `input`."""
     settings = config.as_dict() | {"input": to_uri(config.input)}
     lines = [f"{flag(name)[2:]} = {toml_value(value)}\n" for name, value in settings.items()]
     if input is not None:

@@ -20,10 +20,10 @@ NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EML
 
 
 class Folder:
-    """An open directory, which stays the same when another takes its place at the path.
+    """An open directory: the same one, even if the path later names another directory.
 
-    The methods take the names of files in it.  They raise OSError for a link, a FIFO or a device, whose target another
-    user could choose.
+    The methods take the names of files in it.  They raise OSError for a link, a FIFO or a device, because another user
+    could choose what it leads to.
     """
 
     def __init__(self, path: str) -> None:

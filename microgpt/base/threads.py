@@ -35,7 +35,7 @@ def check(threads: object) -> int:
 
 
 def parse(text: str) -> int:
-    """The number of threads written in the text."""
+    """The number of threads that `text` gives.  Raises ConfigError for anything else."""
     return check(int(text) if re.fullmatch("[0-9]{1,4}", text) else text)
 
 

@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
             args = [*args[1:], "--help"]
         arguments, unknown = self.parse_known_args(args, namespace)
         if getattr(arguments, "texts", None) == [] and not any(word.startswith("-") for word in unknown):
-            arguments.texts, unknown = unknown, []  # argparse ends a list of words at the first flag, even an empty one
+            arguments.texts, unknown = unknown, []  # at the first flag, argparse ends even an empty list of words
         if unknown:
             parser = arguments.parser
             name = unknown[0].partition("=")[0]

@@ -39,7 +39,7 @@ def basis(series: Series, model: Trained | None = None, documents: Documents | N
     conditions = {
         "vocabulary": (*model.vocab, model.params.tokens.end),
         "context length": model.config.block_size,
-        # losses written by older versions end with the context
+        # older versions measured no tokens beyond the context
         "kind of mean": (mean, model.config.block_size if mean == DOCUMENTS else None),
     }
     if documents is not None:

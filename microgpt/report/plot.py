@@ -123,7 +123,7 @@ def plot(paths: list[str], output: str, log_x: bool = False, raw: bool = True) -
     check_name(output)
     runs = list(zip(paths, labels(paths), map(read_metrics, paths)))
     figure, axes = pyplot().subplots(figsize=(8, 5))
-    compared, known = {}, dict[tuple[str, str], list[str]]()  # (baseline, loss): runs
+    compared, known = {}, dict[tuple[str, str], list[str]]()  # known: the runs by (baseline, loss)
     for path, label, series in runs:
         found = read_basis(path, series)
         compared[path] = series, found

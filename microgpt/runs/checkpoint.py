@@ -202,7 +202,7 @@ def read(file: BinaryIO) -> Checkpoint:
             f"expected {n_bytes} bytes for the parameters and for each array of the optimizer, and little else; "
             f"found a file of {size} bytes"
         )
-    memory.require(1.5 * size, "a checkpoint")  # including the weights that are copied from it
+    memory.require(1.5 * size, "a checkpoint")  # 1.5: the file, and the weights copied from it
     file.seek(0)
     data = read_whole(file, size, head)
 

@@ -41,7 +41,7 @@ class Plan:
     cwd: str  # the working directory in which the sweep started
     data_sha256: str = ""
     n_rungs: int = 0  # the number of rungs that `round` has passed
-    round: list[Trial] = field(default_factory=list)  # the last round that reached a rung, as it was there
+    round: list[Trial] = field(default_factory=list)  # the last round that reached a rung, in its state then
 
     @classmethod
     def of(cls, own: Given, given: dict[str, Any]) -> Plan:
