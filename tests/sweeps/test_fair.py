@@ -1,6 +1,7 @@
 """Fair comparisons: all trials are scored on the same characters, and no settings are trained twice."""
 
 import json
+import math
 
 import pytest
 from helpers import microgpt
@@ -70,8 +71,22 @@ def test_settings_are_trained_once(tmp_path, orders, rungs):
             assert (t.settings, t.val_loss, t.status, t.run) == (
                 original.settings, original.val_loss, original.status, original.run,
             )  # fmt: skip
+            assert t.seconds == 0 < original.seconds
     assert sum(t.same_as is not None for t in found) == 4
     assert [vars(t) for t in package.sweep(resume=tmp_path / "s", executor="thread:1")] == [vars(t) for t in found]
+
+
+def test_settings_of_an_earlier_round(tmp_path, orders):
+    """A trial with the settings of one in an earlier round is not trained again either."""
+    found = trials(tmp_path / "s", trials=6, round=2, rungs="20", input=orders, n_embd=[8, 16])
+    assert len([t for t in found if t.same_as is None]) == 2
+    assert len(list((tmp_path / "s").glob("trial-*"))) == 2
+
+
+def test_ties_at_a_rung(tmp_path, orders):
+    """Of trials with equal losses, the first continue."""
+    found = trials(tmp_path / "s", sampler="grid", rungs="20", input=orders, log_every=[10, 20, 30, 40])
+    assert {t.trial: t.status for t in found} == {0: "done", 1: "done", 2: "stopped", 3: "stopped"}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +96,7 @@ def test_settings_are_trained_once(tmp_path, orders, rungs):
         ({"val_loss": "0.1"}, "val_loss cannot be '0.1'"), ({"val_loss": None}, "has a val_loss"),
         ({"val_loss": -1.0}, "val_loss"), ({"step": True}, "step"), ({"rungs": [[1]]}, "rungs"),
         ({"run": "../../etc"}, "run"), ({"seconds": None}, "seconds"), ({"same_as": 1}, "same_as"),
+        ({"val_loss": math.inf}, "val_loss cannot be inf"), ({"status": "paused"}, "status cannot be 'paused'"),
         ({"trial": "1"}, "trial cannot be '1'"), ({"settings": [1]}, "settings"), ({"error": 5}, "error"),
     ],
     ids=str,
@@ -101,4 +117,16 @@ def test_a_changed_learning_rate(tmp_path, orders):
     path = tmp_path / "s" / "trials.jsonl"
     path.write_text(path.read_text().replace('"learning_rate": 0.05', '"learning_rate": 0.06', 1))
     with pytest.raises(DataError, match="the file was edited"):
+        package.sweep(resume=tmp_path / "s", executor="thread:1")
+
+
+def test_an_edited_round(tmp_path, orders):
+    """A setting that was edited in the round of sweep.json is noticed too."""
+    trials(tmp_path / "s", sampler="grid", rungs="20", input=orders, n_embd=[8, 16])
+    path = tmp_path / "s" / "sweep.json"
+    plan = json.loads(path.read_text())
+    plan["round"][0]["settings"]["learning_rate"] = 0.06
+    path.write_text(json.dumps(plan))
+    (tmp_path / "s" / "trials.jsonl").write_text("")
+    with pytest.raises(DataError, match="expected trial 0 to have"):
         package.sweep(resume=tmp_path / "s", executor="thread:1")
