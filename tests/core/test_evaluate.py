@@ -130,3 +130,13 @@ def test_losses_without_sense(tmp_path, weight):
             assert re.fullmatch(r"microgpt: expected a finite loss, found [a-z]+: [^\n]+", line)
     with pytest.raises(SamplingError):
         api.Model(trainer.checkpoint()).evaluate(trainer.documents.training)
+
+
+def test_scores_of_running_text(tmp_path):
+    """Each of several texts has the score that it has alone, with a loss for each character and none for an end."""
+    trainer = tiny_trainer(tmp_path, split="none")
+    model = api.Model(trainer.checkpoint())
+    texts = ["abc", "bad" * 5, "a"]
+    scores = model.score(texts)
+    assert scores == [model.score(text) for text in texts]
+    assert [len(score.losses) for score in scores] == list(map(len, texts))

@@ -75,3 +75,13 @@ def test_damaged_metrics(bad):
     """A history ends before the first line that is damaged, out of order, or beyond the checkpoint."""
     found = History.read([line(5), line(6, val_loss=2.5), bad, line(7)], 30)
     assert (found.first_step, list(found.losses), found.val_losses) == (5, [5.0, 6.0], [(6, 2.5)])
+
+
+@pytest.mark.parametrize("eval_every", [7, 1000])
+def test_the_last_step_is_measured(tmp_path, eval_every):
+    """The held-out loss is measured after the last step too, even if it is not due."""
+    names = write_names(tmp_path / "names.txt")
+    model = microgpt.train(names, out=tmp_path / "run", **SETTINGS | {"eval_every": eval_every})
+    steps = [step for step, _ in model.history.val_losses]
+    assert steps == [*range(eval_every, 30, eval_every), 30]
+    assert microgpt.load(tmp_path / "run").history.val_losses == model.history.val_losses
