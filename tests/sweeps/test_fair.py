@@ -130,3 +130,11 @@ def test_an_edited_round(tmp_path, orders):
     (tmp_path / "s" / "trials.jsonl").write_text("")
     with pytest.raises(DataError, match="expected trial 0 to have"):
         package.sweep(resume=tmp_path / "s", executor="thread:1")
+
+
+def test_early_stopping_ends_a_trial(tmp_path, orders):
+    """A trial that early stopping ends is done, with the loss of its last step."""
+    stopping = {"patience": 1, "eval_every": 2, "learning_rate": 3.0, "schedule": "constant"}
+    (t,) = trials(tmp_path / "s", sampler="grid", input=orders, **stopping)
+    assert (t.status, t.step < 60) == ("done", True)
+    assert package.load(tmp_path / "s" / t.run, last=True).step == t.step
