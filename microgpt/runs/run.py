@@ -66,9 +66,11 @@ def load_from(folder: Folder, last: bool) -> Checkpoint:
 
 
 def load_best(folder: Folder) -> Checkpoint | None:
-    """The checkpoint with the lowest held-out loss; None if there is none, or, with a notice, none that is readable."""
+    """The checkpoint with the lowest held-out loss; None if there is none, or, with a notice, if it is damaged."""
     try:
         return checkpoint.load(folder.file(BEST), folder.open)
+    except UnreadableError:  # it may be whole, so nothing takes its place
+        raise
     except CheckpointError as error:
         if not isinstance(error, MissingError):
             notice(f"{error}; using the final weights")
