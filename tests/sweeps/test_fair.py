@@ -56,6 +56,8 @@ def test_a_searched_seed(tmp_path, orders):
     parts = [package.load(tmp_path / "s" / t.run).held_out() for t in found]
     assert parts[0] == parts[1] == parts[2] and len(parts[0]) == 50
     assert len({t.val_loss for t in found}) == 3
+    (t,) = trials(tmp_path / "one", sampler="grid", input=orders, seed=5)  # a single seed splits as in train()
+    assert "val_seed" not in t.settings
 
 
 @pytest.mark.parametrize("rungs", ["", "20"])
