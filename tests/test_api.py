@@ -51,6 +51,7 @@ def test_texts(tmp_path):
 
 def test_warnings(tmp_path):
     """What commands print as a notice, Python code gets as a warning that points to its own line."""
+    pytest.importorskip("safetensors", reason="needs safetensors, to write a file of weights")
     names, cut = write_names(tmp_path / "names.txt"), "names.txt: block_size 4 cuts off the ends of"
     runs = {
         "train": lambda: microgpt.train(names, out=tmp_path / "run", **TINY),
@@ -113,6 +114,7 @@ def test_save(tmp_path):
 
 def test_what_commands_do(tmp_path, monkeypatch):
     """report(), export() and plot() write the same bytes as the commands do for the run."""
+    pytest.importorskip("safetensors", reason="needs safetensors, to write a file of weights")
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     write_names(tmp_path / "names.txt")
