@@ -218,6 +218,9 @@ def workers(folder, how):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+@pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer needs the memory that is limited"
+)
 def test_fewer_threads_than_wanted(tmp_path):
     """Where the system gives fewer threads than are wanted the bytes are the same."""
     n, same, *_ = workers(tmp_path, "few")
