@@ -13,7 +13,7 @@ from ..base.config import Config
 
 @dataclass
 class Checkpoint:
-    """All that a run needs to resume exactly, except its documents, of which it has only the SHA-256."""
+    """Everything that a run needs to resume exactly, except its documents; it stores only their SHA-256."""
 
     config: Config
     vocab: list[str]

@@ -27,7 +27,7 @@ SHAPES = [
 
 
 def traced(folder, steps, **settings):
-    """(settings, trace), read back from the bytes of a trace of so many steps."""
+    """(settings, trace) of a run of that many steps, read back from the bytes of its trace."""
     small = {"n_embd": 4, "n_head": 2, "block_size": 5, "num_steps": 8}
     config = train(folder, NAMES, **small | settings).config
     (folder / "trace.safetensors").write_bytes(to_bytes(config, steps))
